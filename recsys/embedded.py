@@ -16,7 +16,7 @@ import subprocess
 import time
 import warnings
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -115,9 +115,14 @@ def status(folder: Path | str = FOLDER) -> str | None:
 
 def _running(pgdata: Path) -> _Postmaster | None:
     """Return the server that holds a data folder, None when there is none."""
+    found = _postmaster(pgdata)
+    return found if found and _process(found.pid) == "postgres" else None
+
+
+def _postmaster(pgdata: Path) -> _Postmaster | None:
     try:
         lines = (pgdata / "postmaster.pid").read_text().splitlines()
-        found = _Postmaster(
+        return _Postmaster(
             pid=int(lines[0]),
             port=int(lines[3]) if len(lines) > 3 else 0,
             socket=lines[4].strip() if len(lines) > 4 else "",
@@ -127,29 +132,34 @@ def _running(pgdata: Path) -> _Postmaster | None:
         return None
     except PermissionError as exc:
         raise _failure(pgdata, "belongs to another user") from exc
-    return found if _is_postgres(found.pid) else None
 
 
-def _is_postgres(pid: int) -> bool:
-    """Tell whether a process lives and is Postgres.
+def _process(pid: int) -> str:
+    """Return "postgres", "zombie", "" for a process that is gone or another program.
 
-    After a reboot the id in postmaster.pid may be another program's.
+    After a reboot the id in postmaster.pid may be anyone's.
     """
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # alive, another user's
-    try:
         state = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return True  # no /proc on this system: the connection will tell
+    except FileNotFoundError:
+        if Path("/proc/self/stat").exists():
+            return ""
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, 0)
+            return "postgres"  # no /proc on this system: the connection will tell
+        return ""
     name, _, rest = state.partition("(")[2].rpartition(")")
-    return name == "postgres" and not rest.strip().startswith("Z")
+    if rest.strip().startswith("Z"):
+        return "zombie"
+    return name if name == "postgres" else ""
 
 
 def _boot(pgdata: Path, *, keep: bool, wait_s: float) -> _Postmaster:
+    dead = _postmaster(pgdata)
+    if dead is not None and _process(dead.pid) == "zombie":
+        # Killed, and in a container without init nobody reaps it: Postgres would
+        # take it for alive. Its shared memory still guards against live backends.
+        (pgdata / "postmaster.pid").unlink(missing_ok=True)
     _launch(pgdata, keep=keep)
     deadline = time.monotonic() + wait_s
     while True:
