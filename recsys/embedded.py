@@ -16,7 +16,7 @@ import subprocess
 import time
 import warnings
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -142,16 +142,23 @@ def _process(pid: int) -> str:
     try:
         state = Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:
-        if Path("/proc/self/stat").exists():
-            return ""
-        with suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, 0)
-            return "postgres"  # no /proc on this system: the connection will tell
-        return ""
+        # Without /proc (macOS) the connection will tell what the process is.
+        gone = Path("/proc/self").exists() or not _exists(pid)
+        return "" if gone else "postgres"
     name, _, rest = state.partition("(")[2].rpartition(")")
     if rest.strip().startswith("Z"):
         return "zombie"
     return name if name == "postgres" else ""
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # another user's
+    return True
 
 
 def _boot(pgdata: Path, *, keep: bool, wait_s: float) -> _Postmaster:
@@ -159,7 +166,9 @@ def _boot(pgdata: Path, *, keep: bool, wait_s: float) -> _Postmaster:
     if dead is not None and _process(dead.pid) == "zombie":
         # Killed, and in a container without init nobody reaps it: Postgres would
         # take it for alive. Its shared memory still guards against live backends.
-        (pgdata / "postmaster.pid").unlink(missing_ok=True)
+        lock = Path(dead.socket) / f".s.PGSQL.{dead.port}.lock"
+        for stale in (pgdata / "postmaster.pid", lock):
+            stale.unlink(missing_ok=True)
     _launch(pgdata, keep=keep)
     deadline = time.monotonic() + wait_s
     while True:
