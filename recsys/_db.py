@@ -1,0 +1,188 @@
+"""Connections, the translation of driver errors, and vectors on the wire."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+from psycopg import errors as pg
+from psycopg.adapt import Dumper
+from psycopg.pq import Format
+
+from recsys.errors import (
+    ArtifactError,
+    ConfigError,
+    DatabaseUnavailable,
+    RecsysError,
+    SchemaError,
+    UnknownItem,
+    VersionStateError,
+)
+
+Connection = psycopg.Connection[Any]
+
+MINIMUM_PGVECTOR = (0, 8, 0)
+"""iterative_scan came with 0.8.0; without it answers come out short."""
+ADVISED_PGVECTOR = (0, 8, 4)
+"""Earlier releases can corrupt an HNSW index between insert and vacuum."""
+
+
+def connect(dsn: str, *, autocommit: bool = False) -> Connection:
+    """Open a connection that works behind a transaction pooler.
+
+    Raises:
+        DatabaseUnavailable: No server answers, or it refuses the login.
+    """
+    try:
+        # Prepared statements would tie the session to one server connection.
+        return psycopg.connect(
+            dsn,
+            autocommit=autocommit,
+            prepare_threshold=None,
+            application_name="recsys",
+        )
+    except psycopg.OperationalError as exc:
+        raise DatabaseUnavailable(
+            f"cannot connect to Postgres: {str(exc).strip().splitlines()[0]}"
+        ) from exc
+    except psycopg.ProgrammingError as exc:
+        raise ConfigError(
+            f"the connection string is malformed: {str(exc).strip()}",
+            hint="Use postgresql://user@host/database or 'host=... dbname=...'.",
+        ) from exc
+
+
+def pgvector_version(conn: Connection) -> tuple[int, ...] | None:
+    """Return the installed pgvector version, or None when it is not installed."""
+    row = conn.execute(
+        "select extversion from pg_catalog.pg_extension where extname = 'vector'"
+    ).fetchone()
+    return tuple(int(part) for part in row[0].split(".")[:3]) if row else None
+
+
+def require_pgvector(conn: Connection) -> None:
+    """Refuse a database without a usable pgvector.
+
+    Raises:
+        DatabaseUnavailable: pgvector is missing or older than 0.8.0.
+    """
+    version = pgvector_version(conn)
+    if version is None:
+        raise DatabaseUnavailable(
+            "the extension 'vector' (pgvector) is not installed in this database",
+            hint="As a superuser or the service's admin role: create extension vector;",
+        )
+    check_pgvector(version)
+
+
+def check_pgvector(version: tuple[int, ...]) -> None:
+    """Refuse a pgvector older than 0.8.0.
+
+    Raises:
+        DatabaseUnavailable: The version is too old.
+    """
+    if version < MINIMUM_PGVECTOR:
+        raise DatabaseUnavailable(
+            f"pgvector {'.'.join(map(str, version))} is too old; 0.8.0 is needed",
+            hint="Upgrade the package, then: alter extension vector update;",
+        )
+
+
+@contextmanager
+def translated() -> Generator[None]:
+    """Turn the errors our SQL raises on purpose into ours; others pass unchanged."""
+    try:
+        yield
+    except (
+        pg.InvalidParameterValue,
+        pg.ObjectNotInPrerequisiteState,
+        pg.NoDataFound,
+        pg.ForeignKeyViolation,
+        pg.LockNotAvailable,
+        pg.InvalidSchemaName,
+    ) as exc:
+        raise _ours(exc) from exc
+
+
+def _ours(exc: psycopg.Error) -> RecsysError:
+    kinds: dict[type[psycopg.Error], type[RecsysError]] = {
+        pg.InvalidParameterValue: ConfigError,
+        pg.ObjectNotInPrerequisiteState: VersionStateError,
+        pg.NoDataFound: UnknownItem,
+        pg.ForeignKeyViolation: ArtifactError,
+        pg.LockNotAvailable: VersionStateError,
+        pg.InvalidSchemaName: SchemaError,
+    }
+    message = exc.diag.message_primary or str(exc)
+    return kinds[type(exc)](message, hint=exc.diag.message_hint)
+
+
+class Halfvec:
+    """A float32 vector on its way to the server as halfvec.
+
+    Attributes:
+        data: The binary form that halfvec_recv reads.
+    """
+
+    __slots__ = ("data",)
+
+    def __init__(self, values: NDArray[np.float32]) -> None:
+        self.data = struct.pack(">HH", values.size, 0) + values.astype(">f2").tobytes()
+
+
+class HalfvecDumper(Dumper):
+    """Send ``Halfvec`` in binary; the type comes from the cast in the statement.
+
+    Registered on our own cursors only: a borrowed connection keeps its adapters.
+    """
+
+    format = Format.BINARY
+
+    def dump(self, obj: Halfvec) -> bytes:
+        """Return the binary form."""
+        return obj.data
+
+
+def unpack_halfvecs(packed: bytes | None, dim: int) -> NDArray[np.float16]:
+    """Read rows concatenated by halfvec_send.
+
+    Args:
+        packed: Rows one after the other, or None for no rows.
+        dim: Length of each row.
+
+    Returns:
+        Shape (L, dim), float16; L = 0 for None.
+
+    Raises:
+        ArtifactError: The rows are not of this dimension.
+    """
+    if not packed:
+        return np.empty((0, dim), dtype=np.float16)
+    width = 4 + 2 * dim
+    if len(packed) % width or packed[:2] != struct.pack(">H", dim):
+        raise ArtifactError(
+            f"expected rows of {dim} dimensions, got "
+            f"{struct.unpack('>H', packed[:2])[0]}",
+            hint="The tables do not belong to these towers: drop and train again.",
+        )
+    rows = np.frombuffer(packed, dtype=">f2").reshape(-1, 2 + dim)
+    return rows[:, 2:].astype(np.float16)
+
+
+COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + b"\0" * 8
+COPY_TRAILER = b"\xff\xff"
+
+
+def rowcount_estimate(conn: Connection, relation: str) -> int:
+    """Return the planner's row estimate of a relation, 0 when it has none."""
+    row = conn.execute(
+        "select greatest(reltuples, 0)::bigint from pg_catalog.pg_class"
+        " where oid = to_regclass(%s)",
+        (relation,),
+    ).fetchone()
+    return int(row[0]) if row else 0

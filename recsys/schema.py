@@ -1,0 +1,196 @@
+"""The recsys schema: upgrade, downgrade and check, alembic behind three functions.
+
+alembic is imported inside the functions: a request process calls only ``check``.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+import psycopg
+from psycopg import errors as pg
+
+from recsys import _db, _sql
+from recsys._db import Connection
+from recsys.errors import DatabaseUnavailable, RecsysError, SchemaError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from alembic.config import Config
+
+CORE_REVISION = "0001"
+"""The core revision this release of the code needs."""
+
+
+def check(conn: Connection) -> None:
+    """Refuse a database whose schema this code does not fit.
+
+    Raises:
+        SchemaError: The schema is missing, older or newer than the code.
+    """
+    try:
+        with conn.transaction():
+            row = conn.execute("select recsys.schema_version()").fetchone()
+    except (pg.UndefinedFunction, pg.InvalidSchemaName, pg.UndefinedTable) as exc:
+        raise SchemaError("this database has no recsys schema") from exc
+    except pg.InsufficientPrivilege as exc:
+        raise SchemaError(
+            "this role may not use the recsys schema",
+            hint="grant recsys_app to <role>; (or recsys_analyst, recsys_trainer)",
+        ) from exc
+    found = row[0] if row else ""
+    if found > CORE_REVISION:
+        raise SchemaError(
+            f"the database is at recsys revision {found}, newer than this code "
+            f"({CORE_REVISION})",
+            hint="Upgrade the recsys package, or downgrade the schema with it first.",
+        )
+    if found < CORE_REVISION:
+        raise SchemaError(
+            f"the database is at recsys revision {found}, this code needs "
+            f"{CORE_REVISION}"
+        )
+
+
+def alembic_config(
+    dsn: str, versions: Path | None = None, *, output: TextIO | None = None
+) -> Config:
+    """Return the alembic configuration of the core and the model revisions.
+
+    Args:
+        dsn: Connection string; empty means the ``PG*`` variables.
+        versions: The application's folder of model revisions, when it has one.
+        output: Where ``--sql`` prints; default stdout.
+    """
+    from alembic.config import Config
+
+    migrations = _sql.files() / "migrations"
+    config = Config(output_buffer=output or sys.stdout, stdout=io.StringIO())
+    config.set_main_option("script_location", _escaped(migrations))
+    locations = [migrations / "versions"]
+    if versions is not None and versions.is_dir():
+        locations.append(versions)
+    config.set_main_option("version_locations", "\n".join(map(_escaped, locations)))
+    config.set_main_option("path_separator", "newline")
+    config.attributes["dsn"] = dsn
+    return config
+
+
+def upgrade(
+    dsn: str,
+    versions: Path | None = None,
+    *,
+    revision: str = "heads",
+    sql: bool = False,
+    output: TextIO | None = None,
+) -> None:
+    """Bring the schema and the declared model versions up.
+
+    Args:
+        dsn: Connection string; empty means the ``PG*`` variables.
+        versions: The application's folder of model revisions.
+        revision: Alembic revision to reach.
+        sql: Print the statements instead of running them; needs no server.
+        output: Where ``sql`` prints; default stdout.
+
+    Raises:
+        DatabaseUnavailable: No server, or pgvector is missing or too old.
+        SchemaError: The database names a revision whose file is not here.
+    """
+    from alembic import command
+
+    if not sql:
+        _prepare_extension(dsn)
+    with _explained():
+        config = alembic_config(dsn, versions, output=output)
+        command.upgrade(config, revision, sql=sql)
+
+
+def downgrade(
+    dsn: str,
+    versions: Path | None = None,
+    *,
+    revision: str,
+    sql: bool = False,
+    stop_serving: bool = False,
+    output: TextIO | None = None,
+) -> None:
+    """Take model versions, or the whole schema, down.
+
+    Args:
+        dsn: Connection string; empty means the ``PG*`` variables.
+        versions: The application's folder of model revisions.
+        revision: Alembic revision to go down to, such as ``model@-1`` or ``base``;
+            with ``sql`` a range ``from:to``.
+        sql: Print the statements instead of running them.
+        stop_serving: Drop even the last version that could serve.
+        output: Where ``sql`` prints; default stdout.
+
+    Raises:
+        VersionStateError: A version serves and no earlier one can take over.
+        SchemaError: The database names a revision whose file is not here.
+    """
+    from argparse import Namespace
+
+    from alembic import command
+
+    with _explained():
+        config = alembic_config(dsn, versions, output=output)
+        config.cmd_opts = Namespace(x=["stop_serving=yes"] if stop_serving else [])
+        command.downgrade(config, revision, sql=sql)
+
+
+def _prepare_extension(dsn: str) -> None:
+    """Install pgvector when this role may, and refuse an old one."""
+    with _db.connect(dsn, autocommit=True) as conn:
+        if _db.pgvector_version(conn) is None:
+            try:
+                conn.execute("create extension if not exists vector")
+            except (pg.InsufficientPrivilege, pg.FeatureNotSupported) as exc:
+                raise DatabaseUnavailable(
+                    "pgvector is not installed and this role cannot install it",
+                    hint="Install the pgvector package on the server, then as an "
+                    "administrator of this database: create extension vector;",
+                ) from exc
+            except pg.UndefinedFile as exc:
+                raise DatabaseUnavailable(
+                    "the server has no pgvector package",
+                    hint="Install postgresql-NN-pgvector, or use an image that has it.",
+                ) from exc
+        _db.require_pgvector(conn)
+
+
+@contextmanager
+def _explained() -> Generator[None]:
+    """Turn alembic's and SQLAlchemy's wrappers into our errors, with their cause."""
+    from alembic.util.exc import CommandError
+    from sqlalchemy.exc import DBAPIError
+
+    try:
+        yield
+    except CommandError as exc:
+        raise _command_error(str(exc)) from exc
+    except DBAPIError as exc:
+        if not isinstance(exc.orig, psycopg.Error):
+            raise
+        with _db.translated():
+            raise exc.orig from exc
+
+
+def _command_error(message: str) -> RecsysError:
+    if "Can't locate revision" in message:
+        return SchemaError(
+            f"the database is at a revision whose file is not here ({message})",
+            hint="Check 'versions' in recsys.toml, or upgrade the recsys package.",
+        )
+    return SchemaError(message, hint="'recsys versions' and 'recsys doctor' tell more.")
+
+
+def _escaped(path: Path) -> str:
+    # configparser reads % as interpolation.
+    return str(path).replace("%", "%%")

@@ -1,0 +1,355 @@
+"""Model versions: what one is made of, and the statements that make and drop one.
+
+A version plan is everything a revision file says. ``create_statements`` turns it into
+SQL; the alembic operation, ``--sql`` and ``--no-revision`` all run these very texts, so
+the roads cannot differ.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from psycopg.rows import dict_row
+
+from recsys import _sql
+from recsys._db import Connection, translated
+from recsys.config import IdType, ModelConfig, model_from_dict
+from recsys.encoder.values import json_projection
+from recsys.errors import ConfigError, UnknownModel, UnknownVersion, VersionStateError
+
+_MAX_EVENTS = 20_000
+"""Newest events of a user that a request reads: a bound on one user's cost."""
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,23}")
+
+
+@dataclass(frozen=True, slots=True)
+class VersionPlan:
+    """One model version as a revision file declares it.
+
+    Attributes:
+        model: Name of the model.
+        number: Version number, from 1.
+        spec: ``ModelConfig.to_dict()`` of the configuration it was trained with, plus
+            "columns": the optional columns its interaction source has.
+        artifacts: Name to sha256: item_tower, query_tower, embeddings, report.
+        metrics: Headline metrics, by slice and method.
+    """
+
+    model: str
+    number: int
+    spec: Mapping[str, Any]
+    artifacts: Mapping[str, str]
+    metrics: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def suffix(self) -> str:
+        """The suffix of every per-version object."""
+        return suffix(self.model, self.number)
+
+    @property
+    def config(self) -> ModelConfig:
+        """The configuration the version was trained with."""
+        return model_from_dict(self.spec)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """A registered model version, as ``recsys.model_version`` has it.
+
+    Attributes:
+        dim: Length of the stored item vectors: the unit vector and popularity.
+        ann_recall: Measured ANN recall@20 at ``ef_search``, in [0, 1].
+    """
+
+    model: str
+    number: int
+    state: str
+    dim: int
+    spec: Mapping[str, Any]
+    artifacts: Mapping[str, str]
+    metrics: Mapping[str, Any]
+    phase: str
+    item_count: int | None
+    source_count: int | None
+    ef_search: int | None
+    ann_recall: float | None
+    error: str | None
+
+    @property
+    def suffix(self) -> str:
+        """The suffix of every per-version object."""
+        return suffix(self.model, self.number)
+
+    @property
+    def config(self) -> ModelConfig:
+        """The configuration the version was trained with."""
+        return model_from_dict(self.spec)
+
+
+def suffix(model: str, number: int) -> str:
+    """Return ``<model>_<number>``, checked to be usable inside identifiers."""
+    if not _NAME.fullmatch(model) or number < 1:
+        raise ConfigError(f"not a model version: {model!r} {number!r}")
+    return f"{model}_{number}"
+
+
+def create_statements(plan: VersionPlan) -> list[str]:
+    """Return the SQL that registers a version as building and makes its objects.
+
+    Running it twice changes nothing.
+    """
+    config = plan.config
+    values = _template_values(plan, config)
+    register = "select recsys._register_version({})".format(
+        ", ".join(
+            _sql.literal(value)
+            for value in (
+                plan.model,
+                plan.number,
+                config.item_id,
+                config.user_id,
+                config.train.dim + 1,
+                json.dumps(plan.spec, ensure_ascii=False),
+                json.dumps(dict(plan.artifacts)),
+                json.dumps(dict(plan.metrics)),
+            )
+        )
+    )
+    # Without the library in the session, SET hnsw.* needs a superuser (pgvector 0.8).
+    load = "select '[1]'::vector"
+    return [
+        load,
+        register,
+        _sql.render("model/tables.sql", values),
+        _sql.render("model/state.sql", values),
+        _sql.render("model/search.sql", values),
+    ]
+
+
+def drop_statements(
+    model: str,
+    number: int,
+    *,
+    item_id: IdType,
+    user_id: IdType,
+    stop_serving: bool = False,
+) -> list[str]:
+    """Return the SQL that hands serving over and removes a version."""
+    values = {"s": suffix(model, number), "item_type": item_id, "user_type": user_id}
+    stop = "true" if stop_serving else "false"
+    return [
+        f"select recsys._retire_for_drop({_sql.literal(model)}, {number}, {stop})",
+        _sql.render("model/drop.sql", values),
+    ]
+
+
+def _template_values(plan: VersionPlan, config: ModelConfig) -> dict[str, str]:
+    sources = (config.items.sql, config.users.sql, config.interactions.sql)
+    if any("$function$" in source for source in sources):
+        raise ConfigError("a source may not contain the text $function$")
+    features = "null::jsonb"
+    if config.users.features:
+        fields = json_projection(config.users.features, "source")
+        features = (
+            f"(select {fields} from ({config.users.sql}\n) as source"
+            " where source.user_id = p_user limit 1)"
+        )
+    return {
+        "s": plan.suffix,
+        "suffix_literal": _sql.literal(plan.suffix),
+        "model": plan.model,
+        "model_literal": _sql.literal(plan.model),
+        "number": str(plan.number),
+        "item_type": config.item_id,
+        "user_type": config.user_id,
+        "dim": str(config.train.dim),
+        "vector_dim": str(config.train.dim + 1),
+        "history": str(config.train.history),
+        "items": config.items.sql + "\n",
+        "features": features,
+        "recent": recent_events(config, columns=plan.spec.get("columns", ())),
+    }
+
+
+def recent_events(config: ModelConfig, *, columns: tuple[str, ...]) -> str:
+    """Return the SQL of one user's newest events: item_id, occurred_at, weight."""
+    timed = "occurred_at" in columns
+    time = "source.occurred_at" if timed else "null::timestamptz"
+    lines = [
+        f"        select source.item_id::{config.item_id} as item_id,",
+        f"               {time} as occurred_at,",
+        f"               {weight_expression(config, columns)}::real as weight",
+        f"        from ({config.interactions.sql}\n        ) as source",
+        "        where source.user_id = p_user",
+    ]
+    if timed:
+        lines += [
+            "          and (p_before is null",
+            "               or extract(epoch from source.occurred_at) < p_before)",
+            "        order by source.occurred_at desc nulls last",
+        ]
+    lines.append(f"        limit {_MAX_EVENTS}")
+    return "\n".join(lines)
+
+
+def weight_expression(config: ModelConfig, columns: tuple[str, ...]) -> str:
+    """Return the SQL expression of an interaction's weight from its kind."""
+    weights = config.interactions.weights
+    if not weights or "kind" not in columns:
+        return "1"
+    cases = " ".join(
+        f"when {_sql.literal(kind)} then {float(weight)!r}"
+        for kind, weight in weights.items()
+    )
+    return f"(case source.kind::text {cases} else 0 end)"
+
+
+def next_number(conn: Connection, config: ModelConfig) -> int:
+    """Give out the next version number; commit before training, so a crash burns it."""
+    with translated():
+        row = conn.execute(
+            "select recsys._next_number(%s, %s, %s)",
+            (config.name, config.item_id, config.user_id),
+        ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def create(conn: Connection, plan: VersionPlan) -> None:
+    """Register a version and make its tables and functions, without a revision file."""
+    with translated():
+        for statement in create_statements(plan):
+            conn.execute(statement.encode())
+
+
+def drop(
+    conn: Connection, model: str, number: int, *, stop_serving: bool = False
+) -> None:
+    """Hand serving over to the previous version and remove this one.
+
+    Raises:
+        VersionStateError: It serves and no earlier version can take over.
+    """
+    config = get(conn, model, number).config
+    with translated():
+        for statement in drop_statements(
+            model,
+            number,
+            item_id=config.item_id,
+            user_id=config.user_id,
+            stop_serving=stop_serving,
+        ):
+            conn.execute(statement.encode())
+
+
+def get(conn: Connection, model: str, number: int) -> ModelVersion:
+    """Return one registered version.
+
+    Raises:
+        UnknownModel: No model of that name is registered.
+        UnknownVersion: The model has no such version.
+    """
+    found = [v for v in list_versions(conn, model) if v.number == number]
+    if not found:
+        raise UnknownVersion(f"model {model!r} has no version {number}")
+    return found[0]
+
+
+def list_versions(conn: Connection, model: str) -> list[ModelVersion]:
+    """Return the registered versions of a model, newest first.
+
+    Raises:
+        UnknownModel: No model of that name is registered.
+    """
+    with conn.cursor(row_factory=dict_row) as cur:
+        rows = cur.execute(
+            "select v.model, v.number, v.state, v.dim, v.spec, v.artifacts, v.metrics,"
+            " v.phase, v.item_count, v.source_count, v.ef_search, v.ann_recall, v.error"
+            " from recsys.model_version as v where v.model = %s order by v.number desc",
+            (model,),
+        ).fetchall()
+        known = cur.execute(
+            "select from recsys.model where name = %s", (model,)
+        ).fetchone()
+    if known is None:
+        raise UnknownModel(f"no model named {model!r} is registered")
+    return [ModelVersion(**row) for row in rows]
+
+
+def newest(conn: Connection, model: str, *, states: tuple[str, ...] = ()) -> int:
+    """Return the highest number of a model, optionally among some states.
+
+    Raises:
+        UnknownModel: No model of that name is registered.
+        UnknownVersion: It has no such version.
+    """
+    for version in list_versions(conn, model):
+        if not states or version.state in states:
+            return version.number
+    wanted = f" that is {' or '.join(states)}" if states else ""
+    raise UnknownVersion(f"model {model!r} has no version{wanted}")
+
+
+def serving_number(conn: Connection, model: str) -> int | None:
+    """Return the number of the version that serves most users, or None."""
+    row = conn.execute(
+        "select number from recsys.rollout where model = %s"
+        " order by percent desc limit 1",
+        (model,),
+    ).fetchone()
+    return int(row[0]) if row else None
+
+
+def promote(
+    conn: Connection, model: str, number: int | None, *, reason: str = ""
+) -> int | None:
+    """Let one version answer every user from this commit on; None stops serving.
+
+    Returns:
+        The number that served before.
+
+    Raises:
+        UnknownModel: No model of that name is registered.
+        UnknownVersion: The model has no such version.
+        VersionStateError: The version is not ready.
+    """
+    if number is not None:
+        get(conn, model, number)
+    else:
+        list_versions(conn, model)
+    with translated():
+        row = conn.execute(
+            "select recsys._promote(%s, %s, %s)", (model, number, reason)
+        ).fetchone()
+    return row[0] if row else None
+
+
+def rollback(conn: Connection, model: str, *, reason: str = "rollback") -> int:
+    """Go back to the version that served before, in one commit.
+
+    Returns:
+        The number that serves now.
+
+    Raises:
+        VersionStateError: Nothing serves, or nothing served before.
+    """
+    list_versions(conn, model)
+    current = serving_number(conn, model)
+    if current is None:
+        raise VersionStateError(
+            f"no version of model {model!r} is serving",
+            hint=f"Run 'recsys promote {model} NUMBER'.",
+        )
+    row = conn.execute(
+        "select recsys._previous_version(%s, %s)", (model, current)
+    ).fetchone()
+    if row is None or row[0] is None:
+        raise VersionStateError(
+            f"no version of model {model!r} served before version {current}",
+            hint=f"Run 'recsys promote {model} NUMBER' with one that is ready.",
+        )
+    promote(conn, model, int(row[0]), reason=reason)
+    return int(row[0])

@@ -1,0 +1,104 @@
+-- Every privilege in one place.
+--
+--   recsys_app      what a request process needs: read versions, run their functions, record outcomes
+--   recsys_analyst  functions and views, never tables
+--   recsys_trainer  trains, backfills, promotes
+--
+-- They are group roles: grant recsys_app to web_user. Where the migrating role may not create roles they are
+-- left out with a notice; create them and run 'select recsys._grant_core()' and, per version,
+-- 'select recsys._grant_version(''shop_1'')'. The application role also needs SELECT on the tables that the
+-- sources read: recsys cannot grant what belongs to the application.
+--
+-- tests: tests/db/test_privileges.py
+
+do $block$
+declare
+    wanted text;
+begin
+    foreach wanted in array array['recsys_app', 'recsys_analyst', 'recsys_trainer'] loop
+        if not exists (select from pg_catalog.pg_roles where rolname = wanted) then
+            begin
+                execute format('create role %I nologin', wanted);
+            exception
+                when insufficient_privilege then
+                    raise notice 'role % was not created: no CREATEROLE privilege', wanted;
+                when duplicate_object or unique_violation then
+                    null;  -- another database of this server migrates at the same time
+            end;
+        end if;
+    end loop;
+end
+$block$;
+
+create function recsys._grant_core()
+returns void
+language plpgsql
+set search_path from current
+as $function$
+begin
+    -- Functions are executable by everybody unless that is taken back.
+    revoke all on all functions in schema recsys from public;
+    if to_regrole('recsys_app') is not null then
+        grant usage on schema recsys to recsys_app;
+        grant select on recsys.model, recsys.model_version, recsys.rollout, recsys.artifact to recsys_app;
+        grant insert on recsys.interaction to recsys_app;
+        grant execute on function recsys.schema_version(), recsys._direction(halfvec) to recsys_app;
+    end if;
+    if to_regrole('recsys_analyst') is not null then
+        grant usage on schema recsys to recsys_analyst;
+        grant select on recsys.version_status, recsys.version_metric, recsys.switch_log to recsys_analyst;
+        grant execute on function
+            recsys.schema_version(),
+            recsys.nearest_items(text, halfvec, integer, text[]),
+            recsys.similar_items(text, text, integer),
+            recsys.similar_items(text, bigint, integer),
+            recsys.similar_items(text, uuid, integer),
+            recsys.recommend(text, text, integer),
+            recsys.recommend(text, bigint, integer),
+            recsys.recommend(text, uuid, integer),
+            recsys.coverage(text, integer)
+        to recsys_analyst;
+    end if;
+    if to_regrole('recsys_trainer') is not null then
+        grant usage, create on schema recsys to recsys_trainer;
+        grant all on all tables in schema recsys to recsys_trainer;
+        grant execute on all functions in schema recsys to recsys_trainer;
+    end if;
+end
+$function$;
+
+create function recsys._grant_version(p_suffix text)
+returns void
+language plpgsql
+set search_path from current
+as $function$
+declare
+    routine regprocedure;
+    relation text;
+begin
+    for routine in
+        select p.oid::regprocedure from pg_catalog.pg_proc as p
+        where p.pronamespace = 'recsys'::regnamespace
+          and p.proname in ('_state_' || p_suffix, '_session_' || p_suffix, '_search_' || p_suffix,
+                            '_query_' || p_suffix, '_coverage_' || p_suffix)
+    loop
+        execute format('revoke all on function %s from public', routine);
+        if to_regrole('recsys_app') is not null then
+            execute format('grant execute on function %s to recsys_app', routine);
+        end if;
+        if to_regrole('recsys_trainer') is not null then
+            execute format('grant execute on function %s to recsys_trainer', routine);
+        end if;
+    end loop;
+    foreach relation in array array['item_vector_', 'item_embedding_', 'id_embedding_'] loop
+        if to_regrole('recsys_app') is not null then
+            execute format('grant select on recsys.%I to recsys_app', relation || p_suffix);
+        end if;
+        if to_regrole('recsys_trainer') is not null then
+            execute format('grant all on recsys.%I to recsys_trainer', relation || p_suffix);
+        end if;
+    end loop;
+end
+$function$;
+
+select recsys._grant_core();

@@ -1,0 +1,83 @@
+-- recsys._search_@s@: the k nearest items of this version
+--
+--   p_query    query vector
+--   p_k        list length
+--   p_exclude  items never returned
+--   p_ef       candidates the index keeps; at least the calibrated ef_search
+--   p_filter   SQL text whose first column lists the eligible item ids, or null; composed by the client with
+--              literals only. It runs with the caller's privileges, and cannot write: the function is stable
+--   -> item_ids, scores  best first; ties by item id
+--
+-- The SET clauses make the settings end with the function, inside any transaction and behind any pooler.
+-- Without iterative_scan the index stops after ef_search candidates, and exclusions eat the answer. relaxed_order
+-- may hand rows out of order, so the rows are sorted again.
+-- The index gives up after max_scan_tuples; when it returns fewer than k, the exact scan decides. Adding 0 to
+-- the distance keeps the planner off the HNSW index but not off the indexes of the filter.
+
+create or replace function recsys._search_@s@(
+    p_query   halfvec,
+    p_k       integer,
+    p_exclude @item_type@[] default '{}',
+    p_ef      integer default 100,
+    p_filter  text default null
+)
+returns table (item_ids @item_type@[], scores real[])
+language plpgsql stable
+set hnsw.iterative_scan = 'relaxed_order'
+set hnsw.ef_search = 100
+as $function$
+begin
+    perform set_config('hnsw.ef_search', p_ef::text, true);
+    if p_filter is null then
+        select array_agg(near.item_id order by near.distance, near.item_id),
+               array_agg((-near.distance)::real order by near.distance, near.item_id)
+        into item_ids, scores
+        from (select v.item_id, v.embedding <#> p_query as distance
+              from recsys.item_vector_@s@ as v
+              where v.item_id <> all (p_exclude)
+              order by v.embedding <#> p_query
+              limit p_k) as near;
+    else
+        execute format(
+            'select array_agg(near.item_id order by near.distance, near.item_id),
+                    array_agg((-near.distance)::real order by near.distance, near.item_id)
+             from (select v.item_id, v.embedding <#> $1 as distance
+                   from recsys.item_vector_@s@ as v
+                   where v.item_id <> all ($3) and v.item_id in (%s)
+                   order by v.embedding <#> $1
+                   limit $2) as near', p_filter)
+        into item_ids, scores using p_query, p_k, p_exclude;
+    end if;
+
+    if coalesce(cardinality(item_ids), 0) < p_k then
+        execute format(
+            'select array_agg(near.item_id order by near.distance, near.item_id),
+                    array_agg((-near.distance)::real order by near.distance, near.item_id)
+             from (select v.item_id, (v.embedding <#> $1) + 0 as distance
+                   from recsys.item_vector_@s@ as v
+                   where v.item_id <> all ($3) and v.item_id in (%s)
+                   order by 2, 1
+                   limit $2) as near',
+            coalesce(p_filter, 'select item_id from recsys.item_vector_@s@'))
+        into item_ids, scores using p_query, p_k, p_exclude;
+    end if;
+    item_ids := coalesce(item_ids, '{}');
+    scores := coalesce(scores, '{}');
+    return next;
+end
+$function$;
+
+-- recsys._coverage_@s@: vectors against the item source, counted now
+
+create or replace function recsys._coverage_@s@()
+returns table (source_count bigint, item_count bigint, missing bigint, orphaned bigint)
+language sql stable
+as $function$
+    select count(s.item_id), count(v.item_id),
+           count(*) filter (where v.item_id is null),
+           count(*) filter (where s.item_id is null)
+    from (select distinct source.item_id::@item_type@ as item_id from (@items@) as source) as s
+    full join recsys.item_vector_@s@ as v on v.item_id = s.item_id
+$function$;
+
+select recsys._grant_version(@suffix_literal@);
