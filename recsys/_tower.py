@@ -1,0 +1,331 @@
+"""The towers at run time: numpy and onnxruntime, nothing else.
+
+A session is made at the first call in each process, never before a fork, with one
+thread and no spinning: see ``_Session``. Encoding is thread-safe.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.config import Feature
+from recsys.encoder.values import (
+    MAX_LIST,
+    Columns,
+    Feeds,
+    Side,
+    input_name,
+    prepare,
+    prepare_row,
+)
+from recsys.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+Float32Array = NDArray[np.float32]
+_CHUNK_VALUES = 2**24  # floats of the largest intermediate tensor: 64 MB
+
+
+class _Session:
+    """An onnxruntime session that belongs to the process that uses it.
+
+    onnxruntime does not support sessions across a fork, and their creation is not
+    thread-safe. So a session is made lazily, under a lock, and forgotten in a child;
+    the process id is compared as well, because uWSGI runs no fork hooks by default.
+    """
+
+    def __init__(self, model: bytes, inputs: set[str], outputs: dict[str, int]) -> None:
+        self._model = model
+        self._inputs = inputs
+        self._outputs = outputs
+        self._pid = 0
+        self._session: InferenceSession | None = None
+        _SESSIONS.add(self)
+
+    def get(self) -> InferenceSession:
+        """Return this process's session, making it at the first call."""
+        session = self._session
+        if session is not None and self._pid == os.getpid():
+            return session
+        with _LOCKS[0]:
+            if self._session is None or self._pid != os.getpid():
+                self.forget()
+                self._session = _load(self._model, self._inputs, self._outputs)
+                self._pid = os.getpid()
+            return self._session
+
+    def forget(self) -> None:
+        """Leave an inherited session alone: freeing it may crash the child."""
+        if self._session is not None:
+            _INHERITED.append(self._session)
+            self._session = None
+
+
+_SESSIONS: weakref.WeakSet[_Session] = weakref.WeakSet()
+_INHERITED: list[Any] = []
+_LOCKS = [threading.Lock()]
+
+
+def _after_fork() -> None:
+    # Another thread of the parent may have held the lock at the fork.
+    _LOCKS[0] = threading.Lock()
+    for session in list(_SESSIONS):
+        session.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _load(model: bytes, inputs: set[str], outputs: dict[str, int]) -> InferenceSession:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = ort.InferenceSession(
+            model, options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as exc:  # onnxruntime's errors share no other base class
+        raise ArtifactError(
+            f"a tower cannot be loaded: {str(exc)[:200]}",
+            hint="Run 'recsys doctor'; a damaged version has to be trained again.",
+        ) from exc
+    widths = {value.name: value.shape[-1] for value in session.get_outputs()}
+    if widths != outputs or {value.name for value in session.get_inputs()} != inputs:
+        raise ArtifactError(
+            f"a tower does not fit its model: it returns {widths}, expected {outputs}",
+            hint="Run 'recsys doctor'; towers and tables must be of one version.",
+        )
+    return session
+
+
+class ItemTower:
+    """Item features and ID rows to item vectors and history rows.
+
+    Args:
+        model: The ONNX model, as ``encoder.towers.item_tower`` writes it.
+        features: Declared item features.
+        dim: d.
+    """
+
+    def __init__(self, model: bytes, features: Sequence[Feature], dim: int) -> None:
+        self.features = tuple(features)
+        self.dim = dim
+        names = {input_name("item", f) for f in self.features}
+        self._session = _Session(
+            model,
+            {"id_served", "id_history", "bias", *names},
+            {"vector": dim + 1, "history": dim},
+        )
+
+    def encode(
+        self,
+        columns: Columns,
+        n: int,
+        id_served: NDArray[Any],
+        id_history: NDArray[Any],
+        bias: NDArray[Any],
+    ) -> tuple[Float32Array, Float32Array]:
+        """Encode n items.
+
+        Args:
+            columns: Raw feature columns, each of length n.
+            n: Number of items.
+            id_served: Served ID rows, shape (n, d), 0 without one.
+            id_history: History ID rows, shape (n, d), 0 without one.
+            bias: Popularity, shape (n,), NaN for an item without a learned row.
+
+        Returns:
+            Item vectors, shape (n, d + 1), float32: a unit vector and the bias; and
+            history rows, shape (n, d), float32.
+
+        Raises:
+            SourceError: A feature value has the wrong type or length.
+            ArtifactError: The tower is damaged, does not fit, or gives no finite
+                vectors.
+        """
+        vectors = np.empty((n, self.dim + 1), np.float32)
+        history = np.empty((n, self.dim), np.float32)
+        feeds = {
+            "id_served": _fit(id_served, (n, self.dim)),
+            "id_history": _fit(id_history, (n, self.dim)),
+            "bias": _fit(bias, (n,)),
+        }
+        for rows in _chunks(n, self.features, self.dim):
+            part = {name: value[rows] for name, value in feeds.items()}
+            part.update(_prepared("item", self.features, columns, rows, n))
+            vectors[rows], history[rows] = self._session.get().run(
+                ["vector", "history"], part
+            )
+        if not (np.isfinite(vectors).all() and np.isfinite(history).all()):
+            raise _not_finite("an item vector")
+        return vectors, history
+
+
+class QueryTower:
+    """A user's history, features and context to a query vector.
+
+    Args:
+        model: The ONNX model, as ``encoder.towers.query_tower`` writes it.
+        user_features: Declared user features.
+        context_features: Declared request-time features.
+        dim: d.
+    """
+
+    def __init__(
+        self,
+        model: bytes,
+        user_features: Sequence[Feature],
+        context_features: Sequence[Feature],
+        dim: int,
+    ) -> None:
+        self.user_features = tuple(user_features)
+        self.context_features = tuple(context_features)
+        self.dim = dim
+        names = {input_name("user", f) for f in self.user_features}
+        names |= {input_name("context", f) for f in self.context_features}
+        self._session = _Session(
+            model, {"history", "weights", *names}, {"query": dim + 1}
+        )
+        self._no_history = np.zeros((1, 1, dim), np.float32)
+        self._no_weights = np.zeros((1, 1), np.float32)
+
+    def encode_one(
+        self,
+        history: NDArray[Any],
+        weights: NDArray[Any],
+        user: Mapping[str, object] | None = None,
+        context: Mapping[str, object] | None = None,
+    ) -> Float32Array:
+        """Encode one request.
+
+        Args:
+            history: History rows, shape (L, d), float16 or float32; L may be 0.
+            weights: Their weights, shape (L,).
+            user: Raw user features by name; absent ones are missing.
+            context: Raw context features by name; absent ones are missing.
+
+        Returns:
+            Query vector, shape (d + 1,), float32: a unit vector and 1.
+
+        Raises:
+            SourceError: A feature value has the wrong type or length.
+            ArtifactError: The tower is damaged, does not fit the history rows, or
+                gives no finite vector.
+        """
+        length = len(weights)
+        if history.shape != (length, self.dim):
+            raise _misfit(history.shape, (length, self.dim))
+        if length:
+            feeds: Feeds = {
+                "history": history.astype(np.float32, copy=False)[None],
+                "weights": weights.astype(np.float32, copy=False)[None],
+            }
+        else:
+            # Not every onnxruntime multiplies matrices of inner size 0.
+            feeds = {"history": self._no_history, "weights": self._no_weights}
+        if self.user_features:
+            feeds.update(prepare_row("user", self.user_features, user or {}))
+        if self.context_features:
+            feeds.update(prepare_row("context", self.context_features, context or {}))
+        query: Float32Array = self._session.get().run(None, feeds)[0][0]
+        if not math.isfinite(query.dot(query)):
+            raise _not_finite("the query vector")
+        return query
+
+    def encode(
+        self,
+        history: NDArray[Any],
+        weights: NDArray[Any],
+        user_columns: Columns | None = None,
+        context_columns: Columns | None = None,
+    ) -> Float32Array:
+        """Encode B requests.
+
+        Args:
+            history: History rows, shape (B, L, d), padded where the weight is 0.
+            weights: Shape (B, L).
+            user_columns: Raw user feature columns of length B.
+            context_columns: Raw context feature columns of length B.
+
+        Returns:
+            Query vectors, shape (B, d + 1), float32.
+
+        Raises:
+            SourceError: A feature value has the wrong type or length.
+            ArtifactError: As ``encode_one``.
+        """
+        n, length = weights.shape
+        history = _fit(history, (n, length, self.dim))
+        weights = _fit(weights, (n, length))
+        if not length:
+            history = np.zeros((n, 1, self.dim), np.float32)
+            weights = np.zeros((n, 1), np.float32)
+        out = np.empty((n, self.dim + 1), np.float32)
+        users, contexts = self.user_features, self.context_features
+        for rows in _chunks(n, (*users, *contexts), self.dim):
+            feeds: Feeds = {"history": history[rows], "weights": weights[rows]}
+            feeds.update(_prepared("user", users, user_columns or {}, rows, n))
+            feeds.update(_prepared("context", contexts, context_columns or {}, rows, n))
+            out[rows] = self._session.get().run(None, feeds)[0]
+        if not np.isfinite(out).all():
+            raise _not_finite("a query vector")
+        return out
+
+
+def _prepared(
+    side: Side, features: Sequence[Feature], columns: Columns, rows: slice, n: int
+) -> Feeds:
+    for feature in features:
+        values = columns.get(feature.name)
+        if values is not None and len(values) != n:
+            raise ValueError(f"column {feature.name!r} has {len(values)} of {n} rows")
+    part = {f.name: columns[f.name][rows] for f in features if f.name in columns}
+    return prepare(side, features, part, rows.stop - rows.start)
+
+
+def _chunks(n: int, features: Sequence[Feature], dim: int) -> Iterator[slice]:
+    """Cut n rows so that no gathered tensor (rows, T, d) takes more than 64 MB."""
+    longest = max((_tokens(feature) for feature in features), default=1)
+    step = max(16, min(8192, _CHUNK_VALUES // (longest * dim)))
+    for start in range(0, n, step):
+        yield slice(start, min(n, start + step))
+
+
+def _tokens(feature: Feature) -> int:
+    if feature.type == "text":
+        return feature.max_words * feature.ngrams
+    return MAX_LIST if feature.type == "categories" else 1
+
+
+def _fit(array: NDArray[Any], shape: tuple[int, ...]) -> Float32Array:
+    if array.shape != shape:
+        raise _misfit(array.shape, shape)
+    return array.astype(np.float32, copy=False)
+
+
+def _misfit(actual: tuple[int, ...], expected: tuple[int, ...]) -> ArtifactError:
+    return ArtifactError(
+        f"the tower takes rows of shape {expected}, the table gave {actual}",
+        hint="Run 'recsys doctor'; towers and tables must be of one version.",
+    )
+
+
+def _not_finite(what: str) -> ArtifactError:
+    return ArtifactError(
+        f"{what} is not finite",
+        hint="Run 'recsys doctor'; the ID embeddings or the tower are damaged.",
+    )
