@@ -1,0 +1,231 @@
+"""What training learns from, in memory: ids, interactions and encoded features."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.config import Interactions, ModelConfig
+from recsys.encoder.values import Columns, Side
+from recsys.errors import SourceError
+from recsys.training.features import EncodedSide, encode_rows, fit_side
+from recsys.types import ItemId, UserId
+
+_Id = TypeVar("_Id", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Interactions by index, with the ids and features the indices stand for.
+
+    Interactions are kept as they came: repeats included, in no particular order.
+
+    Attributes:
+        item_ids: Every item of the source, in the application's type; index = item.
+        user_ids: Every user with an interaction; index = user.
+        user: Shape (n,), int32.
+        item: Shape (n,), int32.
+        time: Seconds since 1970 UTC, NaN when unknown, shape (n,), float64.
+        kind: Index into ``kinds``, shape (n,), int16.
+        kinds: Names of the interaction kinds; "" when there is no kind.
+        kind_weight: Weight of each kind; 0 = seen only, shape (K,), float32.
+        kind_target: Whether evaluation counts the kind as a hit, shape (K,), bool.
+        context: Row of ``contexts``, shape (n,), int32; None without context features.
+        items: Encoded item features, None when none are declared.
+        users: Encoded user features, None when none are declared.
+        contexts: Encoded distinct contexts, None when none are declared.
+        dropped: Interactions left out: null ids, or an item outside the source.
+        until: The end of the data in seconds since 1970, None when unknown.
+    """
+
+    item_ids: Sequence[ItemId]
+    user_ids: Sequence[UserId]
+    user: NDArray[np.int32]
+    item: NDArray[np.int32]
+    time: NDArray[np.float64]
+    kind: NDArray[np.int16]
+    kinds: tuple[str, ...]
+    kind_weight: NDArray[np.float32]
+    kind_target: NDArray[np.bool_]
+    context: NDArray[np.int32] | None = None
+    items: EncodedSide | None = None
+    users: EncodedSide | None = None
+    contexts: EncodedSide | None = None
+    dropped: int = 0
+    until: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @property
+    def weight(self) -> NDArray[np.float32]:
+        """Weight of each interaction, shape (n,)."""
+        return self.kind_weight[self.kind]
+
+    @property
+    def target(self) -> NDArray[np.bool_]:
+        """Whether each interaction counts as a hit in evaluation, shape (n,)."""
+        return self.kind_target[self.kind]
+
+    @classmethod
+    def from_arrays(
+        cls,
+        config: ModelConfig,
+        users: Sequence[UserId] | NDArray[np.generic],
+        items: Sequence[ItemId] | NDArray[np.generic],
+        *,
+        times: Sequence[float] | NDArray[np.float64] | None = None,
+        kinds: Sequence[str] | None = None,
+        item_ids: Sequence[ItemId] | None = None,
+        item_columns: Columns | None = None,
+        user_ids: Sequence[UserId] | None = None,
+        user_columns: Columns | None = None,
+        context_columns: Columns | None = None,
+    ) -> Dataset:
+        """Build a dataset without a database.
+
+        Args:
+            config: Declares features, kinds and weights; its SQL is not used.
+            users: User id of each interaction.
+            items: Item id of each interaction.
+            times: Seconds since 1970 of each interaction.
+            kinds: Kind of each interaction.
+            item_ids: The catalogue; by default the items that occur.
+            item_columns: Raw feature columns, aligned with ``item_ids``.
+            user_ids: Users that have features; by default the users that occur.
+            user_columns: Raw feature columns, aligned with ``user_ids``.
+            context_columns: Raw feature columns, aligned with the interactions.
+
+        Raises:
+            SourceError: Item ids repeat, or lengths differ.
+        """
+        user_list, item_list = _plain(users), _plain(items)
+        catalogue = _plain(item_ids) if item_ids is not None else _distinct(item_list)
+        item_index = index_of(catalogue, "item_id")
+        item = np.array([item_index.get(i, -1) for i in item_list], np.int32)
+        known = item >= 0
+        user_index: dict[UserId, int] = {}
+        user = np.array(
+            [user_index.setdefault(u, len(user_index)) for u in user_list], np.int32
+        )
+        names = _distinct(list(kinds)) if kinds is not None else [""]
+        code = {name: place for place, name in enumerate(names)}
+        kind = np.array([code[k] for k in kinds or [""] * len(user)], np.int16)
+        time = np.full(len(user), np.nan) if times is None else np.asarray(times, "f8")
+        if not len(user) == len(item) == len(time) == len(kind):
+            raise SourceError("users, items, times and kinds differ in length")
+        until = latest(time)
+        items_side = users_side = contexts_side = None
+        context: NDArray[np.int32] | None = None
+        if config.items.features:
+            items_side = _side(config, "item", item_columns or {}, catalogue, until)
+        if config.users.features:
+            ids = _plain(user_ids) if user_ids is not None else list(user_index)
+            encoded = _side(config, "user", user_columns or {}, ids, until)
+            users_side = encoded.reordered(ids, list(user_index))
+        if config.context.features:
+            columns = context_columns or {}
+            rows, context = _distinct_rows(config, columns, len(user))
+            fitted = fit_side(config.context.features, [columns], until)
+            contexts_side = encode_rows("context", fitted, [(rows, _height(rows))])
+            context = context[known]
+        weight, target = kind_weights(config.interactions, names)
+        return cls(
+            item_ids=catalogue,
+            user_ids=list(user_index),
+            user=user[known],
+            item=item[known],
+            time=time[known],
+            kind=kind[known],
+            kinds=tuple(names),
+            kind_weight=weight,
+            kind_target=target,
+            context=context,
+            items=items_side,
+            users=users_side,
+            contexts=contexts_side,
+            dropped=int((~known).sum()),
+            until=until,
+        )
+
+
+def kind_weights(
+    interactions: Interactions, kinds: Sequence[str]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return weight and target mark of each kind."""
+    default = 0.0 if interactions.weights else 1.0
+    weight = [float(interactions.weights.get(kind, default)) for kind in kinds]
+    positive = np.array(weight, np.float32)
+    target = np.array(
+        [not interactions.targets or kind in interactions.targets for kind in kinds]
+    )
+    return positive, target & (positive > 0)
+
+
+def latest(time: NDArray[np.float64]) -> float | None:
+    """Return the last known time, None when none is known."""
+    known = time[np.isfinite(time)]
+    return float(known.max()) if known.size else None
+
+
+def index_of(ids: Sequence[_Id], column: str) -> dict[_Id, int]:
+    """Map each id to its place.
+
+    Raises:
+        SourceError: An id repeats.
+    """
+    index = {value: place for place, value in enumerate(ids)}
+    if len(index) < len(ids):
+        seen: set[_Id] = set()
+        twice = next(value for value in ids if value in seen or seen.add(value))
+        raise SourceError(
+            f"{column} {twice!r} occurs more than once in the source",
+            hint=f"Make {column} unique, for example with group by or distinct on.",
+        )
+    return index
+
+
+def _side(
+    config: ModelConfig,
+    side: Side,
+    columns: Columns,
+    ids: Sequence[Hashable],
+    until: float | None,
+) -> EncodedSide:
+    source = config.items if side == "item" else config.users
+    missing = [f.name for f in source.features if f.name not in columns]
+    if missing:
+        raise SourceError(f"{side} feature columns are missing: {', '.join(missing)}")
+    fitted = fit_side(source.features, [columns], until)
+    return encode_rows(side, fitted, [(columns, len(ids))])
+
+
+def _distinct_rows(
+    config: ModelConfig, columns: Columns, count: int
+) -> tuple[Mapping[str, Sequence[object]], NDArray[np.int32]]:
+    names = [f.name for f in config.context.features]
+    index: dict[tuple[object, ...], int] = {}
+    rows = zip(*(columns[name] for name in names), strict=True)
+    place = np.array([index.setdefault(row, len(index)) for row in rows], np.int32)
+    if len(place) != count:
+        raise SourceError("context columns differ in length from the interactions")
+    values = list(index)
+    return {n: [row[j] for row in values] for j, n in enumerate(names)}, place
+
+
+def _height(columns: Mapping[str, Sequence[object]]) -> int:
+    return len(next(iter(columns.values())))
+
+
+def _plain(ids: Sequence[_Id] | NDArray[np.generic]) -> list[_Id]:
+    """Return Python ids: numpy scalars would not equal what Postgres returns."""
+    values: list[_Id] = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+    return values
+
+
+def _distinct(values: Sequence[_Id]) -> list[_Id]:
+    return list(dict.fromkeys(values))

@@ -1,0 +1,144 @@
+"""Full-catalogue ranking of the validation slice during training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from recsys.training.dataset import Dataset
+from recsys.training.metrics import ranking_metrics
+from recsys.training.model import Towers
+from recsys.training.ragged import Selection
+from recsys.training.rows import QueryRows
+from recsys.training.split import Split
+
+K = 20
+# One evaluation ranks at most this many (user, item) pairs: about a second.
+_PAIRS = 250_000_000
+_FEWEST_USERS = 500
+_MOST_USERS = 6_000
+_USERS_PER_STEP = 256
+_ITEMS_PER_STEP = 8_192
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """Tower outputs for the trained items.
+
+    Attributes:
+        served: Unit vectors, shape (T, d).
+        history: History-side rows, shape (T, d).
+    """
+
+    served: Tensor
+    history: Tensor
+
+
+@torch.no_grad()
+def item_vectors(towers: Towers, rows: QueryRows) -> Vectors:
+    """Compute both vectors of every trained item."""
+    served, history = towers.served.detach(), towers.history.detach()
+    if towers.item is not None and towers.history_weight is not None:
+        items = torch.from_numpy(rows.items)
+        content = torch.cat([towers.item(part) for part in items.split(_ITEMS_PER_STEP)])
+        served = served + content
+        history = history + content @ towers.history_weight
+    return Vectors(F.normalize(served, dim=1, eps=1e-12), history)
+
+
+@torch.no_grad()
+def queries(
+    towers: Towers,
+    rows: QueryRows,
+    vectors: Vectors,
+    user: Tensor,
+    context: Tensor | None,
+) -> Tensor:
+    """Compute the query vectors of users (0 to U) from their full history."""
+    history = rows.history.take(user)
+    weight = history.weight
+    if weight is None:
+        weight = torch.ones(len(history.values))
+    total = torch.zeros(len(user)).index_add_(0, history.owner, weight)
+    taste = F.embedding_bag(
+        history.values,
+        vectors.history,
+        history.start,
+        mode="sum",
+        per_sample_weights=weight / total[history.owner],
+    )
+    features = torch.from_numpy(rows.users)[user]
+    return towers.query(taste, history.counts == 0, features, context)
+
+
+class Judge:
+    """Ranks the whole trained catalogue for the users of a split.
+
+    Attributes:
+        users: Number of users that are evaluated.
+    """
+
+    def __init__(self, dataset: Dataset, rows: QueryRows, cut: Split, seed: int) -> None:
+        most = max(_FEWEST_USERS, min(_MOST_USERS, _PAIRS // len(rows.items)))
+        chosen = np.arange(len(cut.users))
+        if len(chosen) > most:
+            rng = np.random.default_rng(seed)
+            chosen = np.sort(rng.choice(len(chosen), most, replace=False))
+        self.users = len(chosen)
+        self._rows = rows
+        self._user = torch.from_numpy(np.searchsorted(rows.users, cut.users[chosen]))
+        self._relevant = [np.searchsorted(rows.items, cut.relevant[i]) for i in chosen]
+        self._context = (
+            None if cut.context is None else torch.from_numpy(cut.context[chosen])
+        )
+
+    def score(self, towers: Towers, biases: Tensor) -> list[dict[str, float]]:
+        """Return the metrics of the towers under each of G item biases, shape (G, T)."""
+        vectors = item_vectors(towers, self._rows)
+        query = queries(towers, self._rows, vectors, self._user, self._context)
+        lists = [
+            _best(query[part] @ vectors.served.T, biases, self._rows.seen.take(users))
+            for part, users in self._parts()
+        ]
+        return self._metrics(lists)
+
+    def floor(self, popularity: Tensor) -> dict[str, float]:
+        """Return the metrics of one ranking for everyone; popularity has shape (T,)."""
+        lists = [
+            _best(
+                torch.zeros(len(users), len(popularity)),
+                popularity.unsqueeze(0),
+                self._rows.seen.take(users),
+            )
+            for _, users in self._parts()
+        ]
+        return self._metrics(lists)[0]
+
+    def _parts(self) -> list[tuple[slice, Tensor]]:
+        return [
+            (slice(first, first + _USERS_PER_STEP), users)
+            for first, users in zip(
+                range(0, self.users, _USERS_PER_STEP),
+                self._user.split(_USERS_PER_STEP),
+                strict=False,
+            )
+        ]
+
+    def _metrics(self, lists: list[NDArray[np.int64]]) -> list[dict[str, float]]:
+        whole = np.concatenate(lists, axis=1)  # (G, U, K)
+        return [ranking_metrics(ranked, self._relevant, K) for ranked in whole]
+
+
+def _best(dot: Tensor, biases: Tensor, seen: Selection) -> NDArray[np.int64]:
+    """Return the best unseen items under each bias, -1 behind the last; (G, B, K)."""
+    dot[seen.owner, seen.values] = -torch.inf
+    out: list[Tensor] = []
+    for bias in biases:
+        score, place = torch.topk(dot + bias, min(K, dot.shape[1]), dim=1)
+        out.append(torch.where(score == -torch.inf, -1, place))
+    return torch.stack(out).numpy()

@@ -1,0 +1,151 @@
+"""The two towers in torch; the published ONNX towers compute the same (export.py)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recsys.encoder.values import Side
+from recsys.training.features import EncodedSide, Tokens
+from recsys.training.ragged import Ragged
+
+_TABLE_STD = 0.02
+
+
+class Content(nn.Module):
+    """Features of one side to one vector: pooled tables, a linear map and a block.
+
+    x = sum_f pool(table_f[index_f]) + dense @ W + b; out = x + relu(x w1 + b1) w2,
+    where the pool is a sum over the tokens divided by the root of their number.
+    """
+
+    def __init__(
+        self, side: EncodedSide, dim: int, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self._names = list(side.tokens)
+        self._tokens = [_ragged(side.tokens[name]) for name in self._names]
+        self._dense = torch.from_numpy(np.ascontiguousarray(side.dense))
+        sizes = side.fitted.table_sizes
+        self.tables = nn.ParameterList(
+            _normal((sizes[name], dim), _TABLE_STD, generator) for name in self._names
+        )
+        with torch.no_grad():
+            for table in self.tables:
+                table[0] = 0  # padding; never looked up, so it stays
+        width = self._dense.shape[1]
+        self.dense_weight = _normal((width, dim), _TABLE_STD, generator)
+        self.dense_bias = nn.Parameter(torch.zeros(dim))
+        self.w1 = _normal((dim, 2 * dim), 1 / math.sqrt(dim), generator)
+        self.b1 = nn.Parameter(torch.zeros(2 * dim))
+        self.w2 = nn.Parameter(torch.zeros(2 * dim, dim))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return the content vectors of some rows; shape (n, d)."""
+        x = self._dense[rows] @ self.dense_weight + self.dense_bias
+        for ragged, table in zip(self._tokens, self.tables, strict=True):
+            tokens = ragged.take(rows)
+            pooled = F.embedding_bag(tokens.values, table, tokens.start, mode="sum")
+            x = x + pooled * tokens.counts.clamp(min=1).rsqrt().unsqueeze(1)
+        return x + torch.relu(x @ self.w1 + self.b1) @ self.w2
+
+    def weights(self, side: Side) -> dict[str, NDArray[np.float32]]:
+        """Return the weights under the names that the published towers use."""
+        named: dict[str, Tensor] = {
+            f"{side}.{name}.table": table
+            for name, table in zip(self._names, self.tables, strict=True)
+        }
+        named[f"{side}.dense.weight"] = self.dense_weight
+        named[f"{side}.dense.bias"] = self.dense_bias
+        named[f"{side}.hidden.w1"] = self.w1
+        named[f"{side}.hidden.b1"] = self.b1
+        named[f"{side}.hidden.w2"] = self.w2
+        return {name: array(value) for name, value in named.items()}
+
+
+class Towers(nn.Module):
+    """Item rows on both sides, content of item, user and context, the empty query.
+
+    Attributes:
+        served: Served item rows E_V, shape (T, d).
+        history: History-side item rows E_H, shape (T, d).
+        default_query: What stands for an empty history, shape (d,).
+        history_weight: Maps item content to the history side, shape (d, d).
+    """
+
+    def __init__(
+        self,
+        start: Tensor,
+        items: EncodedSide | None,
+        users: EncodedSide | None,
+        contexts: EncodedSide | None,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        dim = start.shape[1]
+        self.served = nn.Parameter(start.clone())
+        self.history = nn.Parameter(start.clone())
+        self.default_query = _normal((dim,), 1 / math.sqrt(dim), generator)
+        self.item = Content(items, dim, generator) if items else None
+        self.user = Content(users, dim, generator) if users else None
+        self.context = Content(contexts, dim, generator) if contexts else None
+        self.history_weight = nn.Parameter(torch.eye(dim)) if items else None
+
+    def query(
+        self, taste: Tensor, empty: Tensor, user: Tensor, context: Tensor | None
+    ) -> Tensor:
+        """Return unit query vectors.
+
+        Args:
+            taste: Weighted mean of the history, shape (B, d); ignored where empty.
+            empty: Marks queries without history, shape (B,), bool.
+            user: Row of the user features, shape (B,).
+            context: Row of the context features, shape (B,), or None.
+
+        Returns:
+            Shape (B, d), float32, L2-normalised.
+        """
+        out = torch.where(empty.unsqueeze(1), self.default_query, taste)
+        if self.user is not None:
+            out = out + self.user(user)
+        if self.context is not None and context is not None:
+            out = out + self.context(context)
+        return F.normalize(out, dim=1, eps=1e-12)
+
+    def weights(self) -> dict[str, NDArray[np.float32]]:
+        """Return the weights of all sides but the item rows, by published name."""
+        out: dict[str, NDArray[np.float32]] = {}
+        sides: dict[Side, Content | None] = {
+            "item": self.item,
+            "user": self.user,
+            "context": self.context,
+        }
+        for name, content in sides.items():
+            if content is not None:
+                out |= content.weights(name)
+        if self.history_weight is not None:
+            out["item.history.weight"] = array(self.history_weight)
+        out["default_query"] = array(self.default_query)
+        return out
+
+
+def array(value: Tensor) -> NDArray[np.float32]:
+    """Return a contiguous float32 copy as numpy."""
+    return value.detach().to(torch.float32).contiguous().numpy().copy()
+
+
+def _ragged(tokens: Tokens) -> Ragged:
+    return Ragged(torch.from_numpy(tokens.start), torch.from_numpy(tokens.index).long())
+
+
+def _normal(
+    shape: tuple[int, ...], std: float, generator: torch.Generator
+) -> nn.Parameter:
+    return nn.Parameter(torch.randn(shape, generator=generator) * std)
+
+

@@ -1,0 +1,90 @@
+"""Lists of different lengths in one array, and the selection of some of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Ragged:
+    """N lists of integers, with an optional weight per entry.
+
+    Attributes:
+        start: Where each list starts and the last one ends, shape (N + 1,), int64.
+        values: The entries, list after list, shape (n,), int32 or int64.
+        weight: Weight of each entry, shape (n,), float32, or None.
+    """
+
+    start: Tensor
+    values: Tensor
+    weight: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.start) - 1
+
+    def take(self, lists: Tensor) -> Selection:
+        """Return the entries of some lists, in the order of ``lists``."""
+        first = self.start[lists]
+        counts = self.start[lists + 1] - first
+        begin = counts.cumsum(0) - counts
+        owner = torch.repeat_interleave(counts)
+        place = torch.arange(len(owner)) + (first - begin)[owner]
+        return Selection(
+            values=self.values[place],
+            weight=None if self.weight is None else self.weight[place],
+            owner=owner,
+            start=begin,
+            counts=counts,
+        )
+
+    def head(self, most: int) -> Ragged:
+        """Return the same lists, each cut to its first entries."""
+        counts = self.start.diff()
+        owner = torch.repeat_interleave(counts)
+        keep = torch.arange(len(owner)) - self.start[:-1][owner] < most
+        return Ragged(
+            start=torch.nn.functional.pad(counts.clamp(max=most).cumsum(0), (1, 0)),
+            values=self.values[keep],
+            weight=None if self.weight is None else self.weight[keep],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Entries of B selected lists.
+
+    Attributes:
+        values: The entries, shape (n,).
+        weight: Their weights, shape (n,), or None.
+        owner: Which of the B lists each belongs to, ascending, shape (n,), int64.
+        start: First entry of each list, shape (B,), int64.
+        counts: Entries of each list, shape (B,), int64.
+    """
+
+    values: Tensor
+    weight: Tensor | None
+    owner: Tensor
+    start: Tensor
+    counts: Tensor
+
+    def where(self, keep: Tensor) -> Selection:
+        """Return only the marked entries; the number of lists stays."""
+        owner = self.owner[keep]
+        counts = torch.bincount(owner, minlength=len(self.start))
+        return Selection(
+            values=self.values[keep],
+            weight=None if self.weight is None else self.weight[keep],
+            owner=owner,
+            start=counts.cumsum(0) - counts,
+            counts=counts,
+        )
+
+
+def group(owner: Tensor, values: Tensor, lists: int, weight: Tensor | None) -> Ragged:
+    """Make lists of entries whose owners ascend."""
+    counts = torch.bincount(owner, minlength=lists)
+    start = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+    return Ragged(start=start, values=values, weight=weight)

@@ -1,0 +1,186 @@
+"""The view of the interactions that a fit works on: query rows over trained items."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recsys.errors import TrainingError
+from recsys.training.dataset import Dataset
+from recsys.training.ragged import Ragged, group
+
+RECENT_S = 30 * 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class QueryRows:
+    """Training data of one fit. Items are counted among the trained ones: 0 to T.
+
+    Attributes:
+        items: Dataset index of each trained item, ascending, shape (T,).
+        users: Dataset index of each user with taste, ascending, shape (U,).
+        user: User (0 to U) of each query row, shape (R,), int64.
+        context: Dataset context of each query row, shape (R,); None without contexts.
+        targets: Positives of each query row, with weights.
+        history: Positives of each user, with weights: latest first, capped.
+        seen: Every trained item each user has met, also with weight 0.
+        pop: Users with taste for each item, at least 1, shape (T,), float32.
+        recent: The same among the last 30 days, shape (T,); None without times.
+    """
+
+    items: NDArray[np.int64]
+    users: NDArray[np.int64]
+    user: Tensor
+    context: Tensor | None
+    targets: Ragged
+    history: Ragged
+    seen: Ragged
+    pop: Tensor
+    recent: Tensor | None
+
+    @property
+    def pairs(self) -> int:
+        """Positives of all rows together."""
+        return len(self.targets.values)
+
+
+def query_rows(
+    dataset: Dataset, keep: NDArray[np.bool_], end: float | None, history: int
+) -> QueryRows:
+    """Build the training view of some of the interactions.
+
+    Args:
+        dataset: All interactions.
+        keep: Marks the interactions to learn from, shape (n,).
+        end: The end of that part in seconds since 1970, None without times.
+        history: Most items of a user that make the query.
+
+    Raises:
+        TrainingError: No interaction of positive weight is among them.
+    """
+    places = np.flatnonzero(keep)
+    weight = dataset.weight[places]
+    positive = weight > 0
+    if not positive.any():
+        raise TrainingError(
+            "there is no interaction of positive weight to learn from",
+            hint="Check interactions.sql and interactions.weights, and that item ids "
+            "of the interactions occur in items.sql.",
+        )
+    item, user = dataset.item[places], dataset.user[places]
+    items, users = np.unique(item[positive]), np.unique(user[positive])
+    usable = np.isin(item, items) & np.isin(user, users)
+    places, weight = places[usable], weight[usable]
+    local_item = np.searchsorted(items, item[usable])
+    local_user = np.searchsorted(users, user[usable])
+    time = dataset.time[places]
+    liked = weight > 0
+    pairs = _Pairs.merge(local_user, local_item, weight, time, len(items))
+    taste = pairs
+    if not liked.all():
+        # The time that orders a history is that of taste, as it is when serving.
+        taste = _Pairs.merge(
+            local_user[liked], local_item[liked], weight[liked], time[liked], len(items)
+        )
+    rows = _targets(dataset, places, local_user, local_item, weight, taste, len(items))
+    recent = None
+    if end is not None:
+        recent = _counts(taste.item[taste.time >= end - RECENT_S], len(items))
+    latest = taste.select(np.lexsort((taste.item, -taste.time, taste.user)))
+    return QueryRows(
+        items=items.astype(np.int64),
+        users=users.astype(np.int64),
+        user=rows[0],
+        context=rows[1],
+        targets=rows[2],
+        history=latest.ragged(len(users)).head(history),
+        seen=pairs.ragged(len(users)),
+        pop=_counts(taste.item, len(items)),
+        recent=recent,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Pairs:
+    """Distinct (user, item) pairs: greatest weight, latest time."""
+
+    user: NDArray[np.int64]
+    item: NDArray[np.int64]
+    weight: NDArray[np.float32]
+    time: NDArray[np.float64]
+
+    @classmethod
+    def merge(
+        cls,
+        user: NDArray[np.int64],
+        item: NDArray[np.int64],
+        weight: NDArray[np.float32],
+        time: NDArray[np.float64],
+        width: int,
+    ) -> _Pairs:
+        key = user * width + item
+        order = np.argsort(key, kind="stable")
+        distinct, start = np.unique(key[order], return_index=True)
+        # An unknown time is older than any known one.
+        known = np.where(np.isfinite(time), time, -1e18)[order]
+        return cls(
+            user=distinct // width,
+            item=distinct % width,
+            weight=np.maximum.reduceat(weight[order], start),
+            time=np.maximum.reduceat(known, start),
+        )
+
+    def select(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> _Pairs:
+        return _Pairs(
+            self.user[chosen], self.item[chosen], self.weight[chosen], self.time[chosen]
+        )
+
+    def ragged(self, lists: int) -> Ragged:
+        return group(
+            torch.from_numpy(self.user),
+            torch.from_numpy(self.item),
+            lists,
+            torch.from_numpy(self.weight),
+        )
+
+
+def _targets(
+    dataset: Dataset,
+    places: NDArray[np.int64],
+    user: NDArray[np.int64],
+    item: NDArray[np.int64],
+    weight: NDArray[np.float32],
+    taste: _Pairs,
+    width: int,
+) -> tuple[Tensor, Tensor | None, Ragged]:
+    """Return user and context of each query row, and its positives.
+
+    Without contexts a row is a user; with them it is a distinct (user, context).
+    """
+    users = int(taste.user.max()) + 1
+    if dataset.context is None:
+        return torch.arange(users), None, taste.ragged(users)
+    positive = weight > 0
+    context = dataset.context[places[positive]].astype(np.int64)
+    key = user[positive] * (int(context.max()) + 1) + context
+    distinct, first, row = np.unique(key, return_index=True, return_inverse=True)
+    pairs = _Pairs.merge(
+        row.reshape(-1),
+        item[positive],
+        weight[positive],
+        np.zeros(len(key)),
+        width,
+    )
+    return (
+        torch.from_numpy(user[positive][first]),
+        torch.from_numpy(context[first]),
+        pairs.ragged(len(distinct)),
+    )
+
+
+def _counts(item: NDArray[np.int64], items: int) -> Tensor:
+    return torch.from_numpy(np.bincount(item, minlength=items).astype(np.float32))

@@ -1,0 +1,111 @@
+"""Cutting a validation slice off the interactions without a look into the future."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.training.dataset import Dataset
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A part to learn from and what its users chose next.
+
+    Attributes:
+        train: Marks the interactions to learn from, shape (n,), bool.
+        end: The end of the training part in seconds since 1970, None without times.
+        users: Users to evaluate: users that have taste in the training part and
+            hits in the held-out part, shape (U,), int64.
+        relevant: Items each of them chose, none of them seen before, U arrays.
+        context: Context of the first hit of each user, shape (U,), int64; None
+            without context features.
+        by_time: Whether the held-out part is the latest one.
+    """
+
+    train: NDArray[np.bool_]
+    end: float | None
+    users: NDArray[np.int64]
+    relevant: list[NDArray[np.int64]]
+    context: NDArray[np.int64] | None
+    by_time: bool
+
+
+def split(dataset: Dataset, share: float, seed: int) -> Split:
+    """Hold out the latest share of the interactions, or a random share per user.
+
+    Args:
+        dataset: The interactions.
+        share: Share to hold out, in (0, 0.5).
+        seed: Of the random choice, used only when times are unknown or all equal.
+
+    Returns:
+        The split; without anyone to evaluate, ``users`` is empty.
+    """
+    cut = _cut(dataset, share)
+    if cut is None:
+        return _judge(dataset, ~_random(dataset, share, seed), None)
+    # Unknown times go to the past: they say nothing about what comes after the cut.
+    return _judge(dataset, ~(dataset.time >= cut), cut)
+
+
+def _cut(dataset: Dataset, share: float) -> float | None:
+    """Return the time from which on interactions are held out, None when unusable."""
+    time = np.sort(dataset.time[np.isfinite(dataset.time)])
+    if time.size < 2 or time.size < len(dataset) / 2 or time[0] == time[-1]:
+        return None
+    cut = time[min(int(time.size * (1 - share)), time.size - 1)]
+    # Everything at one instant stays together; never the whole set.
+    return float(cut if cut > time[0] else time[np.searchsorted(time, cut, "right")])
+
+
+def _random(dataset: Dataset, share: float, seed: int) -> NDArray[np.bool_]:
+    """Mark about the share of each user's pairs, at least one of them left out."""
+    pair = pair_keys(dataset)
+    distinct, place = np.unique(pair, return_inverse=True)
+    user = distinct // max(len(dataset.item_ids), 1)
+    rng = np.random.default_rng(seed)
+    order = np.lexsort((rng.random(len(distinct)), user))
+    _, first, counts = np.unique(user, return_index=True, return_counts=True)
+    rank = np.arange(len(distinct)) - np.repeat(first, counts)
+    wanted = np.floor(counts * share + rng.random(len(counts))).astype(np.int64)
+    wanted = np.minimum(wanted, counts - 1)
+    held = np.zeros(len(distinct), np.bool_)
+    held[order] = rank < np.repeat(wanted, counts)
+    return held[place.reshape(-1)]
+
+
+def _judge(dataset: Dataset, train: NDArray[np.bool_], end: float | None) -> Split:
+    """Find who can be evaluated, and on what."""
+    pair = pair_keys(dataset)
+    width = max(len(dataset.item_ids), 1)
+    taste = train & (dataset.weight > 0)
+    hit = ~train & dataset.target
+    hit &= ~np.isin(pair, pair[train])
+    hit &= np.isin(dataset.item, dataset.item[taste])
+    hit &= np.isin(dataset.user, dataset.user[taste])
+    places = np.flatnonzero(hit)
+    places = places[np.lexsort((dataset.time[places], pair[places]))]
+    _, first = np.unique(pair[places], return_index=True)
+    places = places[first]  # ordered by user, one per pair: its first time
+    users, start = np.unique(pair[places] // width, return_index=True)
+    relevant = np.split(dataset.item[places].astype(np.int64), start[1:])
+    context = None
+    if dataset.context is not None:
+        by_time = places[np.lexsort((dataset.time[places], dataset.user[places]))]
+        context = dataset.context[by_time[start]].astype(np.int64)
+    return Split(
+        train=train,
+        end=end,
+        users=users,
+        relevant=relevant if len(users) else [],
+        context=context,
+        by_time=end is not None,
+    )
+
+
+def pair_keys(dataset: Dataset) -> NDArray[np.int64]:
+    """Return one integer per (user, item), shape (n,)."""
+    return dataset.user.astype(np.int64) * max(len(dataset.item_ids), 1) + dataset.item
