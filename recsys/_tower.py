@@ -11,18 +11,18 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recsys.config import Feature
 from recsys.encoder.values import (
-    MAX_LIST,
     Columns,
     Feeds,
     Side,
     input_name,
+    longest,
     prepare,
     prepare_row,
 )
@@ -47,15 +47,19 @@ class _Session:
         self._model = model
         self._inputs = inputs
         self._outputs = outputs
+        self._names = list(outputs)
         self._pid = 0
         self._session: InferenceSession | None = None
         _SESSIONS.add(self)
 
-    def get(self) -> InferenceSession:
-        """Return this process's session, making it at the first call."""
+    def run(self, feeds: Feeds) -> list[NDArray[Any]]:
+        """Return the outputs in their declared order."""
         session = self._session
-        if session is not None and self._pid == os.getpid():
-            return session
+        if session is None or self._pid != os.getpid():
+            session = self._make()
+        return cast("list[NDArray[Any]]", session.run(self._names, feeds))
+
+    def _make(self) -> InferenceSession:
         with _LOCKS[0]:
             if self._session is None or self._pid != os.getpid():
                 self.forget()
@@ -88,7 +92,7 @@ os.register_at_fork(after_in_child=_after_fork)
 def _load(model: bytes, inputs: set[str], outputs: dict[str, int]) -> InferenceSession:
     import onnxruntime as ort
 
-    options = ort.SessionOptions()
+    options: Any = ort.SessionOptions()  # pyright: ignore[reportUnknownVariableType] # no annotations
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
@@ -103,8 +107,10 @@ def _load(model: bytes, inputs: set[str], outputs: dict[str, int]) -> InferenceS
             f"a tower cannot be loaded: {str(exc)[:200]}",
             hint="Run 'recsys doctor'; a damaged version has to be trained again.",
         ) from exc
-    widths = {value.name: value.shape[-1] for value in session.get_outputs()}
-    if widths != outputs or {value.name for value in session.get_inputs()} != inputs:
+    found = cast("list[Any]", session.get_outputs())
+    widths: dict[str, Any] = {value.name: value.shape[-1] for value in found}
+    taken = {value.name for value in cast("list[Any]", session.get_inputs())}
+    if widths != outputs or taken != inputs:
         raise ArtifactError(
             f"a tower does not fit its model: it returns {widths}, expected {outputs}",
             hint="Run 'recsys doctor'; towers and tables must be of one version.",
@@ -167,9 +173,7 @@ class ItemTower:
         for rows in _chunks(n, self.features, self.dim):
             part = {name: value[rows] for name, value in feeds.items()}
             part.update(_prepared("item", self.features, columns, rows, n))
-            vectors[rows], history[rows] = self._session.get().run(
-                ["vector", "history"], part
-            )
+            vectors[rows], history[rows] = self._session.run(part)
         if not (np.isfinite(vectors).all() and np.isfinite(history).all()):
             raise _not_finite("an item vector")
         return vectors, history
@@ -241,7 +245,7 @@ class QueryTower:
             feeds.update(prepare_row("user", self.user_features, user or {}))
         if self.context_features:
             feeds.update(prepare_row("context", self.context_features, context or {}))
-        query: Float32Array = self._session.get().run(None, feeds)[0][0]
+        query: Float32Array = self._session.run(feeds)[0][0]
         if not math.isfinite(query.dot(query)):
             raise _not_finite("the query vector")
         return query
@@ -280,7 +284,7 @@ class QueryTower:
             feeds: Feeds = {"history": history[rows], "weights": weights[rows]}
             feeds.update(_prepared("user", users, user_columns or {}, rows, n))
             feeds.update(_prepared("context", contexts, context_columns or {}, rows, n))
-            out[rows] = self._session.get().run(None, feeds)[0]
+            out[rows] = self._session.run(feeds)[0]
         if not np.isfinite(out).all():
             raise _not_finite("a query vector")
         return out
@@ -299,16 +303,10 @@ def _prepared(
 
 def _chunks(n: int, features: Sequence[Feature], dim: int) -> Iterator[slice]:
     """Cut n rows so that no gathered tensor (rows, T, d) takes more than 64 MB."""
-    longest = max((_tokens(feature) for feature in features), default=1)
-    step = max(16, min(8192, _CHUNK_VALUES // (longest * dim)))
+    tokens = max(map(longest, features), default=1)
+    step = max(16, min(8192, _CHUNK_VALUES // (tokens * dim)))
     for start in range(0, n, step):
         yield slice(start, min(n, start + step))
-
-
-def _tokens(feature: Feature) -> int:
-    if feature.type == "text":
-        return feature.max_words * feature.ngrams
-    return MAX_LIST if feature.type == "categories" else 1
 
 
 def _fit(array: NDArray[Any], shape: tuple[int, ...]) -> Float32Array:

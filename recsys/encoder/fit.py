@@ -103,9 +103,10 @@ class FittedSide:
 
 
 def _feature_from_dict(data: Mapping[str, Any]) -> FittedFeature:
-    declared = data["feature"]
+    declared: dict[str, Any] = dict(data["feature"])
+    declared["parts"] = tuple(declared["parts"])
     return FittedFeature(
-        feature=Feature(**{**declared, "parts": tuple(declared["parts"])}),
+        feature=Feature(**declared),
         vocabulary=tuple(data["vocabulary"]),
         mean=float(data["mean"]),
         std=float(data["std"]),
@@ -164,7 +165,7 @@ class _Learner:
             return
         cells = prepare_column(self.feature, values, len(values))
         if self.feature.type == "category":
-            self._count(cells[:, 0].tolist())
+            self._count(cells.tolist())
         elif self.feature.type == "categories":
             self._count(key for cell in cells for key in cell.split(SEPARATOR))
         else:

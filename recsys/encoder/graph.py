@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,8 @@ _CLIP = 8.0
 _LARGEST_MODEL = 1_000_000_000  # bytea ends at 1 GB, protobuf at 2 GB
 _OPSETS = {"": 20, "ai.onnx.ml": 3, "com.microsoft": 1}
 _IR_VERSION = 10
+_BOUNDS = {"clip_low": -_CLIP, "clip_high": _CLIP}
+_INT32 = partial(np.array, dtype=np.int32)
 
 
 @dataclass(slots=True)
@@ -90,11 +93,13 @@ class Encoded:
     """Names of the encoder's results inside a graph.
 
     Attributes:
-        rows: Table rows by feature name, int64 (B, T); T is 1 for a category.
+        rows: Table rows by feature name, integers; (B,) for a category, else (B, T).
+        counts: Number of tokens by feature name, int64 (B,); no category has one.
         dense: The dense tensor, float32 (B, M), or None when M is 0.
     """
 
     rows: dict[str, str]
+    counts: dict[str, str]
     dense: str | None
 
 
@@ -116,7 +121,10 @@ def encoder_model(side: Side, fitted: FittedSide) -> bytes:
     encoded = add_encoder(graph, side, fitted)
     outputs: list[tuple[str, int, list[Any]]] = []
     for name, rows in encoded.rows.items():
-        graph.add("Identity", [rows], name)
+        if name not in encoded.counts:
+            last = graph.constant("last_axis", np.array([-1]))
+            rows = graph.add("Unsqueeze", [rows, last], f"{name}/column")
+        graph.add("Cast", [rows], name, to=TensorProto.INT64)
         outputs.append((name, TensorProto.INT64, ["B", f"{name}/T"]))
     if encoded.dense:
         graph.add("Identity", [encoded.dense], "dense")
@@ -137,26 +145,37 @@ def add_encoder(graph: Graph, side: Side, fitted: FittedSide) -> Encoded:
                 dense.append(_time(graph, side, item, fitted.reference))
             elif item.feature.type == kind:
                 dense.append(_vector(graph, side, item.feature))
-    for item in fitted.features:
-        if item.feature.type == "text":
-            rows[item.feature.name] = _text(graph, side, item.feature)
-        elif item.table_rows:
-            rows[item.feature.name] = _category(graph, side, item)
+    counts: dict[str, str] = {}
+    for item in (f for f in fitted.features if f.table_rows):
+        feature = item.feature
+        keys = input_name(side, feature)
+        graph.input(keys, TensorProto.STRING, ["B"])
+        if feature.type != "category":
+            delimiter = " " if feature.type == "text" else SEPARATOR
+            keys, counts[feature.name] = _split(graph, keys, delimiter)
+        look_up = _hashed if feature.type == "text" else _known
+        rows[feature.name] = look_up(graph, input_name(side, feature), keys, item)
     joined = _join(graph, dense, f"{side}/dense") if dense else None
-    return Encoded(rows, joined)
+    return Encoded(rows, counts, joined)
 
 
-def _category(graph: Graph, side: Side, item: FittedFeature) -> str:
-    name = input_name(side, item.feature)
-    if item.feature.type == "category":
-        keys = graph.input(name, TensorProto.STRING, ["B", 1])
-    else:
-        whole = graph.input(name, TensorProto.STRING, ["B"])
-        keys = _split(graph, whole, SEPARATOR)
+def _split(graph: Graph, whole: str, delimiter: str) -> tuple[str, str]:
+    """Append a StringSplit: tokens (B, T), padded with "", and their number (B,)."""
+    tokens, count = f"{whole}/tokens", f"{whole}/count"
+    graph.nodes.append(
+        helper.make_node(
+            "StringSplit", [whole], [tokens, count], tokens, delimiter=delimiter
+        )
+    )
+    return tokens, count
+
+
+def _known(graph: Graph, at: str, keys: str, item: FittedFeature) -> str:
+    """Look keys up in the vocabulary."""
     return graph.add(
         "LabelEncoder",
         [keys],
-        f"{name}/rows",
+        f"{at}/rows",
         domain="ai.onnx.ml",
         # "" is a missing value, and what StringSplit pads short lists with.
         keys_strings=["", *item.vocabulary],
@@ -165,40 +184,26 @@ def _category(graph: Graph, side: Side, item: FittedFeature) -> str:
     )
 
 
-def _text(graph: Graph, side: Side, feature: Feature) -> str:
-    name = input_name(side, feature)
-    whole = graph.input(name, TensorProto.STRING, ["B"])
-    tokens = _split(graph, whole, " ")
+def _hashed(graph: Graph, at: str, tokens: str, item: FittedFeature) -> str:
+    """Hash tokens into the buckets of a text feature."""
     hashed = graph.add(
         "MurmurHash3",
         [tokens],
-        f"{name}/hash",
+        f"{at}/hash",
         domain="com.microsoft",
-        positive=1,
+        positive=0,
         seed=0,
     )
-    wide = graph.add("Cast", [hashed], f"{name}/wide", to=TensorProto.INT64)
-    buckets = graph.constant(f"{name}/buckets", np.array([feature.buckets], np.int64))
-    bucket = graph.add("Mod", [wide, buckets], f"{name}/bucket")
-    first = graph.constant("first_row", np.array([FIRST_ROW], np.int64))
-    row = graph.add("Add", [bucket, first], f"{name}/bucket_row")
+    # Signed 32-bit numbers all the way: Mod takes the sign of the divisor, and Gather
+    # needs no Cast.
+    buckets = graph.constant(f"{at}/buckets", _INT32([item.feature.buckets]))
+    bucket = graph.add("Mod", [hashed, buckets], f"{at}/bucket")
+    first = graph.constant("first_row", _INT32([FIRST_ROW]))
+    row = graph.add("Add", [bucket, first], f"{at}/bucket_row")
     empty = graph.constant("empty", np.array([""], dtype=object))
-    padding = graph.add("Equal", [tokens, empty], f"{name}/padding")
-    missing = graph.constant("missing_row", np.array([0], np.int64))
-    return graph.add("Where", [padding, missing, row], f"{name}/rows")
-
-
-def _split(graph: Graph, whole: str, delimiter: str) -> str:
-    """Append a StringSplit: (B,) to (B, T), padded with ""."""
-    node = helper.make_node(
-        "StringSplit",
-        [whole],
-        [f"{whole}/tokens", f"{whole}/count"],
-        f"{whole}/tokens",
-        delimiter=delimiter,
-    )
-    graph.nodes.append(node)
-    return f"{whole}/tokens"
+    padding = graph.add("Equal", [tokens, empty], f"{at}/padding")
+    missing = graph.constant("missing_row", _INT32([0]))
+    return graph.add("Where", [padding, missing, row], f"{at}/rows")
 
 
 def _numbers(graph: Graph, side: Side, items: list[FittedFeature]) -> list[str]:
@@ -255,9 +260,6 @@ def _standardised(
     centred = graph.add("Sub", [value, mean], f"{at}/centred")
     unit = graph.add("Div", [centred, std], f"{at}/standardised")
     return graph.add("Clip", [unit, low, high], f"{at}/clipped")
-
-
-_BOUNDS = {"clip_low": -_CLIP, "clip_high": _CLIP}
 
 
 def _time(graph: Graph, side: Side, item: FittedFeature, reference: float) -> str:

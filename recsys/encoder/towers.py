@@ -28,9 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from recsys.config import Feature
 from recsys.encoder.fit import FittedSide
 from recsys.encoder.graph import Graph, add_encoder
-from recsys.encoder.values import Side
+from recsys.encoder.values import Side, longest
 from recsys.errors import ArtifactError
 
 Weights: TypeAlias = Mapping[str, NDArray[np.float32]]
@@ -103,7 +104,8 @@ def query_tower(
     net = _Net(Graph(), dim, weights)
     graph = net.graph
     query = net.history_mean()
-    for side, fitted in (("user", users), ("context", context)):
+    sides: tuple[tuple[Side, FittedSide], ...] = (("user", users), ("context", context))
+    for side, fitted in sides:
         content = net.content(side, fitted)
         if content:
             query = graph.add("Add", [query, content], f"query/with_{side}")
@@ -168,10 +170,16 @@ class _Net:
             return None
         graph, dim = self.graph, self.dim
         encoded = add_encoder(graph, side, fitted)
-        kinds = {f.name: f.type for f in fitted.declared}
         parts = [
-            self._pooled(side, name, rows, kinds[name], fitted.table_sizes[name])
-            for name, rows in encoded.rows.items()
+            self._pooled(
+                side,
+                f,
+                fitted.table_sizes[f.name],
+                encoded.rows[f.name],
+                encoded.counts.get(f.name),
+            )
+            for f in fitted.declared
+            if f.name in encoded.rows
         ]
         bias = self.weight(f"{side}.dense.bias", (dim,))
         if encoded.dense:
@@ -186,26 +194,24 @@ class _Net:
             total = graph.add("Sum", parts, f"{side}/sum")
         return self._residual(side, total)
 
-    def _pooled(self, side: Side, name: str, rows: str, kind: str, size: int) -> str:
-        """Table rows (B, T) to (B, d)."""
-        graph, at = self.graph, f"{side}/{name}"
-        key = f"{side}.{name}.table"
+    def _pooled(
+        self, side: Side, feature: Feature, size: int, rows: str, count: str | None
+    ) -> str:
+        """Table rows, (B,) or (B, T), to (B, d)."""
+        graph, at = self.graph, f"{side}/{feature.name}"
+        key = f"{side}.{feature.name}.table"
         table = self.weight(key, (size, self.dim))
         if np.any(self.weights[key][0]):
             raise ArtifactError(f"row 0 of {key!r} stands for missing and must be zero")
-        found = graph.add("Gather", [table, rows], f"{at}/found")  # (B, T, d)
-        if kind == "category":
-            return graph.add("Squeeze", [found, self.axis(1)], f"{at}/pooled")
+        found = graph.add("Gather", [table, rows], f"{at}/found")
+        if count is None:
+            return found
         total = graph.add("ReduceSum", [found, self.axis(1)], f"{at}/total", keepdims=0)
-        present = graph.add("Sign", [rows], f"{at}/present")
-        count = graph.add(
-            "ReduceSum", [present, self.axis(1)], f"{at}/count", keepdims=1
-        )
-        wide = graph.add("Cast", [count], f"{at}/count_f", to=TensorProto.FLOAT)
-        one = graph.constant("one_f", np.array(1.0, np.float32))
-        least = graph.add("Max", [wide, one], f"{at}/count_or_1")
-        root = graph.add("Sqrt", [least], f"{at}/root")
-        return graph.add("Div", [total, root], f"{at}/pooled")
+        # One look-up instead of Cast, Max, Sqrt, Unsqueeze: nodes are what costs time.
+        counts = np.maximum(np.arange(longest(feature) + 1, dtype=np.float32), 1)
+        scales = graph.constant(f"{at}/scales", 1 / np.sqrt(counts)[:, None])
+        scale = graph.add("Gather", [scales, count], f"{at}/scale")  # (B, 1)
+        return graph.add("Mul", [total, scale], f"{at}/pooled")
 
     def _residual(self, side: Side, value: str) -> str:
         """Append x + relu(x @ w1 + b1) @ w2."""

@@ -5,7 +5,7 @@ and bring them into the graph's input types through one function per feature typ
 Everything learned or hashed happens inside the graph (``graph.py``).
 
     type         raw cell                              graph input "<side>_<name>"
-    category     str or None                           string (B, 1), "" is missing
+    category     str or None                           string (B,), "" is missing
     categories   str joined by \x1f, sequence or None  string (B,)
     text         str or None                           string (B,), tokens and spaces
     number       float or None                         float64 (B, 1), NaN is missing
@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import math
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, time
 from typing import Any, Literal, TypeAlias, cast
 
@@ -30,7 +30,8 @@ from recsys.encoder.text import MAX_CHARS, normalise
 from recsys.errors import SourceError
 
 Side: TypeAlias = Literal["item", "user", "context"]
-Columns: TypeAlias = Mapping[str, "Sequence[object] | NDArray[Any]"]
+Cells: TypeAlias = "Sequence[object] | NDArray[Any]"
+Columns: TypeAlias = "Mapping[str, Cells]"
 Feeds: TypeAlias = dict[str, NDArray[Any]]
 
 SEPARATOR = "\x1f"
@@ -75,9 +76,9 @@ def _sql(feature: Feature, alias: str) -> str:
             return f"({column})::float8"
         case "time":
             return f"extract(epoch from {column})::float8"
-        case "categories" if feature.separator is None:
-            return f"array_to_string({column}, {_SQL_SEPARATOR})"
         case "categories":
+            if feature.separator is None:
+                return f"array_to_string({column}, {_SQL_SEPARATOR})"
             separator = _sql_literal(feature.separator)
             return f"replace(({column})::text, {separator}, {_SQL_SEPARATOR})"
         case _:
@@ -123,32 +124,61 @@ def prepare_row(
     }
 
 
-def prepare_column(
-    feature: Feature, values: Sequence[object] | NDArray[Any] | None, n: int
-) -> NDArray[Any]:
+def prepare_column(feature: Feature, values: Cells | None, n: int) -> NDArray[Any]:
     """Bring one raw column of length n into the graph's input type."""
     if values is None:
         values = (None,) * n
     if len(values) != n:
         raise ValueError(f"column {feature.name!r} has {len(values)} of {n} rows")
-    match feature.type:
-        case "category":
-            return _strings([category(v) for v in values], n).reshape(n, 1)
-        case "categories":
-            return _strings([_categories(v) for v in values], n)
-        case "text":
-            grams, most = feature.ngrams, feature.max_words
-            return _strings(
-                [normalise(v, grams, most) if v else "" for v in map(_text, values)], n
-            )
-        case "number":
-            return _numbers(feature, values, n)
-        case "time":
-            return _times(feature, values, n)
-        case "vector":
-            return _vectors(feature, values, n)
-        case _:
-            raise ValueError(f"feature type {feature.type!r}")
+    return _READERS[feature.type](feature, values)
+
+
+def longest(feature: Feature) -> int:
+    """Return the most tokens that ``prepare`` lets through in one row."""
+    if feature.type == "text":
+        return feature.max_words * feature.ngrams
+    return MAX_LIST if feature.type == "categories" else 1
+
+
+def _read_category(feature: Feature, values: Cells) -> NDArray[Any]:
+    return _strings([category(v) for v in values])
+
+
+def _read_categories(feature: Feature, values: Cells) -> NDArray[Any]:
+    return _strings([_categories(v) for v in values])
+
+
+def _read_text(feature: Feature, values: Cells) -> NDArray[Any]:
+    ngrams, most = feature.ngrams, feature.max_words
+    return _strings([normalise(_text(v), ngrams, most) for v in values])
+
+
+def _read_number(feature: Feature, values: Cells) -> NDArray[np.float64]:
+    cells = [_number(feature, v) for v in values]
+    return np.array(cells, dtype=np.float64).reshape(-1, 1)
+
+
+def _read_time(feature: Feature, values: Cells) -> NDArray[np.float64]:
+    cells = [_number(feature, _epoch(v)) for v in values]
+    return np.array(cells, dtype=np.float64).reshape(-1, 1)
+
+
+def _read_vector(feature: Feature, values: Cells) -> NDArray[np.float32]:
+    array = np.zeros((len(values), feature.dim), dtype=np.float32)
+    for row, value in zip(array, values, strict=True):
+        if value is not None:
+            _fill_vector(feature, value, row)
+    return array
+
+
+_READERS: dict[str, Callable[[Feature, Cells], NDArray[Any]]] = {
+    "category": _read_category,
+    "categories": _read_categories,
+    "text": _read_text,
+    "number": _read_number,
+    "time": _read_time,
+    "vector": _read_vector,
+}
 
 
 def category(value: object) -> str:
@@ -175,17 +205,19 @@ def _categories(value: object) -> str:
 
 
 def _text(value: object) -> str:
-    """Return what Postgres prints for ``value::text``."""
+    """Return what Postgres prints for ``value::text``; "" for null."""
     if isinstance(value, str):
         return value
-    if isinstance(value, bool | np.bool_):
+    if value is None:
+        return ""
+    if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, float | np.floating):
+    if isinstance(value, float):  # np.float64 is one
         number = float(value)
         if math.isnan(number):
             return ""
         return str(int(number)) if number.is_integer() else repr(number)
-    return "" if value is None else str(value)
+    return str(value)
 
 
 def _encodable(text: str) -> str:
@@ -193,20 +225,10 @@ def _encodable(text: str) -> str:
     return unicodedata.normalize("NFC", text.encode("utf-8", "replace").decode())
 
 
-def _strings(values: list[str], n: int) -> NDArray[Any]:
-    array = np.empty(n, dtype=object)
+def _strings(values: list[str]) -> NDArray[Any]:
+    array = np.empty(len(values), dtype=object)
     array[:] = values
     return array
-
-
-def _numbers(feature: Feature, values: Iterable[object], n: int) -> NDArray[np.float64]:
-    cells = [_number(feature, v) for v in values]
-    return np.array(cells, dtype=np.float64).reshape(n, 1)
-
-
-def _times(feature: Feature, values: Iterable[object], n: int) -> NDArray[np.float64]:
-    cells = [_number(feature, _epoch(v)) for v in values]
-    return np.array(cells, dtype=np.float64).reshape(n, 1)
 
 
 def _number(feature: Feature, value: object) -> float:
@@ -232,14 +254,6 @@ def _epoch(value: object) -> object:
     if not isinstance(value, datetime):
         value = datetime.combine(value, time())
     return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
-
-
-def _vectors(feature: Feature, values: Iterable[object], n: int) -> NDArray[np.float32]:
-    array = np.zeros((n, feature.dim), dtype=np.float32)
-    for row, value in zip(array, values, strict=True):
-        if value is not None:
-            _fill_vector(feature, value, row)
-    return array
 
 
 def _fill_vector(feature: Feature, value: object, row: NDArray[np.float32]) -> None:
