@@ -17,9 +17,9 @@ IdType = Literal["bigint", "uuid", "text"]
 ID_TYPES: tuple[IdType, ...] = ("bigint", "uuid", "text")
 FEATURE_TYPES = ("category", "categories", "text", "number", "time", "vector")
 TIME_PARTS = ("age", "year", "week", "day")
-# Postgres cuts identifiers at 63 bytes; the longest of ours is
-# "item_embedding_<model>_<number>_pkey".
-_MODEL_NAME = re.compile(r"[a-z][a-z0-9_]{0,29}")
+# alembic keeps revision ids such as "<model>_<number>" in 32 characters, and Postgres
+# cuts identifiers at 63 bytes.
+_MODEL_NAME = re.compile(r"[a-z][a-z0-9_]{0,23}")
 _COLUMN_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 
@@ -255,7 +255,7 @@ def _model(name: str, data: object) -> ModelConfig:
     if not _MODEL_NAME.fullmatch(name):
         raise ConfigError(
             f"model name {name!r} is not usable in table names",
-            hint="Use at most 30 of a-z, 0-9 and _, starting with a letter.",
+            hint="Use at most 24 of a-z, 0-9 and _, starting with a letter.",
         )
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where} must be a table")

@@ -1,0 +1,194 @@
+"""From sources to a registered version: what ``recsys train`` does."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recsys import _db, artifacts, embeddings, revisions, schema, versions
+from recsys._db import Connection
+from recsys.backfill import source_errors
+from recsys.config import ModelConfig, ProjectConfig
+from recsys.errors import SourceError, TrainingError
+from recsys.progress import SILENT, Progress
+from recsys.versions import VersionPlan
+
+if TYPE_CHECKING:
+    from recsys.training import TrainedModel
+
+logger = logging.getLogger(__name__)
+
+_OPTIONAL = ("occurred_at", "kind")
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a training left behind.
+
+    Attributes:
+        plan: The new version, as its revision declares it.
+        revision: The revision file; None when the version was made without one.
+        report: Settings, metrics, curves, timing; also stored as an artifact.
+    """
+
+    plan: VersionPlan
+    revision: Path | None
+    report: dict[str, Any]
+
+
+def train_version(
+    dsn: str,
+    project: ProjectConfig,
+    model: str,
+    *,
+    until: datetime | None = None,
+    revision: bool = True,
+    budget_s: float | None = None,
+    seed: int | None = None,
+    progress: Progress = SILENT,
+) -> Trained:
+    """Train a version on the model's sources and declare it.
+
+    Nothing is registered before training ended well: an interrupted training burns its
+    number and leaves nothing else.
+
+    Args:
+        dsn: Connection string; empty means the ``PG*`` variables.
+        project: The whole recsys.toml.
+        model: Name of the model.
+        until: Leave out interactions from this time on.
+        revision: Write a revision file; else make the version directly.
+        budget_s: Seconds for tuning and fitting, instead of the configured ones.
+        seed: Seed, instead of the configured one.
+        progress: Receives the progress of the long steps.
+
+    Returns:
+        The new version; it is building and still needs its backfill.
+
+    Raises:
+        ConfigError: The model is not declared.
+        SourceError: A source fails or returns bad rows.
+        TrainingError: Training cannot start or failed, or another one runs.
+        SchemaError: The recsys schema is missing or does not fit.
+    """
+    config = _overridden(project.model(model), budget_s, seed)
+    with _db.connect(dsn) as conn:
+        schema.check(conn)
+        conn.commit()
+        with _alone(dsn, model):
+            columns = interaction_columns(conn, config)
+            number = versions.next_number(conn, config)
+            conn.commit()
+            trained = _train(conn, config, until, progress)
+            plan = _store(conn, config, columns, number, trained)
+            if not revision:
+                versions.create(conn, plan)
+            conn.commit()
+    path = None
+    if revision:
+        alembic = schema.alembic_config(dsn, project.versions)
+        path = revisions.write(plan, alembic, project.versions)
+    return Trained(plan, path, trained.report)
+
+
+def _overridden(
+    config: ModelConfig, budget_s: float | None, seed: int | None
+) -> ModelConfig:
+    train = config.train
+    if budget_s is not None:
+        train = dataclasses.replace(train, budget_s=budget_s)
+    if seed is not None:
+        train = dataclasses.replace(train, seed=seed)
+    return dataclasses.replace(config, train=train)
+
+
+@contextmanager
+def _alone(dsn: str, model: str) -> Generator[None]:
+    """Keep other trainings of this model out; ends with a killed process."""
+    with _db.connect(dsn) as guard:
+        guard.execute("set local idle_in_transaction_session_timeout = 0")
+        row = guard.execute(
+            "select pg_try_advisory_xact_lock(hashtextextended(%s, 0))",
+            (f"recsys.train.{model}",),
+        ).fetchone()
+        if not row or not row[0]:
+            raise TrainingError(
+                f"another training of model {model!r} runs",
+                hint="Wait for it to end, or stop it with Ctrl-C where it runs.",
+            )
+        yield
+
+
+def interaction_columns(conn: Connection, config: ModelConfig) -> list[str]:
+    """Return which optional columns the interaction source has.
+
+    Raises:
+        SourceError: The SQL fails, or a required column is missing.
+    """
+    with source_errors("interactions"):
+        cursor = conn.execute(
+            f"select * from ({config.interactions.sql}\n) as source limit 0".encode()
+        )
+    names = [column.name for column in cursor.description or ()]
+    conn.rollback()
+    wanted = ["user_id", "item_id", *(f.name for f in config.context.features)]
+    absent = [name for name in wanted if name not in names]
+    if absent:
+        raise SourceError(
+            f"interactions.sql returns no column {', '.join(absent)}",
+            hint=f"It returns {', '.join(names)}: rename with 'as'.",
+        )
+    return [name for name in _OPTIONAL if name in names]
+
+
+def _train(
+    conn: Connection, config: ModelConfig, until: datetime | None, progress: Progress
+) -> TrainedModel:
+    try:
+        from recsys import training
+    except ImportError as exc:
+        raise TrainingError(
+            f"training needs a package that is not installed: {exc.name}",
+            hint="pip install 'recsys[train]'",
+        ) from exc
+    dataset = training.read(conn, config, until=until, progress=progress)
+    conn.rollback()
+    return training.train(dataset, config, progress=progress)
+
+
+def _store(
+    conn: Connection,
+    config: ModelConfig,
+    columns: Sequence[str],
+    number: int,
+    trained: TrainedModel,
+) -> VersionPlan:
+    learned = np.flatnonzero(trained.trained)
+    rows = embeddings.Embeddings(
+        item_ids=[trained.item_ids[i] for i in learned],
+        served=trained.id_served[learned].astype(np.float16),
+        history=trained.id_history[learned].astype(np.float16),
+        bias=trained.bias[learned].astype(np.float32),
+        default_query=trained.weights["default_query"],
+    )
+    report = json.dumps(trained.report, ensure_ascii=False).encode()
+    hashes = {
+        "item_tower": artifacts.put(conn, "onnx", trained.item_tower),
+        "query_tower": artifacts.put(conn, "onnx", trained.query_tower),
+        "embeddings": artifacts.put(
+            conn, "safetensors", embeddings.pack(rows, config.item_id)
+        ),
+        "report": artifacts.put(conn, "json", report),
+    }
+    spec = json.loads(json.dumps({**config.to_dict(), "columns": list(columns)}))
+    metrics = {"validation": trained.report.get("validation", {})}
+    return VersionPlan(config.name, number, spec, hashes, metrics)

@@ -1,0 +1,440 @@
+"""Recommender: what web applications import.
+
+One answer is two SQL statements and one ONNX call. The first statement reads, in one
+snapshot, the model's generation and the user's history rows of the version this process
+has cached; when the generation moved, the process reloads and asks again. So a switch
+takes effect on the first request after its commit, and no answer mixes versions.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import numpy as np
+
+from numpy.typing import NDArray
+from psycopg.pq import TransactionStatus
+
+from recsys import _db, artifacts, retrieval, schema
+from recsys._db import Connection, Halfvec
+from recsys._tower import QueryTower
+from recsys.config import IdType, ModelConfig, model_from_dict
+from recsys.errors import (
+    ConfigError,
+    DatabaseUnavailable,
+    UnknownItem,
+    UnknownModel,
+    VersionStateError,
+)
+from recsys.settings import Settings
+from recsys.types import ItemId, Page, Recommendation, UserId
+
+_ATTEMPTS = 4
+_MAX_HISTORY = 10_000
+
+Among = str | tuple[str, Sequence[Any] | Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """The version this process answers with: one immutable whole, replaced at once."""
+
+    generation: int
+    number: int
+    suffix: str
+    config: ModelConfig
+    tower: QueryTower
+    ef_search: int
+    statements: retrieval.Statements
+
+
+class Recommender:
+    """Recommendations of one model, from inside the application's process.
+
+    Thread-safe and fork-safe: connections and ONNX sessions are made at the first
+    request of each thread and process. Creating one connects to nothing.
+
+    Args:
+        model: Name of the model.
+        dsn: Connection string; default ``RECSYS_DSN`` or the ``PG*`` variables.
+        connection: A connection to use instead of own ones. Statements then run in a
+            savepoint of its transaction, nothing is committed, and no setting stays
+            behind. It must not be used by two threads at once.
+
+    Example:
+        >>> shop = Recommender("shop")
+        >>> [r.item_id for r in shop.recommend(user_id=7, k=3)]
+        [42, 1138, 7]
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        dsn: str | None = None,
+        connection: Connection | None = None,
+    ) -> None:
+        self.model = model
+        self._dsn = Settings.from_env().dsn if dsn is None else dsn
+        self._borrowed = connection
+        self._local = threading.local()
+        self._loaded: _Loaded | None = None
+        self._towers: dict[int, tuple[str, QueryTower]] = {}
+        self._load_lock = threading.Lock()
+
+    def recommend(
+        self,
+        user_id: UserId | None = None,
+        *,
+        k: int = 20,
+        history: Sequence[ItemId] | None = None,
+        context: Mapping[str, object] | None = None,
+        among: Among | None = None,
+        exclude: Iterable[ItemId] = (),
+        exclude_seen: bool = True,
+    ) -> Page:
+        """Return the k best items for a user or a session.
+
+        Args:
+            user_id: The application's user id. Unknown users get an answer from their
+                features, the context and popularity.
+            k: List length, 1 to 1000.
+            history: Item ids of a session, newest first, instead of the stored
+                history. Unknown items are passed over.
+            context: Request-time features by name; absent ones are missing.
+            among: Only these items: SQL whose first column is the item id, or a pair
+                of SQL and its parameters, such as
+                ``("select id from product where price < %s", [50])``. The SQL is
+                code: never build it from a request; values belong in the parameters.
+            exclude: Item ids never to return.
+            exclude_seen: Leave out what the user has interacted with.
+
+        Returns:
+            k recommendations, best first, ties by item id; fewer only when fewer
+            eligible items exist.
+
+        Raises:
+            ConfigError: An argument is out of range or of the wrong type.
+            UnknownModel: No model of that name is registered.
+            VersionStateError: No version of the model serves.
+            DatabaseUnavailable: No connection.
+        """
+        _check_k(k)
+        excluded = list(exclude)
+        for _ in range(_ATTEMPTS):
+            with self._connection() as conn:
+                loaded = self._current(conn)
+                self._check_ids(loaded.config, user_id, history, excluded)
+                try:
+                    with _savepoint(conn):
+                        state = retrieval.state(
+                            conn, loaded.statements, user_id, history
+                        )
+                        if state is None or state.generation != loaded.generation:
+                            self._loaded = None
+                            continue
+                        query = loaded.tower.encode_one(
+                            _db.unpack_halfvecs(state.history, loaded.tower.dim),
+                            np.asarray(state.weights, np.float32),
+                            state.features,
+                            context,
+                        )
+                        seen = state.seen if exclude_seen else []
+                        found = retrieval.search(
+                            conn,
+                            loaded.statements,
+                            Halfvec(query),
+                            k,
+                            [*seen, *excluded],
+                            max(loaded.ef_search, min(1000, 2 * k)),
+                            among,
+                        )
+                except retrieval.GONE:
+                    # Dropped between two statements: a newer generation is committed.
+                    self._loaded = None
+                    continue
+                return self._page(loaded, found)
+        raise _unsettled(self.model)
+
+    def similar_items(
+        self,
+        item_id: ItemId,
+        *,
+        k: int = 20,
+        among: Among | None = None,
+        exclude: Iterable[ItemId] = (),
+    ) -> Page:
+        """Return the k items most like one item; never the item itself.
+
+        Args:
+            item_id: The application's item id.
+            k: List length, 1 to 1000.
+            among: Only these items; as in ``recommend``.
+            exclude: Item ids never to return.
+
+        Returns:
+            Items by cosine similarity of the learned vectors, best first; popularity
+            plays no part.
+
+        Raises:
+            UnknownItem: The serving version has no vector for the item.
+            ConfigError: An argument is out of range or of the wrong type.
+            UnknownModel: No model of that name is registered.
+            VersionStateError: No version of the model serves.
+            DatabaseUnavailable: No connection.
+        """
+        _check_k(k)
+        excluded = [item_id, *exclude]
+        for _ in range(_ATTEMPTS):
+            with self._connection() as conn:
+                loaded = self._current(conn)
+                self._check_ids(loaded.config, None, excluded, [])
+                try:
+                    with _savepoint(conn):
+                        start = retrieval.direction(conn, loaded.statements, item_id)
+                        if start is None or start[0] != loaded.generation:
+                            self._loaded = None
+                            continue
+                        if start[1] is None:
+                            raise UnknownItem(
+                                f"item {item_id!r} has no vector in model "
+                                f"{self.model!r} version {loaded.number}"
+                            )
+                        vector = _db.unpack_halfvecs(start[1], loaded.tower.dim + 1)
+                        found = retrieval.search(
+                            conn,
+                            loaded.statements,
+                            Halfvec(vector[0].astype(np.float32)),
+                            k,
+                            excluded,
+                            max(loaded.ef_search, min(1000, 2 * k)),
+                            among,
+                        )
+                except retrieval.GONE:
+                    self._loaded = None
+                    continue
+                return self._page(loaded, found)
+        raise _unsettled(self.model)
+
+    def record(
+        self,
+        user_id: UserId,
+        item_id: ItemId,
+        kind: str,
+        *,
+        occurred_at: datetime | None = None,
+        request_id: UUID | None = None,
+    ) -> None:
+        """Store one interaction, where the model's ``interactions.record`` says.
+
+        Without such a statement it goes to ``recsys.interaction``. On an own
+        connection it is committed; on a borrowed one the caller commits.
+
+        Args:
+            user_id: The application's user id.
+            item_id: The application's item id.
+            kind: What happened, such as "view"; a kind with a weight in recsys.toml.
+            occurred_at: When; default now.
+            request_id: ``page.request_id`` of the answer that led to it.
+
+        Raises:
+            ConfigError: The kind has no weight, or an id has the wrong type.
+            UnknownModel: No model of that name is registered.
+            VersionStateError: No version of the model serves.
+        """
+        with self._connection() as conn:
+            loaded = self._current(conn)
+            self._check_ids(loaded.config, user_id, [item_id], [])
+            weights = loaded.config.interactions.weights
+            if weights and kind not in weights:
+                raise ConfigError(
+                    f"kind {kind!r} has no weight in model {self.model!r}",
+                    hint=f"Kinds: {', '.join(weights)}.",
+                )
+            with _savepoint(conn):
+                retrieval.record(
+                    conn,
+                    loaded.config,
+                    user_id=user_id,
+                    item_id=item_id,
+                    kind=kind,
+                    occurred_at=occurred_at or datetime.now(UTC),
+                    request_id=request_id,
+                )
+
+    def query_vector(
+        self, user_id: UserId, *, before: datetime | None = None
+    ) -> tuple[NDArray[np.float32], list[ItemId]]:
+        """Return a user's query vector and seen items, as of a time; for evaluation.
+
+        Returns:
+            Shape (D + 1,), float32: unit vector and 1; and the items seen.
+        """
+        for _ in range(_ATTEMPTS):
+            with self._connection() as conn:
+                loaded = self._current(conn)
+                self._check_ids(loaded.config, user_id, None, [])
+                state = retrieval.state(
+                    conn, loaded.statements, user_id, None, before
+                )
+                if state is None or state.generation != loaded.generation:
+                    self._loaded = None
+                    continue
+                rows = _db.unpack_halfvecs(state.history, loaded.tower.dim)
+                weights = np.asarray(state.weights, np.float32)
+                vector = loaded.tower.encode_one(rows, weights, state.features)
+                return vector, list(state.seen)
+        raise _unsettled(self.model)
+
+    def close(self) -> None:
+        """Close this thread's own connection; the next request opens another."""
+        conn: Connection | None = getattr(self._local, "connection", None)
+        if conn is not None and self._local.pid == os.getpid():
+            conn.close()
+        self._local.connection = None
+
+    def __enter__(self) -> Recommender:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _connection(self) -> AbstractContextManager[Connection]:
+        if self._borrowed is not None:
+            return nullcontext(self._borrowed)
+        conn: Connection | None = getattr(self._local, "connection", None)
+        if conn is not None and self._local.pid != os.getpid():
+            # The parent's socket: closing it would end the parent's session.
+            _LEFT_TO_PARENT.append(conn)
+            conn = None
+        if conn is None or conn.closed:
+            conn = _db.connect(self._dsn, autocommit=True)
+            schema.check(conn)
+            self._local.connection = conn
+            self._local.pid = os.getpid()
+        return nullcontext(conn)
+
+    def _current(self, conn: Connection) -> _Loaded:
+        loaded = self._loaded
+        if loaded is None:
+            with self._load_lock:
+                loaded = self._loaded or self._load(conn)
+                self._loaded = loaded
+        return loaded
+
+    def _load(self, conn: Connection) -> _Loaded:
+        with _savepoint(conn):
+            row = retrieval.serving(conn, self.model)
+        if row is None:
+            raise UnknownModel(f"no model named {self.model!r} is registered")
+        if row.number is None:
+            raise VersionStateError(
+                f"no version of model {self.model!r} is serving",
+                hint=f"Run 'recsys promote {self.model} NUMBER'.",
+            )
+        config = model_from_dict(row.spec)
+        sha256 = row.artifacts["query_tower"]
+        known = self._towers.get(row.number)
+        if known is None or known[0] != sha256:
+            tower = QueryTower(
+                artifacts.get(conn, sha256),
+                config.users.features,
+                config.context.features,
+                config.train.dim,
+            )
+            # Two versions stay loaded, so that a rollback need not load anything.
+            kept = sorted(self._towers)[-1:]
+            self._towers = {n: self._towers[n] for n in kept} | {
+                row.number: (sha256, tower)
+            }
+        else:
+            tower = known[1]
+        suffix = f"{self.model}_{row.number}"
+        return _Loaded(
+            generation=row.generation,
+            number=row.number,
+            suffix=suffix,
+            config=config,
+            tower=tower,
+            ef_search=row.ef_search,
+            statements=retrieval.statements(suffix, config),
+        )
+
+    def _check_ids(
+        self,
+        config: ModelConfig,
+        user_id: UserId | None,
+        items: Sequence[ItemId] | None,
+        exclude: Sequence[ItemId],
+    ) -> None:
+        if user_id is not None:
+            check_id("user_id", user_id, config.user_id)
+        if items is not None and len(items) > _MAX_HISTORY:
+            raise ConfigError(
+                f"a history of {len(items)} items is too long",
+                hint=f"Pass the newest {_MAX_HISTORY} at most.",
+            )
+        for item in (*(items or ()), *exclude):
+            check_id("item_id", item, config.item_id)
+
+    def _page(self, loaded: _Loaded, found: retrieval.Found) -> Page:
+        return Page(
+            items=tuple(map(Recommendation, found[0], found[1])),
+            request_id=uuid4(),
+            model=self.model,
+            version=loaded.number,
+        )
+
+
+_LEFT_TO_PARENT: list[Connection] = []
+
+
+def check_id(name: str, value: object, id_type: IdType) -> None:
+    """Refuse an id of another type than the model's, before SQL sees it.
+
+    Raises:
+        ConfigError: It is not of the type, or out of its range.
+    """
+    good = (
+        (type(value) is int and -(2**63) <= value < 2**63)
+        if id_type == "bigint"
+        else isinstance(value, UUID if id_type == "uuid" else str)
+    )
+    if not good or (isinstance(value, str) and "\x00" in value):
+        raise ConfigError(
+            f"{name} must be {id_type}, got {type(value).__name__} {str(value)[:80]!r}",
+            hint="The model's id types are in recsys.model; convert before the call.",
+        )
+
+
+def _check_k(k: int) -> None:
+    if type(k) is not int or not 1 <= k <= 1000:
+        raise ConfigError(
+            f"k must be a whole number from 1 to 1000, got {k!r}",
+            hint="Ask for one page at a time.",
+        )
+
+
+def _savepoint(conn: Connection) -> AbstractContextManager[object]:
+    """On a borrowed connection: an error here must not abort the caller's work.
+
+    On an own connection every statement is its own transaction, and a savepoint would
+    cost two round trips.
+    """
+    if conn.autocommit and conn.info.transaction_status == TransactionStatus.IDLE:
+        return nullcontext()
+    return conn.transaction()
+
+
+def _unsettled(model: str) -> DatabaseUnavailable:
+    return DatabaseUnavailable(
+        f"model {model!r} was switched {_ATTEMPTS} times during one request",
+        hint="Something promotes in a loop: see recsys.switch_log.",
+    )

@@ -1,0 +1,213 @@
+"""The statements of a request, as functions on a connection.
+
+They run the functions that each model version brought with its tables
+(sql/model/state.sql, sql/model/search.sql); the caller owns the transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import psycopg
+from psycopg import errors as pg
+
+from recsys._db import Connection, Halfvec, HalfvecDumper
+from recsys.config import ModelConfig
+from recsys.errors import ConfigError, SourceError
+from recsys.types import ItemId, UserId
+
+GONE = (pg.UndefinedTable, pg.UndefinedFunction)
+"""What a statement raises when its version was dropped a moment ago."""
+
+Found = tuple[Sequence[ItemId], Sequence[float]]
+
+
+class Serving(NamedTuple):
+    """The version that answers most users, or None in ``number``."""
+
+    generation: int
+    number: int | None
+    spec: Mapping[str, Any]
+    artifacts: Mapping[str, str]
+    ef_search: int
+
+
+class State(NamedTuple):
+    """What the state function returns, in one snapshot."""
+
+    generation: int
+    seen: Sequence[ItemId]
+    weights: Sequence[float]
+    history: bytes | None
+    features: Mapping[str, object] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Statements:
+    """The SQL of one model version, written once when it is loaded."""
+
+    state: bytes
+    session: bytes
+    direction: bytes
+    search: bytes
+
+
+def statements(suffix: str, config: ModelConfig) -> Statements:
+    """Return the statements of a version; ``suffix`` and the types are checked."""
+    item, user = config.item_id, config.user_id
+    return Statements(
+        state=(
+            "select generation, seen, weights, history, features"
+            f" from recsys._state_{suffix}(%s::{user}, %s::float8)"
+        ).encode(),
+        session=(
+            "select generation, seen, weights, history, features"
+            f" from recsys._session_{suffix}(%s::{item}[], %s::{user})"
+        ).encode(),
+        direction=(
+            "select m.generation, (select halfvec_send(recsys._direction(embedding))"
+            f" from recsys.item_vector_{suffix} where item_id = %s::{item})"
+            f" from recsys.model as m where m.name = '{config.name}'"
+        ).encode(),
+        search=(
+            f"select item_ids, scores from recsys._search_{suffix}"
+            f"(%s::halfvec, %s::integer, %s::{item}[], %s::integer, %s::text)"
+        ).encode(),
+    )
+
+
+def serving(conn: Connection, model: str) -> Serving | None:
+    """Return the version that answers, or None for an unknown model."""
+    with conn.cursor() as cur:
+        row = cur.execute(
+            "select m.generation, r.number, v.spec, v.artifacts,"
+            " coalesce(v.ef_search, 100)"
+            " from recsys.model as m"
+            " left join recsys.rollout as r on r.model = m.name"
+            " left join recsys.model_version as v"
+            " on v.model = r.model and v.number = r.number"
+            " where m.name = %s order by r.percent desc nulls last limit 1",
+            (model,),
+        ).fetchone()
+    return Serving(*row) if row else None
+
+
+def state(
+    conn: Connection,
+    sql: Statements,
+    user_id: UserId | None,
+    history: Sequence[ItemId] | None,
+    before: datetime | None = None,
+) -> State | None:
+    """Read generation, history rows and features of a user or a session.
+
+    Returns:
+        None when the model was removed.
+    """
+    with conn.cursor(binary=True) as cur:
+        if history is not None:
+            cur.execute(sql.session, (list(history), user_id))
+        else:
+            seconds = before.timestamp() if before else None
+            cur.execute(sql.state, (user_id, seconds))
+        row = cur.fetchone()
+    if row is None:
+        return None
+    generation, seen, weights, packed, features = row
+    return State(generation, seen or [], weights or [], packed, features)
+
+
+def direction(
+    conn: Connection, sql: Statements, item_id: ItemId
+) -> tuple[int, bytes | None] | None:
+    """Return the generation and an item's vector as a query for similar items."""
+    with conn.cursor(binary=True) as cur:
+        return cur.execute(sql.direction, (item_id,)).fetchone()
+
+
+def search(
+    conn: Connection,
+    sql: Statements,
+    query: Halfvec,
+    k: int,
+    exclude: Sequence[ItemId],
+    ef_search: int,
+    among: str | tuple[str, Sequence[Any] | Mapping[str, Any]] | None = None,
+) -> Found:
+    """Return the k nearest items and their scores, best first."""
+    eligible = None if among is None else filter_text(conn, among)
+    with conn.cursor(binary=True) as cur:
+        cur.adapters.register_dumper(Halfvec, HalfvecDumper)
+        try:
+            row = cur.execute(
+                sql.search, (query, k, list(exclude), ef_search, eligible)
+            ).fetchone()
+        except (pg.SyntaxErrorOrAccessRuleViolation, pg.FeatureNotSupported) as exc:
+            if among is None or _version_is_gone(exc):
+                raise
+            raise SourceError(
+                f"the filter 'among' fails: {exc.diag.message_primary}",
+                hint="Its first and only column must be the item id, in its type.",
+            ) from exc
+    return (row[0], row[1]) if row else ([], [])
+
+
+def _version_is_gone(exc: psycopg.Error) -> bool:
+    return isinstance(exc, GONE) and "recsys." in (exc.diag.message_primary or "")
+
+
+def filter_text(
+    conn: Connection, among: str | tuple[str, Sequence[Any] | Mapping[str, Any]]
+) -> str:
+    """Return filter SQL with its parameters inserted as literals by the driver."""
+    if isinstance(among, str):
+        text = among
+    else:
+        query, parameters = among
+        cursor = psycopg.ClientCursor(conn)
+        text = cursor.mogrify(query.encode(), parameters)
+    text = text.strip().rstrip(";")
+    if not text:
+        raise ConfigError(
+            "the filter 'among' is empty", hint="Pass None for no filter."
+        )
+    return text
+
+
+def record(
+    conn: Connection,
+    config: ModelConfig,
+    *,
+    user_id: UserId,
+    item_id: ItemId,
+    kind: str,
+    occurred_at: datetime,
+    request_id: UUID | None,
+) -> None:
+    """Store one interaction by the model's own statement, or in recsys.interaction."""
+    values = {
+        "user_id": user_id,
+        "item_id": item_id,
+        "kind": kind,
+        "occurred_at": occurred_at,
+        "request_id": request_id,
+    }
+    if config.interactions.record:
+        conn.execute(config.interactions.record.encode(), values)
+        return
+    conn.execute(
+        "insert into recsys.interaction"
+        " (model, user_id, item_id, kind, occurred_at, request_id) values"
+        " (%(model)s, %(user_id)s, %(item_id)s, %(kind)s, %(occurred_at)s,"
+        " %(request_id)s)",
+        {
+            **values,
+            "model": config.name,
+            "user_id": str(user_id),
+            "item_id": str(item_id),
+        },
+    )
