@@ -32,13 +32,18 @@ _CLIP = 8.0
 _LARGEST_MODEL = 1_000_000_000  # bytea ends at 1 GB, protobuf at 2 GB
 _OPSETS = {"": 20, "ai.onnx.ml": 3, "com.microsoft": 1}
 _IR_VERSION = 10
-_BOUNDS = {"clip_low": -_CLIP, "clip_high": _CLIP}
+_BOUNDS = {"/clip_low": -_CLIP, "/clip_high": _CLIP}
 _INT32 = partial(np.array, dtype=np.int32)
 
 
 @dataclass(slots=True)
 class Graph:
-    """An ONNX graph under construction; values are named by their path."""
+    """An ONNX graph under construction.
+
+    Inputs of features are called "<side>.<feature>", weights have a "." as well, shared
+    constants start with "/", and everything else contains one: no column name can
+    clash with them.
+    """
 
     nodes: list[onnx.NodeProto] = field(default_factory=list[onnx.NodeProto])
     inputs: list[onnx.ValueInfoProto] = field(default_factory=list[onnx.ValueInfoProto])
@@ -107,7 +112,7 @@ def encoder_model(side: Side, fitted: FittedSide) -> bytes:
     """Return the encoder of one side as an ONNX model.
 
     Args:
-        side: Prefix of the inputs, "<side>_<feature>".
+        side: Prefix of the inputs, "<side>.<feature>".
         fitted: The fitted features, at least one.
 
     Returns:
@@ -122,7 +127,7 @@ def encoder_model(side: Side, fitted: FittedSide) -> bytes:
     outputs: list[tuple[str, int, list[Any]]] = []
     for name, rows in encoded.rows.items():
         if name not in encoded.counts:
-            last = graph.constant("last_axis", np.array([-1]))
+            last = graph.constant("/last_axis", np.array([-1]))
             rows = graph.add("Unsqueeze", [rows, last], f"{name}/column")
         graph.add("Cast", [rows], name, to=TensorProto.INT64)
         outputs.append((name, TensorProto.INT64, ["B", f"{name}/T"]))
@@ -198,11 +203,11 @@ def _hashed(graph: Graph, at: str, tokens: str, item: FittedFeature) -> str:
     # needs no Cast.
     buckets = graph.constant(f"{at}/buckets", _INT32([item.feature.buckets]))
     bucket = graph.add("Mod", [hashed, buckets], f"{at}/bucket")
-    first = graph.constant("first_row", _INT32([FIRST_ROW]))
+    first = graph.constant("/first_row", _INT32([FIRST_ROW]))
     row = graph.add("Add", [bucket, first], f"{at}/bucket_row")
-    empty = graph.constant("empty", np.array([""], dtype=object))
+    empty = graph.constant("/empty", np.array([""], dtype=object))
     padding = graph.add("Equal", [tokens, empty], f"{at}/padding")
-    missing = graph.constant("missing_row", _INT32([0]))
+    missing = graph.constant("/missing_row", _INT32([0]))
     return graph.add("Where", [padding, missing, row], f"{at}/rows")
 
 
@@ -222,7 +227,7 @@ def _numbers(graph: Graph, side: Side, items: list[FittedFeature]) -> list[str]:
     stds = np.array([[f.std for f in items]])
     value = _standardised(graph, at, value, means, stds)
     missing = graph.add("IsNaN", [raw], f"{at}/is_missing")
-    zero = graph.constant("zero", np.array(0.0))
+    zero = graph.constant("/zero", np.array(0.0))
     value = graph.add("Where", [missing, zero, value], f"{at}/filled")
     return [_float(graph, value), _float(graph, missing)]
 
@@ -242,7 +247,7 @@ def _log_scaled(graph: Graph, at: str, raw: str, logs: list[bool]) -> str:
 
 
 def _log1p(graph: Graph, at: str, value: str) -> str:
-    one = graph.constant("one", np.array(1.0))
+    one = graph.constant("/one", np.array(1.0))
     more = graph.add("Add", [value, one], f"{at}/plus_one")
     return graph.add("Log", [more], f"{at}/log1p")
 
@@ -266,24 +271,26 @@ def _time(graph: Graph, side: Side, item: FittedFeature, reference: float) -> st
     """[age, sin..., cos..., missing] of one time, float32; all parts 0 if missing."""
     at = input_name(side, item.feature)
     seconds = graph.input(at, TensorProto.DOUBLE, ["B", 1])
-    day = graph.constant("day_s", np.array(DAY_S))
+    day = graph.constant("/day_s", np.array(DAY_S))
     parts: list[str] = []
     if "age" in item.feature.parts:
         end = graph.constant(f"{side}/reference", np.array(reference))
-        zero = graph.constant("zero", np.array(0.0))
+        zero = graph.constant("/zero", np.array(0.0))
         past = graph.add("Sub", [end, seconds], f"{at}/past")
         days = graph.add("Div", [past, day], f"{at}/age_days")
         since = graph.add("Max", [days, zero], f"{at}/age")
         age = _log1p(graph, at, since)
         means, stds = np.array([[item.mean]]), np.array([[item.std]])
         parts.append(_standardised(graph, at, age, means, stds))
-    parts += _cycles(graph, at, seconds, item.feature.parts)
+    cycles = [part for part in item.feature.parts if part != "age"]
+    if cycles:
+        parts += _cycles(graph, at, seconds, cycles)
     missing = graph.add("IsNaN", [seconds], f"{at}/is_missing")
     flag = _float(graph, missing)
     if not parts:
         return flag
     joined = _join(graph, parts, f"{at}/parts")
-    zero = graph.constant("zero", np.array(0.0))
+    zero = graph.constant("/zero", np.array(0.0))
     filled = graph.add("Where", [missing, zero, joined], f"{at}/filled")
     return _join(graph, [_float(graph, filled), flag], f"{at}/dense")
 
@@ -294,26 +301,23 @@ def _cycles(graph: Graph, at: str, seconds: str, parts: Sequence[str]) -> list[s
     The year is the mean Gregorian one, so its phase may be a day off; the weekday is
     a whole number; the hour is continuous.
     """
-    day = graph.constant("day_s", np.array(DAY_S))
+    day = graph.constant("/day_s", np.array(DAY_S))
     days = graph.add("Div", [seconds, day], f"{at}/days")
     turns: list[str] = []
-    for part in (p for p in parts if p != "age"):
+    for part in parts:
         if part == "week":
             whole = graph.add("Floor", [days], f"{at}/whole_days")
-            length = graph.constant("week_days", np.array(7.0))
+            length = graph.constant("/week_days", np.array(7.0))
             turns.append(graph.add("Div", [whole, length], f"{at}/week"))
         elif part == "year":
-            length = graph.constant("year_days", np.array(_YEAR_DAYS))
+            length = graph.constant("/year_days", np.array(_YEAR_DAYS))
             turns.append(graph.add("Div", [days, length], f"{at}/year"))
         else:
             turns.append(days)
-    if not turns:
-        graph.nodes.pop()  # nothing reads the days
-        return []
     turn = _join(graph, turns, f"{at}/turns")
     whole = graph.add("Floor", [turn], f"{at}/whole_turns")
     phase = graph.add("Sub", [turn, whole], f"{at}/phase")
-    circle = graph.constant("circle", np.array(2 * math.pi))
+    circle = graph.constant("/circle", np.array(2 * math.pi))
     angle = graph.add("Mul", [phase, circle], f"{at}/angle")
     return [
         graph.add("Sin", [angle], f"{at}/sin"),
@@ -326,10 +330,10 @@ def _vector(graph: Graph, side: Side, feature: Feature) -> str:
     at = input_name(side, feature)
     raw = graph.input(at, TensorProto.FLOAT, ["B", feature.dim])
     size = graph.add("Abs", [raw], f"{at}/abs")
-    last = graph.constant("last_axis", np.array([-1]))
+    last = graph.constant("/last_axis", np.array([-1]))
     peak = graph.add("ReduceMax", [size, last], f"{at}/peak", keepdims=1)
-    none = graph.constant("zero_f", np.array(0.0, np.float32))
-    one = graph.constant("one_f", np.array(1.0, np.float32))
+    none = graph.constant("/zero_f", np.array(0.0, np.float32))
+    one = graph.constant("/one_f", np.array(1.0, np.float32))
     is_zero = graph.add("Equal", [peak, none], f"{at}/is_zero")
     divisor = graph.add("Where", [is_zero, one, peak], f"{at}/divisor")
     small = graph.add("Div", [raw, divisor], f"{at}/scaled")

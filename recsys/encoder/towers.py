@@ -48,7 +48,7 @@ def item_tower(dim: int, items: FittedSide, weights: ItemTowerWeights) -> bytes:
         weights: See the module; other keys are ignored.
 
     Returns:
-        A model with inputs "item_<feature>", "id_served" (B, d), "id_history" (B, d)
+        A model with inputs "item.<feature>", "id_served" (B, d), "id_history" (B, d)
         and "bias" (B,), NaN for an item without a learned row, and outputs "vector"
         (B, d + 1), the unit vector and the bias, and "history" (B, d).
 
@@ -95,7 +95,7 @@ def query_tower(
 
     Returns:
         A model with inputs "history" (B, L, d), "weights" (B, L), 0 for padding,
-        "user_<feature>" and "context_<feature>", and output "query" (B, d + 1): the
+        "user.<feature>" and "context.<feature>", and output "query" (B, d + 1): the
         unit query and 1. A row whose weights sum to 0 starts from the learned default.
 
     Raises:
@@ -110,8 +110,8 @@ def query_tower(
         if content:
             query = graph.add("Add", [query, content], f"query/with_{side}")
     unit = graph.add("LpNormalization", [query], "query/unit", axis=-1, p=2)
-    one = graph.constant("one_f", np.array(1.0, np.float32))
-    after = graph.constant("one_column", np.array([0, 0, 0, 1]))
+    one = graph.constant("/one_f", np.array(1.0, np.float32))
+    after = graph.constant("/one_column", np.array([0, 0, 0, 1]))
     graph.add("Pad", [unit, after, one], "query")
     return graph.model("query tower", [("query", TensorProto.FLOAT, ["B", dim + 1])])
 
@@ -144,7 +144,7 @@ class _Net:
         return self.graph.constant(name, value)
 
     def axis(self, number: int) -> str:
-        return self.graph.constant(f"axis_{number}", np.array([number]))
+        return self.graph.constant(f"/axis_{number}", np.array([number]))
 
     def history_mean(self) -> str:
         """Weighted mean of the history rows, or the default query."""
@@ -159,7 +159,7 @@ class _Net:
         flat = graph.add("Squeeze", [product, self.axis(1)], "history/sum")
         mean = graph.add("Div", [flat, total], "history/mean")
         # Equal, not Greater: a NaN weight must spoil the query, not hide in a default.
-        zero = graph.constant("zero_f", np.array(0.0, np.float32))
+        zero = graph.constant("/zero_f", np.array(0.0, np.float32))
         empty = graph.add("Equal", [total, zero], "history/is_empty")
         default = self.weight("default_query", (self.dim,))
         return graph.add("Where", [empty, default, mean], "history/query")

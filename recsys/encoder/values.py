@@ -4,7 +4,7 @@ Training, backfill, worker and request read their columns through one SQL projec
 and bring them into the graph's input types through one function per feature type.
 Everything learned or hashed happens inside the graph (``graph.py``).
 
-    type         raw cell                              graph input "<side>_<name>"
+    type         raw cell                              graph input "<side>.<name>"
     category     str or None                           string (B,), "" is missing
     categories   str joined by \x1f, sequence or None  string (B,)
     text         str or None                           string (B,), tokens and spaces
@@ -20,13 +20,14 @@ import math
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, time
+from itertools import islice
 from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recsys.config import Feature
-from recsys.encoder.text import MAX_CHARS, normalise
+from recsys.encoder.text import normalise
 from recsys.errors import SourceError
 
 Side: TypeAlias = Literal["item", "user", "context"]
@@ -36,13 +37,14 @@ Feeds: TypeAlias = dict[str, NDArray[Any]]
 
 SEPARATOR = "\x1f"
 MAX_LIST = 512
+MAX_KEY = 512
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _SQL_SEPARATOR = r"E'\x1f'"
 
 
 def input_name(side: Side, feature: Feature) -> str:
     """Return the name of the graph input that takes this feature."""
-    return f"{side}_{feature.name}"
+    return f"{side}.{feature.name}"
 
 
 def projection(features: Iterable[Feature], alias: str) -> str:
@@ -141,7 +143,7 @@ def longest(feature: Feature) -> int:
 
 
 def _read_category(feature: Feature, values: Cells) -> NDArray[Any]:
-    return _strings([category(v) for v in values])
+    return _strings([_category(v) for v in values])
 
 
 def _read_categories(feature: Feature, values: Cells) -> NDArray[Any]:
@@ -181,25 +183,21 @@ _READERS: dict[str, Callable[[Feature, Cells], NDArray[Any]]] = {
 }
 
 
-def category(value: object) -> str:
+def _category(value: object) -> str:
     """Return the vocabulary key of one category; "" is missing."""
-    if value is None:
-        return ""
-    text = _text(value)[:MAX_CHARS].strip()
+    text = _text(value)[:MAX_KEY].strip()
     return text if text.isascii() else _encodable(text)
 
 
 def _categories(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        # Long enough for a full list of long names; the rest of 10 MB is not read.
-        parts = value[: MAX_LIST * MAX_CHARS].split(SEPARATOR, MAX_LIST)[:MAX_LIST]
-    elif isinstance(value, Iterable):
-        parts = list(cast(Iterable[object], value))[:MAX_LIST]
-    else:
-        parts = [value]
-    keys = dict.fromkeys(category(part) for part in parts)
+    """Return the distinct keys of one list, joined by the separator."""
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        some = islice(cast(Iterable[object], value), MAX_LIST)
+        value = SEPARATOR.join(_text(part)[:MAX_KEY] for part in some)
+    # Room for a full list of the longest keys; the rest of 10 MB is not read.
+    text = _text(value)[: MAX_LIST * (MAX_KEY + 1)]
+    parts = text.split(SEPARATOR, MAX_LIST)[:MAX_LIST]
+    keys = dict.fromkeys(map(_category, parts))
     keys.pop("", None)
     return SEPARATOR.join(keys)
 
@@ -261,11 +259,13 @@ def _fill_vector(feature: Feature, value: object, row: NDArray[np.float32]) -> N
         if isinstance(value, str):
             value = json.loads(f"[{value.strip()[1:-1].replace('NULL', 'null')}]")
         parsed = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError) as exc:
+    except (TypeError, ValueError, OverflowError) as exc:
         raise SourceError(
             f"vector feature {feature.name!r} got {str(value)[:40]!r}",
             hint="Select a vector, halfvec or float array of the declared dim.",
         ) from exc
+    if parsed.size == 0:
+        return
     if parsed.shape != (feature.dim,):
         raise SourceError(
             f"vector feature {feature.name!r} has dim = {feature.dim}, "
