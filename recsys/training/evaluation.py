@@ -43,11 +43,11 @@ class Vectors:
 def item_vectors(towers: Towers, rows: QueryRows) -> Vectors:
     """Compute both vectors of every trained item."""
     served, history = towers.served.detach(), towers.history.detach()
-    if towers.item is not None and towers.history_weight is not None:
-        items = torch.from_numpy(rows.items)
-        content = torch.cat([towers.item(part) for part in items.split(_ITEMS_PER_STEP)])
-        served = served + content
-        history = history + content @ towers.history_weight
+    if towers.item is not None:
+        parts = torch.from_numpy(rows.items).split(_ITEMS_PER_STEP)
+        content = [towers.item_rows(part) for part in parts]
+        served = served + torch.cat([part[0] for part in content])
+        history = history + torch.cat([part[1] for part in content])
     return Vectors(F.normalize(served, dim=1, eps=1e-12), history)
 
 
@@ -83,7 +83,9 @@ class Judge:
         users: Number of users that are evaluated.
     """
 
-    def __init__(self, dataset: Dataset, rows: QueryRows, cut: Split, seed: int) -> None:
+    def __init__(
+        self, dataset: Dataset, rows: QueryRows, cut: Split, seed: int
+    ) -> None:
         most = max(_FEWEST_USERS, min(_MOST_USERS, _PAIRS // len(rows.items)))
         chosen = np.arange(len(cut.users))
         if len(chosen) > most:

@@ -11,13 +11,13 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from recsys.config import Feature
-from recsys.encoder import fit as encoder_fit
-from recsys.encoder import graph, values
-from recsys.encoder.fit import FittedSide
-from recsys.encoder.values import Columns, Side
+from recsys.encoder.fit import FittedSide, fit
+from recsys.encoder.graph import encoder_model
+from recsys.encoder.values import Columns, Side, prepare
 
 # Rows per call of the encoder: bounds the padded token matrix of long texts.
 ENCODE_ROWS = 8192
+_PROBE_ROWS = 320
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,28 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """Raw rows.
+
+    Attributes:
+        row: Which encoded row each is, shape (n,), int64.
+        columns: Raw cells by feature name, each of length n.
+    """
+
+    row: NDArray[np.int64]
+    columns: dict[str, list[object]]
+
+    def moved(self, order: NDArray[np.int64]) -> Probe:
+        """Return what is left of the raw rows after ``rows(order)``."""
+        place = {int(row): index for index, row in enumerate(order)}
+        kept = [i for i, row in enumerate(self.row.tolist()) if row in place]
+        return Probe(
+            np.array([place[int(self.row[i])] for i in kept], np.int64),
+            {name: [cells[i] for i in kept] for name, cells in self.columns.items()},
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class EncodedSide:
     """The features of all rows of one side: item, user or context.
 
@@ -49,12 +71,14 @@ class EncodedSide:
         fitted: Vocabularies and statistics the rows were encoded with.
         tokens: Token lists of every feature that has a table.
         dense: Numbers, shape (N, M), float32; M may be 0.
+        probe: Some of the raw rows, to compare the published towers on.
     """
 
     side: Side
     fitted: FittedSide
     tokens: dict[str, Tokens]
     dense: NDArray[np.float32]
+    probe: Probe
 
     def __len__(self) -> int:
         return len(self.dense)
@@ -66,6 +90,7 @@ class EncodedSide:
             self.fitted,
             {name: tokens.rows(order) for name, tokens in self.tokens.items()},
             self.dense[order],
+            self.probe.moved(order),
         )
 
     def reordered(
@@ -85,7 +110,7 @@ def fit_side(
     features: Sequence[Feature], batches: Iterable[Columns], until: float | None
 ) -> FittedSide:
     """Learn vocabularies and statistics; ages count from the end of the data."""
-    return encoder_fit.fit(tuple(features), batches, reference=until or 0.0)
+    return fit(tuple(features), batches, reference=until or 0.0)
 
 
 def encode_rows(
@@ -120,7 +145,7 @@ class _Encoder:
         self._side = side
         self._fitted = fitted
         self._session = onnxruntime.InferenceSession(
-            graph.encoder_model(side, fitted), options
+            encoder_model(side, fitted), options
         )
         self._outputs = [output.name for output in self._session.get_outputs()]
 
@@ -128,12 +153,17 @@ class _Encoder:
         """Encode rows first to last (exclusive) of raw columns."""
         part = {name: column[first:last] for name, column in columns.items()}
         count = last - first
-        feeds = values.prepare(self._side, self._fitted.declared, part, count)
+        feeds = prepare(self._side, self._fitted.declared, part, count)
         arrays = cast(list[NDArray[Any]], self._session.run(None, feeds))
         out = dict(zip(self._outputs, arrays, strict=True))
         dense = out.pop("dense", np.zeros((count, 0), np.float32))
         tokens = {name: _without_padding(index) for name, index in out.items()}
-        return EncodedSide(self._side, self._fitted, tokens, dense)
+        probe = Probe(np.arange(0), {})
+        if first == 0:
+            some = min(count, _PROBE_ROWS)
+            cells = {name: list(column[:some]) for name, column in part.items()}
+            probe = Probe(np.arange(some), cells)
+        return EncodedSide(self._side, self._fitted, tokens, dense, probe)
 
 
 def _without_padding(index: NDArray[np.int64]) -> Tokens:
@@ -151,4 +181,5 @@ def _joined(parts: Sequence[EncodedSide]) -> EncodedSide:
         index = np.concatenate([part.tokens[name].index for part in parts])
         tokens[name] = Tokens(start, index)
     dense = np.concatenate([part.dense for part in parts])
-    return EncodedSide(parts[0].side, parts[0].fitted, tokens, dense)
+    first = parts[0]
+    return EncodedSide(first.side, first.fitted, tokens, dense, first.probe)

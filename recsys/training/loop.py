@@ -24,7 +24,7 @@ from recsys.errors import TrainingError
 from recsys.training.dataset import Dataset
 from recsys.training.loss import LossBatch, log_share, matmul_dtype, ranking_loss
 from recsys.training.model import Towers
-from recsys.training.ragged import Ragged
+from recsys.training.ragged import Ragged, Selection
 from recsys.training.rows import QueryRows
 from recsys.training.svd import warm_start
 
@@ -207,7 +207,7 @@ class _Sampler:
         drawn = torch.randint(items, (wanted,), generator=self.generator)
         return torch.unique(drawn)
 
-    def _history(self, history: Ragged, user: Tensor):  # noqa: ANN202
+    def _history(self, history: Ragged, user: Tensor) -> tuple[Selection, Tensor]:
         every = history.take(user)
         hidden = torch.rand(len(user), generator=self.generator) < HIDDEN
         drawn = torch.rand(len(every.values), generator=self.generator)
@@ -226,13 +226,11 @@ class _Sampler:
 
     def _with_content(self, towers: Towers, used: Tensor) -> tuple[Tensor, Tensor]:
         """Return served and history-side rows of some items, some by content alone."""
-        assert towers.item is not None and towers.history_weight is not None
-        content = towers.item(self.items[used])
+        served, history = towers.item_rows(self.items[used])
         drawn = torch.rand(len(used), 1, generator=self.generator)
         known = (drawn >= self.settings.id_dropout).float()
-        served = F.embedding(used, towers.served) * known + content
-        history = F.embedding(used, towers.history) * known
-        return served, history + content @ towers.history_weight
+        served = served + F.embedding(used, towers.served) * known
+        return served, history + F.embedding(used, towers.history) * known
 
     def _local(self, batch: LossBatch, used: Tensor) -> LossBatch:
         """Return the comparisons by place among the items of the step."""

@@ -170,9 +170,7 @@ def _sample_mass(
 def _weighted_sum(vectors: Tensor, start: Tensor, weight: Tensor) -> Tensor:
     """Sum consecutive groups of weighted vectors; shape (B, d)."""
     every = torch.arange(len(vectors))
-    return F.embedding_bag(
-        every, vectors, start, mode="sum", per_sample_weights=weight
-    )
+    return F.embedding_bag(every, vectors, start, mode="sum", per_sample_weights=weight)
 
 
 def log_share(items: int, sample: int) -> float:

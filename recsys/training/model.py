@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,13 +25,10 @@ class Content(nn.Module):
     where the pool is a sum over the tokens divided by the root of their number.
     """
 
-    def __init__(
-        self, side: EncodedSide, dim: int, generator: torch.Generator
-    ) -> None:
+    def __init__(self, side: EncodedSide, dim: int, generator: torch.Generator) -> None:
         super().__init__()
         self._names = list(side.tokens)
-        self._tokens = [_ragged(side.tokens[name]) for name in self._names]
-        self._dense = torch.from_numpy(np.ascontiguousarray(side.dense))
+        self._inputs = _inputs(side)
         sizes = side.fitted.table_sizes
         self.tables = nn.ParameterList(
             _normal((sizes[name], dim), _TABLE_STD, generator) for name in self._names
@@ -38,7 +36,7 @@ class Content(nn.Module):
         with torch.no_grad():
             for table in self.tables:
                 table[0] = 0  # padding; never looked up, so it stays
-        width = self._dense.shape[1]
+        width = side.dense.shape[1]
         self.dense_weight = _normal((width, dim), _TABLE_STD, generator)
         self.dense_bias = nn.Parameter(torch.zeros(dim))
         self.w1 = _normal((dim, 2 * dim), 1 / math.sqrt(dim), generator)
@@ -46,11 +44,20 @@ class Content(nn.Module):
         self.w2 = nn.Parameter(torch.zeros(2 * dim, dim))
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Return the content vectors of some rows; shape (n, d)."""
-        x = self._dense[rows] @ self.dense_weight + self.dense_bias
-        for ragged, table in zip(self._tokens, self.tables, strict=True):
-            tokens = ragged.take(rows)
-            pooled = F.embedding_bag(tokens.values, table, tokens.start, mode="sum")
+        """Return the content vectors of some rows of the data; shape (n, d)."""
+        return self._content(self._inputs, rows)
+
+    def encode(self, side: EncodedSide) -> Tensor:
+        """Return the content vectors of other rows; shape (N, d)."""
+        return self._content(_inputs(side), torch.arange(len(side)))
+
+    def _content(self, inputs: _Inputs, rows: Tensor) -> Tensor:
+        x = inputs.dense[rows] @ self.dense_weight + self.dense_bias
+        for name, table in zip(self._names, self.tables, strict=True):
+            tokens = inputs.tokens[name].take(rows)
+            pooled = F.embedding_bag(
+                tokens.values.long(), table, tokens.start, mode="sum"
+            )
             x = x + pooled * tokens.counts.clamp(min=1).rsqrt().unsqueeze(1)
         return x + torch.relu(x @ self.w1 + self.b1) @ self.w2
 
@@ -66,6 +73,17 @@ class Content(nn.Module):
         named[f"{side}.hidden.b1"] = self.b1
         named[f"{side}.hidden.w2"] = self.w2
         return {name: array(value) for name, value in named.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    tokens: dict[str, Ragged]
+    dense: Tensor
+
+
+def _inputs(side: EncodedSide) -> _Inputs:
+    tokens = {name: _ragged(value) for name, value in side.tokens.items()}
+    return _Inputs(tokens, torch.from_numpy(np.ascontiguousarray(side.dense)))
 
 
 class Towers(nn.Module):
@@ -95,6 +113,14 @@ class Towers(nn.Module):
         self.user = Content(users, dim, generator) if users else None
         self.context = Content(contexts, dim, generator) if contexts else None
         self.history_weight = nn.Parameter(torch.eye(dim)) if items else None
+
+    def item_rows(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the content part of both rows of items; each of shape (n, d)."""
+        if self.item is None or self.history_weight is None:
+            nothing = self.served.new_zeros(len(items), self.served.shape[1])
+            return nothing, nothing
+        content = self.item(items)
+        return content, content @ self.history_weight
 
     def query(
         self, taste: Tensor, empty: Tensor, user: Tensor, context: Tensor | None
@@ -140,12 +166,10 @@ def array(value: Tensor) -> NDArray[np.float32]:
 
 
 def _ragged(tokens: Tokens) -> Ragged:
-    return Ragged(torch.from_numpy(tokens.start), torch.from_numpy(tokens.index).long())
+    return Ragged(torch.from_numpy(tokens.start), torch.from_numpy(tokens.index))
 
 
 def _normal(
     shape: tuple[int, ...], std: float, generator: torch.Generator
 ) -> nn.Parameter:
     return nn.Parameter(torch.randn(shape, generator=generator) * std)
-
-

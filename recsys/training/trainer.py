@@ -1,0 +1,148 @@
+"""The whole training: choose the settings, fit on all data, publish."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import numpy as np
+
+from recsys.config import ModelConfig, TrainConfig
+from recsys.errors import TrainingError
+from recsys.progress import SILENT, Progress
+from recsys.training.dataset import Dataset
+from recsys.training.export import TrainedModel, export
+from recsys.training.loop import Epoch, fit
+from recsys.training.model import Towers
+from recsys.training.rows import QueryRows, query_rows
+from recsys.training.tune import Choice, choose
+
+logger = logging.getLogger(__name__)
+
+# The final fit is given this much of the time left: the export comes after it.
+_USE = 0.95
+
+
+def train(
+    dataset: Dataset, config: ModelConfig, *, progress: Progress | None = None
+) -> TrainedModel:
+    """Train a model.
+
+    Args:
+        dataset: From ``recsys.training.data.read`` or ``Dataset.from_arrays``.
+        config: The model's configuration; ``config.train`` steers this.
+        progress: Receives the stages; None is silence.
+
+    Returns:
+        The model, checked against torch and ready to be registered.
+
+    Raises:
+        TrainingError: There is nothing to learn from, or the loss is not finite.
+        ArtifactError: The published towers do not compute what torch computes.
+    """
+    started = time.perf_counter()
+    progress = progress or SILENT
+    _check(dataset)
+    every = np.ones(len(dataset), np.bool_)
+    rows = query_rows(dataset, every, dataset.until, config.train.history)
+    choice = choose(dataset, config.train, progress)
+    chosen_at = time.perf_counter()
+    epochs = _affordable(choice, config.train, chosen_at - started)
+    towers, curve = _final_fit(dataset, rows, choice, epochs, config.train, progress)
+    fitted_at = time.perf_counter()
+    with progress.stage("export", total=1) as stage:
+        bias = choice.trend.bias(rows)
+        model = export(dataset, rows, towers, bias, config.train.history)
+        stage.advance()
+    done = time.perf_counter()
+    model.report.update(
+        settings=_settings(choice, epochs),
+        validation=choice.validation,
+        curves=[*choice.curves, *curve],
+        data=_data(dataset, rows),
+        timing={
+            "choose_s": chosen_at - started,
+            "fit_s": fitted_at - chosen_at,
+            "export_s": done - fitted_at,
+            "epoch_s": float(np.mean([row["seconds"] for row in curve])),
+        },
+        seed=config.train.seed,
+    )
+    return model
+
+
+def _check(dataset: Dataset) -> None:
+    if not len(dataset):
+        hint = "Check interactions.sql."
+        if dataset.dropped:
+            hint = (
+                f"All {dataset.dropped} were left out: their item_id is null or not "
+                "among those of items.sql."
+            )
+        raise TrainingError("there are no interactions to learn from", hint=hint)
+
+
+def _affordable(choice: Choice, config: TrainConfig, used_s: float) -> int:
+    """Return the epochs of the final fit: what was chosen, or what time allows."""
+    if config.epochs or not choice.epoch_s:
+        return choice.epochs
+    left = _USE * (config.budget_s - used_s)
+    return max(1, min(choice.epochs, int(left * choice.share / choice.epoch_s)))
+
+
+def _final_fit(
+    dataset: Dataset,
+    rows: QueryRows,
+    choice: Choice,
+    epochs: int,
+    config: TrainConfig,
+    progress: Progress,
+) -> tuple[Towers, list[dict[str, Any]]]:
+    curve: list[dict[str, Any]] = []
+    with progress.stage("fit", total=epochs) as stage:
+
+        def after(epoch: Epoch, towers: Towers) -> bool:
+            del towers
+            stage.advance(1, f"loss {epoch.loss:.3f}")
+            curve.append(
+                {
+                    "run": 0,
+                    "epoch": epoch.number,
+                    "seconds": round(epoch.seconds, 4),
+                    "train_loss": epoch.loss,
+                }
+            )
+            return False
+
+        towers = fit(dataset, rows, choice.settings, epochs, config.seed, after)
+    logger.info("fitted %d epochs", epochs)
+    return towers, curve
+
+
+def _settings(choice: Choice, epochs: int) -> dict[str, Any]:
+    settings = choice.settings
+    return {
+        "dim": settings.dim,
+        "tau": settings.tau,
+        "dropout": settings.dropout,
+        "beta": settings.beta,
+        "lr": settings.lr,
+        "batch": settings.batch,
+        "negatives": settings.negatives,
+        "id_dropout": settings.id_dropout,
+        "epochs": epochs,
+        "trend": {"a": choice.trend.a, "b": choice.trend.b},
+    }
+
+
+def _data(dataset: Dataset, rows: QueryRows) -> dict[str, Any]:
+    return {
+        "users": len(dataset.user_ids),
+        "items": len(dataset.item_ids),
+        "trained_items": len(rows.items),
+        "interactions": len(dataset),
+        "positives": rows.pairs,
+        "dropped": dataset.dropped,
+        "until": dataset.until,
+    }

@@ -1,0 +1,322 @@
+"""Choosing temperature, dropout, epochs and trend on the validation slice.
+
+Greedy: short fits try the temperatures, then the dropouts at the best of them; one
+longer fit with the winner shows from which epoch on it overfits. All of it takes
+``SHARE`` of the budget. Whatever the configuration fixes is not searched, and with
+``epochs`` fixed nothing here looks at the clock.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recsys.config import TrainConfig
+from recsys.progress import Progress
+from recsys.training.dataset import Dataset
+from recsys.training.evaluation import Judge
+from recsys.training.loop import Epoch, Settings, fit
+from recsys.training.model import Towers
+from recsys.training.rows import RECENT_S, QueryRows, query_rows
+from recsys.training.split import Split, pair_keys, split
+
+logger = logging.getLogger(__name__)
+
+TAUS = (0.1, 0.15, 0.2)
+DROPOUTS = (0.5, 0.7, 0.3)
+SHARE = 0.4
+# Popularity weights tried, as multiples of tau: scores are cosines, and tau says how
+# much of a cosine one unit of log popularity is worth inside the loss.
+_LONG_RUN = (0.0, 0.3, 0.6)
+_RECENT = (0.0, 0.33, 0.67, 1.0, 1.33, 2.0, 2.67)
+_DEFAULT_RECENT = 1.33
+_DEFAULT_EPOCHS = 20
+_SHORT_EPOCHS = 6
+# A fit is looked at this many times; it ends when this many looks found nothing better.
+_LOOKS = 10
+_PATIENCE = 3
+# Below this relative gain over the last epoch an earlier best epoch is noise.
+_OVERFIT = 0.005
+# Nobody saw how the fit goes on beyond this multiple of the epochs that were tried.
+_EXTRAPOLATION = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """Popularity dimension of an item: a ln(pop) + b ln(pop of 30 days + 0.5)."""
+
+    a: float
+    b: float
+
+    def bias(self, rows: QueryRows) -> Tensor:
+        """Return the popularity dimension of each trained item, shape (T,)."""
+        out = self.a * rows.pop.clamp(min=1).log()
+        if rows.recent is not None:
+            out = out + self.b * (rows.recent + 0.5).log()
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What the validation slice chose.
+
+    Attributes:
+        settings: Hyper-parameters of the final fit.
+        trend: Popularity dimension.
+        epochs: Passes over the data that were best, or the most worth trying.
+        epoch_s: Seconds one epoch of the training part took; 0 when unknown.
+        share: Positives of the training part over those of all data.
+        validation: Metrics of the model and both floors, and the number of users.
+        curves: One row per look at a fit.
+    """
+
+    settings: Settings
+    trend: Trend
+    epochs: int
+    epoch_s: float = 0.0
+    share: float = 1.0
+    validation: dict[str, Any] = field(default_factory=dict[str, Any])
+    curves: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """The best look at one fit."""
+
+    settings: Settings
+    trend: Trend
+    metrics: dict[str, float]
+    best: int
+    epochs: int
+    overfitted: bool
+    epoch_s: float
+
+    @property
+    def score(self) -> float:
+        return _score(self.metrics)
+
+
+def choose(dataset: Dataset, config: TrainConfig, progress: Progress) -> Choice:
+    """Choose the settings of the final fit.
+
+    Args:
+        dataset: All the data.
+        config: What is fixed, and the budget.
+        progress: Receives one unit per epoch.
+    """
+    started = time.perf_counter()
+    settings = first_settings(config)
+    cut = split(dataset, config.validation, config.seed)
+    if not len(cut.users):
+        logger.warning("no user can be validated on; default settings are used")
+        trend = _trends(settings, config, timed=dataset.until is not None)[-1]
+        return Choice(settings, trend, config.epochs or _DEFAULT_EPOCHS)
+    rows = query_rows(dataset, cut.train, cut.end, config.history)
+    judge = Judge(dataset, rows, cut, config.seed)
+    deadline = started + SHARE * config.budget_s
+    with progress.stage("choose settings") as stage:
+        search = _Search(dataset, rows, judge, config, deadline, stage.advance)
+        best = search.run_all(settings)
+    choice = Choice(
+        settings=best.settings,
+        trend=best.trend,
+        epochs=_epochs(best, config),
+        epoch_s=best.epoch_s,
+        share=rows.pairs / max(1, _positives(dataset)),
+        validation={
+            "model": best.metrics,
+            **_floors(dataset, rows, judge, cut),
+            "users": judge.users,
+            "by_time": cut.by_time,
+        },
+        curves=search.curves,
+    )
+    logger.info("chose %s, %s, %d epochs", best.settings, best.trend, choice.epochs)
+    return choice
+
+
+def first_settings(config: TrainConfig) -> Settings:
+    """Return the settings that the search starts from."""
+    return Settings(
+        dim=config.dim,
+        tau=config.tau or TAUS[0],
+        dropout=config.dropout if config.dropout >= 0 else DROPOUTS[0],
+        beta=config.beta,
+        lr=config.lr,
+        batch=config.batch,
+        negatives=config.negatives,
+        id_dropout=config.id_dropout,
+    )
+
+
+class _Search:
+    """Fits on the training part, within the time there is."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        rows: QueryRows,
+        judge: Judge,
+        config: TrainConfig,
+        deadline: float,
+        advance: Callable[[int, str], None],
+    ) -> None:
+        self.dataset = dataset
+        self.rows = rows
+        self.judge = judge
+        self.config = config
+        self.deadline = deadline
+        self.advance = advance
+        self.curves: list[dict[str, Any]] = []
+        self._runs = 0
+
+    def run_all(self, settings: Settings) -> _Run:
+        """Return the longest fit with the best settings found."""
+        taus = [] if self.config.tau else list(TAUS[1:])
+        dropouts = [] if self.config.dropout >= 0 else list(DROPOUTS[1:])
+        epoch_s = 0.0
+        if not self.config.epochs or taus or dropouts:
+            epoch_s = self._epoch_s(settings)
+        if taus or dropouts:
+            short = self._short(epoch_s, 1 + len(taus) + len(dropouts))
+            best = self._run(settings, short, looks=1)
+            taken = (replace(best.settings, tau=tau) for tau in taus)
+            best = self._best(best, taken, short)
+            taken = [replace(best.settings, dropout=share) for share in dropouts]
+            best = self._best(best, taken, short)
+            settings = best.settings
+            epoch_s = best.epoch_s
+        return self._run(settings, self._long(epoch_s), looks=_LOOKS)
+
+    def _best(self, best: _Run, others: Iterable[Settings], epochs: int) -> _Run:
+        runs = [best, *(self._run(other, epochs, looks=1) for other in others)]
+        return max(runs, key=lambda run: run.score)
+
+    def _epoch_s(self, settings: Settings) -> float:
+        """Return the seconds of an epoch; the first one also warms the process up."""
+        seconds: list[float] = []
+
+        def after(epoch: Epoch, towers: Towers) -> bool:
+            del towers
+            seconds.append(epoch.seconds)
+            return False
+
+        started = time.perf_counter()
+        fit(self.dataset, self.rows, settings, 1, self.config.seed, after)
+        return max(time.perf_counter() - started, 1e-3) if seconds else 1e-3
+
+    def _short(self, epoch_s: float, runs: int) -> int:
+        if self.config.epochs:
+            return min(self.config.epochs, _SHORT_EPOCHS)
+        left = (self.deadline - time.perf_counter()) / 2
+        return min(max(2, int(left / runs / epoch_s)), self.config.max_epochs)
+
+    def _long(self, epoch_s: float) -> int:
+        if self.config.epochs:
+            return self.config.epochs
+        left = self.deadline - time.perf_counter()
+        return min(max(2, int(left / epoch_s)), self.config.max_epochs)
+
+    def _run(self, settings: Settings, epochs: int, looks: int) -> _Run:
+        """Fit once, looking at the validation slice ``looks`` times."""
+        self._runs += 1
+        every = max(1, math.ceil(epochs / looks))
+        trends = _trends(settings, self.config, timed=self.rows.recent is not None)
+        biases = torch.stack([trend.bias(self.rows) for trend in trends])
+        found: list[tuple[float, int, Trend, dict[str, float]]] = []
+        seconds: list[float] = []
+
+        def after(epoch: Epoch, towers: Towers) -> bool:
+            seconds.append(epoch.seconds)
+            self.advance(1, f"tau {settings.tau:g} dropout {settings.dropout:g}")
+            if epoch.number % every and epoch.number != epochs:
+                return False
+            metrics = self.judge.score(towers, biases)
+            score, place = max((_score(m), i) for i, m in enumerate(metrics))
+            found.append((score, epoch.number, trends[place], metrics[place]))
+            self._note(settings, epoch, metrics[place])
+            best = max(range(len(found)), key=lambda i: found[i][0])
+            return len(found) - best > _PATIENCE
+
+        fit(self.dataset, self.rows, settings, epochs, self.config.seed, after)
+        score, number, trend, metrics = max(found, key=lambda look: look[0])
+        return _Run(
+            settings=settings,
+            trend=trend,
+            metrics=metrics,
+            best=number,
+            epochs=epochs,
+            overfitted=score > found[-1][0] * (1 + _OVERFIT),
+            epoch_s=sum(seconds) / len(seconds),
+        )
+
+    def _note(
+        self, settings: Settings, epoch: Epoch, metrics: dict[str, float]
+    ) -> None:
+        self.curves.append(
+            {
+                "run": self._runs,
+                "tau": settings.tau,
+                "dropout": settings.dropout,
+                "epoch": epoch.number,
+                "seconds": round(epoch.seconds, 4),
+                "train_loss": epoch.loss,
+                "recall@20": metrics["recall@20"],
+                "ndcg@20": metrics["ndcg@20"],
+            }
+        )
+
+
+def _epochs(best: _Run, config: TrainConfig) -> int:
+    if config.epochs:
+        return config.epochs
+    if best.overfitted:
+        return best.best
+    return min(config.max_epochs, _EXTRAPOLATION * best.epochs)
+
+
+def _trends(settings: Settings, config: TrainConfig, *, timed: bool) -> list[Trend]:
+    """Return the popularity dimensions to try; the last one is the default."""
+    tau = settings.tau
+    if not timed:
+        return [Trend((config.beta + 0.1) * tau, 0.0)]
+    grid = [Trend(a * tau, b * tau) for a in _LONG_RUN for b in _RECENT]
+    return [*grid, Trend(0.0, _DEFAULT_RECENT * tau)]
+
+
+def _floors(
+    dataset: Dataset, rows: QueryRows, judge: Judge, cut: Split
+) -> dict[str, dict[str, float]]:
+    """Return what one popularity list for everyone reaches on the same slice."""
+    hits = cut.train & dataset.target
+    floors = {"most_popular": judge.floor(_users_per_item(dataset, rows, hits))}
+    if cut.end is not None:
+        hits = hits & (dataset.time >= cut.end - RECENT_S)
+        floors["popular_30d"] = judge.floor(_users_per_item(dataset, rows, hits))
+    return floors
+
+
+def _users_per_item(
+    dataset: Dataset, rows: QueryRows, chosen: NDArray[np.bool_]
+) -> Tensor:
+    width = len(dataset.item_ids)
+    item = np.unique(pair_keys(dataset)[chosen]) % width
+    counts = np.bincount(item, minlength=width)[rows.items]
+    return torch.from_numpy(counts.astype(np.float32))
+
+
+def _positives(dataset: Dataset) -> int:
+    return int((dataset.weight > 0).sum())
+
+
+def _score(metrics: dict[str, float]) -> float:
+    return metrics["recall@20"] + metrics["ndcg@20"]
