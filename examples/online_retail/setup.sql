@@ -20,7 +20,7 @@ create index on retail_sale (item_id);
 create table retail_product as
 select
     stock_code as item_id,
-    mode() within group (order by description) as description,
+    mode() within group (order by trim(description)) as description,
     percentile_cont(0.5) within group (order by unit_price) as price,
     min(invoice_date) at time zone 'UTC' as first_sold_at
 from retail_transaction

@@ -1,0 +1,66 @@
+# make demo    a shop's data, a trained model, recommendations out of Postgres
+# make test    linters, types and tests on a real Postgres
+# Both set themselves up: .venv holds Python packages, .recsys the embedded Postgres.
+
+SHELL := /bin/bash
+VENV  := .venv
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# A preset's data folder, such as ../shared/data/online_retail; none: the synthetic shop.
+DATA ?=
+# Wheels of torch without CUDA, a tenth of the size; empty: the default index.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+.PHONY: help demo test lint bench clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' $(MAKEFILE_LIST)
+	@echo "make demo DATA=DIR    the same on the files of DIR (see examples/)"
+	@echo "make bench   the measurements of docs/, as ratios within one run"
+	@echo "make lint    ruff and basedpyright only"
+	@echo "make clean   stop the embedded Postgres; remove .venv, .recsys and caches"
+
+demo: $(STAMP)
+	@$(BIN)/recsys demo $(if $(DATA),--data "$(DATA)")
+
+test: lint
+	$(BIN)/pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
+
+clean:
+	@[ ! -x $(BIN)/python ] || $(BIN)/python -c \
+		"from recsys import embedded; embedded.stop()" 2>/dev/null || true
+	rm -rf $(VENV) .recsys .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml
+	@python=; for p in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11; do \
+		if "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			python=$$p; break; \
+		fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+		echo "Error: Python 3.11 or newer is needed; found: $$(python3 --version 2>&1)" >&2; \
+		echo "Hint: install one and run 'make $(MAKECMDGOALS) PYTHON=/path/to/python3.11'" >&2; \
+		exit 1; \
+	fi; \
+	if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
+		echo "Error: $$python cannot make virtual environments" >&2; \
+		echo "Hint: on Debian and Ubuntu: apt install python3-venv" >&2; \
+		exit 1; \
+	fi; \
+	echo "Setting up $(VENV) with $$("$$python" --version): torch, onnxruntime and an" \
+		"embedded Postgres, once; a few minutes on a slow line"; \
+	"$$python" -m venv $(VENV)
+	@$(BIN)/pip install --disable-pip-version-check --retries 2 \
+		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) 'torch==2.13.0'
+	@$(BIN)/pip install --disable-pip-version-check -q -e '.[dev]'
+	@touch $@
