@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +25,9 @@ from recsys._db import Connection, Halfvec
 from recsys._tower import QueryTower
 from recsys.artifacts import get as get_artifact
 from recsys.backfill import source_errors
-from recsys.config import IdType, ModelConfig
+from recsys.config import ModelConfig
 from recsys.errors import ConfigError, SourceError
+from recsys.ids import parse_id
 from recsys.progress import SILENT, Progress
 from recsys.training.metrics import HIT_DEPTH, ranking_metrics
 from recsys.types import ItemId, UserId
@@ -364,21 +364,13 @@ def from_csv(path: Path, config: ModelConfig) -> Holdout:
                     hint="The first line must name the columns: user_id,item_id",
                 )
             for row in reader:
-                user = _parse(row["user_id"], config.user_id, path, reader.line_num)
-                item = _parse(row["item_id"], config.item_id, path, reader.line_num)
+                line = f"{path.name} line {reader.line_num}:"
+                user = parse_id(f"{line} user_id", row["user_id"] or "", config.user_id)
+                item = parse_id(f"{line} item_id", row["item_id"] or "", config.item_id)
                 relevant[user].add(item)
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"cannot read {path}: {exc}") from exc
     return Holdout(relevant)
-
-
-def _parse(text: str, id_type: IdType, path: Path, line: int) -> ItemId:
-    try:
-        if id_type == "bigint":
-            return int(text)
-        return UUID(text) if id_type == "uuid" else text
-    except (ValueError, TypeError) as exc:
-        raise ConfigError(f"{path}, line {line}: {text!r} is not {id_type}") from exc
 
 
 def store(conn: Connection, evaluation: Evaluation, slice_name: str) -> None:

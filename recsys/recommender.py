@@ -25,7 +25,7 @@ from psycopg.pq import TransactionStatus
 from recsys import _db, artifacts, retrieval, schema
 from recsys._db import Connection, Halfvec
 from recsys._tower import QueryTower
-from recsys.config import IdType, ModelConfig, model_from_dict
+from recsys.config import ModelConfig, model_from_dict
 from recsys.errors import (
     ConfigError,
     DatabaseUnavailable,
@@ -33,6 +33,7 @@ from recsys.errors import (
     UnknownModel,
     VersionStateError,
 )
+from recsys.ids import check_id
 from recsys.settings import Settings
 from recsys.types import ItemId, Page, Recommendation, UserId
 
@@ -394,24 +395,6 @@ class Recommender:
 
 
 _LEFT_TO_PARENT: list[Connection] = []
-
-
-def check_id(name: str, value: object, id_type: IdType) -> None:
-    """Refuse an id of another type than the model's, before SQL sees it.
-
-    Raises:
-        ConfigError: It is not of the type, or out of its range.
-    """
-    good = (
-        (type(value) is int and -(2**63) <= value < 2**63)
-        if id_type == "bigint"
-        else isinstance(value, UUID if id_type == "uuid" else str)
-    )
-    if not good or (isinstance(value, str) and "\x00" in value):
-        raise ConfigError(
-            f"{name} must be {id_type}, got {type(value).__name__} {str(value)[:80]!r}",
-            hint="The model's id types are in recsys.model; convert before the call.",
-        )
 
 
 def _check_k(k: int) -> None:

@@ -1,0 +1,98 @@
+"""The command group and its error handling."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import psycopg
+
+from recsys.cli import ask, models, setup
+from recsys.errors import RecsysError
+from recsys.settings import Settings
+
+COMMANDS = (
+    setup.init,
+    setup.import_,
+    setup.upgrade,
+    setup.downgrade,
+    setup.doctor,
+    setup.demo,
+    models.train,
+    models.backfill,
+    models.versions_,
+    models.promote,
+    models.rollback,
+    models.drop,
+    models.evaluate_,
+    models.status,
+    models.artifacts_,
+    ask.recommend,
+    ask.similar,
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--dsn", help="Connection string; default RECSYS_DSN or PG* variables.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="Path of recsys.toml; default RECSYS_CONFIG or ./recsys.toml.",
+)
+@click.version_option(package_name="recsys")
+@click.pass_context
+def cli(ctx: click.Context, dsn: str | None, config: Path | None) -> None:
+    """Recommendations from inside the Postgres you already run.
+
+    \b
+    A model's life:
+        recsys init                  write a recsys.toml
+        recsys upgrade               make the recsys schema
+        recsys train shop --apply    train, declare, backfill, index, verify
+        recsys promote shop 1        serve it from this commit on
+        recsys recommend shop 7      ask it
+    """
+    settings = Settings.from_env()
+    if dsn is not None:
+        settings = replace(settings, dsn=dsn)
+    if config is not None:
+        settings = replace(settings, config=config)
+    ctx.obj = settings
+
+
+for command in COMMANDS:
+    cli.add_command(command)
+
+
+def run() -> None:
+    """Run the group; turn our errors into two lines on stderr."""
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit("Interrupted.")
+    except KeyboardInterrupt:
+        click.echo("Interrupted.", err=True)
+        sys.exit(130)
+    except click.ClickException as exc:
+        exc.show()
+        sys.exit(exc.exit_code)
+    except RecsysError as exc:
+        fail(str(exc), exc.hint)
+    except psycopg.Error as exc:
+        fail(f"the database answered: {str(exc).strip()}", "Run 'recsys doctor'.")
+    except BrokenPipeError:
+        # 'recsys ... | head' closed the pipe; nothing more to say.
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def fail(message: str, hint: str) -> None:
+    """Print an error and its hint on stderr and end with status 1."""
+    click.echo(f"Error: {message}", err=True)
+    if hint:
+        click.echo(f"Hint: {hint}", err=True)
+    sys.exit(1)
+
+

@@ -1,0 +1,358 @@
+"""Commands over models and their versions."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from psycopg.rows import dict_row
+
+from recsys import artifacts, evaluate, pipeline, schema, versions
+from recsys import backfill as filling
+from recsys import config as configuration
+from recsys._db import Connection, connect
+from recsys.cli import _malloc
+from recsys.cli.bars import Bars, console
+from recsys.cli.output import Row, format_option, write_rows
+from recsys.errors import ConfigError
+from recsys.settings import Settings
+
+VERSION_COLUMNS = (
+    "model", "number", "state", "percent", "dim", "item_count", "coverage_percent",
+    "ef_search", "ann_recall", "recall", "ndcg", "popular", "created_at", "error",
+)  # fmt: skip
+STATUS_COLUMNS = (
+    "model", "number", "state", "percent", "phase", "rows_done", "rows_total",
+    "progress_percent", "eta", "coverage_percent", "table_bytes", "index_bytes",
+    "error",
+)  # fmt: skip
+
+
+class Moment(click.ParamType):
+    """A date or time; without a zone it is UTC."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> datetime:
+        """Read ISO 8601."""
+        try:
+            moment = datetime.fromisoformat(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is not a time such as 2026-03-01T12:00", param, ctx)
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+@click.command()
+@click.argument("model")
+@click.option("--until", type=Moment(), help="Leave out interactions from then on.")
+@click.option("--apply", is_flag=True, help="Also upgrade, backfill, index, verify.")
+@click.option("--no-revision", is_flag=True, help="Make the version without a file.")
+@click.option("--budget", type=float, help="Seconds for tuning and fitting.")
+@click.option("--seed", type=int, help="Seed of every random choice.")
+@format_option
+@click.pass_obj
+def train(
+    settings: Settings,
+    model: str,
+    until: datetime | None,
+    apply: bool,
+    no_revision: bool,
+    budget: float | None,
+    seed: int | None,
+    fmt: str,
+) -> None:
+    """Train a new version of MODEL and write its revision file.
+
+    The version is not built before 'recsys upgrade' and 'recsys backfill' (or
+    --apply), and nobody is served by it before 'recsys promote'.
+
+    Example:
+
+    \b
+        recsys train shop
+        recsys train shop --apply --until 2026-03-01
+    """
+    _malloc.use_arena_settings()
+    project = configuration.load(settings.config)
+    trained = pipeline.train_version(
+        settings.dsn,
+        project,
+        model,
+        until=until,
+        revision=not no_revision,
+        budget_s=budget,
+        seed=seed,
+        progress=Bars(),
+    )
+    number = trained.plan.number
+    write_rows(_metric_rows(model, number, trained.plan.metrics), fmt, columns=METRIC)
+    if trained.revision:
+        console.print(f"Wrote {trained.revision}")
+    if apply:
+        if trained.revision:
+            schema.upgrade(settings.dsn, project.versions)
+        _backfill(settings, model, number)
+    elif trained.revision:
+        console.print(f"Next: recsys upgrade && recsys backfill {model} {number}")
+    else:
+        console.print(f"Next: recsys backfill {model} {number}")
+
+
+METRIC = ("model", "number", "slice", "method", "metric", "value")
+
+
+def _metric_rows(model: str, number: int, metrics: Any) -> list[Row]:
+    return [
+        {"model": model, "number": number, "slice": slice_name, "method": method,
+         "metric": name, "value": value}
+        for slice_name, methods in metrics.items()
+        for method, values in methods.items() if isinstance(values, dict)
+        for name, value in values.items()
+    ]  # fmt: skip
+
+
+def _backfill(settings: Settings, model: str, number: int | None) -> None:
+    report = filling.backfill(settings.dsn, model, number, progress=Bars())
+    console.print(
+        f"Version {report.number} of {model} is ready: {report.item_count:,} items, "
+        f"ANN recall@20 {report.ann_recall:.3f} at ef_search {report.ef_search}"
+    )
+    console.print(f"Next: recsys promote {model} {report.number}")
+
+
+@click.command()
+@click.argument("model")
+@click.argument("number", type=int, required=False)
+@click.pass_obj
+def backfill(settings: Settings, model: str, number: int | None) -> None:
+    """Fill version NUMBER of MODEL (default: the newest): load, index, verify.
+
+    Safe to repeat: it goes on where it stopped, and gives new items their vector.
+
+    Example:
+
+    \b
+        recsys backfill shop 2
+    """
+    _backfill(settings, model, number)
+
+
+@click.command("versions")
+@click.argument("model", required=False)
+@format_option
+@click.pass_obj
+def versions_(settings: Settings, model: str | None, fmt: str) -> None:
+    """List the versions of MODEL (default: of every model), newest first.
+
+    recall, ndcg and popular (recall of the better popularity floor) are those of the
+    validation slice, at 20.
+
+    Example:
+
+    \b
+        recsys versions shop --format json
+    """
+    with connect(settings.dsn) as conn:
+        schema.check(conn)
+        rows = _status_rows(conn, model)
+        for row in rows:
+            row.update(_headline(conn, row["model"], row["number"]))
+    write_rows(rows, fmt, columns=VERSION_COLUMNS)
+
+
+def _status_rows(conn: Connection, model: str | None) -> list[Row]:
+    if model is not None:
+        versions.list_versions(conn, model)
+    with conn.cursor(row_factory=dict_row) as cur:
+        return cur.execute(
+            "select * from recsys.version_status"
+            " where model = %(model)s or %(model)s::text is null"
+            " order by model, number desc",
+            {"model": model},
+        ).fetchall()
+
+
+def _headline(conn: Connection, model: str, number: int) -> Row:
+    found = {
+        (method, metric): value
+        for method, metric, value in conn.execute(
+            "select method, metric, value from recsys.version_metric where model = %s"
+            " and number = %s and slice = 'validation' and metric like '%%@20'",
+            (model, number),
+        )
+    }
+    floors = [v for (m, name), v in found.items() if m != "model" and "recall" in name]
+    return {
+        "recall": found.get(("model", "recall@20")),
+        "ndcg": found.get(("model", "ndcg@20")),
+        "popular": max(floors, default=None),
+    }
+
+
+@click.command()
+@click.argument("model")
+@click.argument("number")
+@click.option("--reason", default="", help="Kept in recsys.switch_log.")
+@click.pass_obj
+def promote(settings: Settings, model: str, number: str, reason: str) -> None:
+    """Let version NUMBER of MODEL answer every user; 'none' stops serving.
+
+    Example:
+
+    \b
+        recsys promote shop 2 --reason "recall +4 %"
+    """
+    if number != "none" and not number.isdecimal():
+        raise ConfigError(f"NUMBER must be a version number or 'none', got {number!r}")
+    wanted = None if number == "none" else int(number)
+    with connect(settings.dsn) as conn:
+        before = versions.promote(conn, model, wanted, reason=reason)
+    console.print(f"{model}: version {before or 'none'} -> {number}")
+
+
+@click.command()
+@click.argument("model")
+@click.option("--reason", default="rollback", help="Kept in recsys.switch_log.")
+@click.pass_obj
+def rollback(settings: Settings, model: str, reason: str) -> None:
+    """Go back to the version of MODEL that served before, in one commit.
+
+    Example:
+
+    \b
+        recsys rollback shop
+    """
+    with connect(settings.dsn) as conn:
+        number = versions.rollback(conn, model, reason=reason)
+    console.print(f"{model}: version {number} serves again")
+
+
+@click.command()
+@click.argument("model")
+@click.argument("number", type=int)
+@click.option("--stop-serving", is_flag=True, help="Even if nothing can take over.")
+@click.pass_obj
+def drop(settings: Settings, model: str, number: int, stop_serving: bool) -> None:
+    """Drop version NUMBER of MODEL that was made with --no-revision.
+
+    A version with a revision file goes with 'recsys downgrade'.
+
+    Example:
+
+    \b
+        recsys drop shop 1
+    """
+    with connect(settings.dsn) as conn:
+        versions.drop(conn, model, number, stop_serving=stop_serving)
+    console.print(f"{model}: version {number} dropped")
+
+
+@click.command("evaluate")
+@click.argument("model")
+@click.argument("number", type=int, required=False)
+@click.option("--holdout", type=click.Path(path_type=Path), help="user_id,item_id CSV.")
+@click.option("--after", type=Moment(), help="Hits: interactions from then on.")
+@click.option("-k", default=20, show_default=True, help="List length, 1 to 1000.")
+@click.option("--exact", is_flag=True, help="Also rank with an exact scan.")
+@click.option("--store", "slice_name", help="Keep the metrics under this name.")
+@format_option
+@click.pass_obj
+def evaluate_(
+    settings: Settings,
+    model: str,
+    number: int | None,
+    holdout: Path | None,
+    after: datetime | None,
+    k: int,
+    exact: bool,
+    slice_name: str | None,
+    fmt: str,
+) -> None:
+    """Measure a version of MODEL (default: the serving one) on what came later.
+
+    Ranks the full catalogue through the served path; popularity stands beside it.
+
+    Example:
+
+    \b
+        recsys evaluate gowalla --holdout test.csv -k 20 --exact
+        recsys evaluate shop 1 --after 2026-03-01
+    """
+    if (holdout is None) == (after is None):
+        raise ConfigError("pass either --holdout FILE or --after TIME")
+    with connect(settings.dsn) as conn:
+        number = number or versions.serving_number(conn, model)
+        number = number or versions.newest(conn, model, states=("ready",))
+        if holdout is not None:
+            config = versions.get(conn, model, number).config
+            expected = evaluate.from_csv(holdout, config)
+        else:
+            expected = evaluate.after(conn, model, number, after or datetime.now(UTC))
+        result = evaluate.evaluate(
+            conn, model, number, expected, k=k, exact=exact, progress=Bars()
+        )
+        if slice_name:
+            evaluate.store(conn, result, slice_name)
+    console.print(f"{result.users:,} users, {result.hits:,} hits, k = {k}")
+    rows = _metric_rows(model, number, {slice_name or "holdout": result.metrics})
+    write_rows(rows, fmt, columns=METRIC)
+
+
+@click.command()
+@format_option
+@click.pass_obj
+def status(settings: Settings, fmt: str) -> None:
+    """Show what every version is doing: progress, coverage, size, errors.
+
+    Example:
+
+    \b
+        recsys status
+    """
+    with connect(settings.dsn) as conn:
+        schema.check(conn)
+        rows = _status_rows(conn, None)
+    write_rows(rows, fmt, columns=STATUS_COLUMNS)
+
+
+@click.group("artifacts")
+def artifacts_() -> None:
+    """Carry the files of a version from one database to another."""
+
+
+@artifacts_.command("export")
+@click.argument("model")
+@click.argument("number", type=int)
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.pass_obj
+def export(settings: Settings, model: str, number: int, folder: Path) -> None:
+    """Write the artifacts of version NUMBER of MODEL to FOLDER.
+
+    Example:
+
+    \b
+        recsys artifacts export shop 2 ./artifacts
+    """
+    with connect(settings.dsn) as conn:
+        versions.get(conn, model, number)
+        files = artifacts.export_version(conn, model, number, folder)
+    console.print(f"Wrote {len(files)} files to {folder}")
+
+
+@artifacts_.command("import")
+@click.argument("folder", type=click.Path(path_type=Path, exists=True))
+@click.pass_obj
+def import_(settings: Settings, folder: Path) -> None:
+    """Store the artifacts of FOLDER in this database.
+
+    Example:
+
+    \b
+        recsys artifacts import ./artifacts
+    """
+    with connect(settings.dsn) as conn:
+        schema.check(conn)
+        hashes = artifacts.import_folder(conn, folder)
+    console.print(f"Stored {len(hashes)} artifacts")

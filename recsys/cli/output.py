@@ -1,0 +1,80 @@
+"""Rows as a table, CSV or JSON on stdout."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any, TypeVar
+from uuid import UUID
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+F = TypeVar("F", bound=Callable[..., Any])
+Row = dict[str, Any]
+
+format_option: Callable[[F], F] = click.option(
+    "--format",
+    "fmt",
+    type=click.Choice(["table", "csv", "json"]),
+    default="table",
+    show_default=True,
+    help="How rows are printed on stdout.",
+)
+
+
+def write_rows(rows: Sequence[Row], fmt: str, *, columns: Sequence[str] = ()) -> None:
+    """Print rows, all with the same keys, on stdout.
+
+    Args:
+        rows: The rows.
+        fmt: "table", "csv" or "json".
+        columns: Names to print and their order; needed when there may be no rows.
+    """
+    names = list(columns) or (list(rows[0]) if rows else [])
+    if fmt == "json":
+        plain = [{name: _plain(row[name]) for name in names} for row in rows]
+        click.echo(json.dumps(plain, indent=2, ensure_ascii=False))
+    elif fmt == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(names)
+        writer.writerows([[_plain(row[name]) for name in names] for row in rows])
+    else:
+        console = Console(soft_wrap=True) if not sys.stdout.isatty() else Console()
+        console.print(_table(rows, names))
+
+
+def _table(rows: Sequence[Row], names: Sequence[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in names:
+        number = any(isinstance(row[name], int | float | Decimal) for row in rows)
+        table.add_column(name, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(row[name]) for name in names))
+    return table
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M}"
+    return str(_plain(value))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, timedelta):
+        return round(value.total_seconds(), 1)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return str(value) if isinstance(value, UUID) else value

@@ -1,0 +1,309 @@
+"""Checks of server, schema, versions and configuration, each with what to do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import psycopg
+
+from recsys import _db, _index, artifacts, config, schema, versions
+from recsys._db import Connection
+from recsys._tower import ItemTower, QueryTower
+from recsys.backfill import source_errors
+from recsys.errors import RecsysError
+from recsys.settings import Settings
+from recsys.versions import ModelVersion
+
+Result = Literal["ok", "warn", "fail"]
+_SHM_WARN_MB = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check.
+
+    Attributes:
+        check: What was looked at.
+        result: "ok", "warn" (works, but see the hint) or "fail".
+        detail: What was found.
+        hint: What to do; empty when all is well.
+    """
+
+    check: str
+    result: Result
+    detail: str
+    hint: str = ""
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Run every check; a failing one never hides the others.
+
+    Args:
+        settings: Where the database and recsys.toml are.
+
+    Returns:
+        Findings in the order server, memory, schema, versions, configuration.
+    """
+    try:
+        conn = _db.connect(settings.dsn, autocommit=True)
+    except RecsysError as exc:
+        return [_failure("server", exc)]
+    with conn:
+        findings = [*_server(conn), *_memory(conn), *_privileges(conn)]
+        try:
+            schema.check(conn)
+        except RecsysError as exc:
+            return [*findings, _failure("schema", exc), *_configuration(conn, settings)]
+        findings.append(Finding("schema", "ok", f"revision {schema.CORE_REVISION}"))
+        findings += [f for version in _all(conn) for f in _version(conn, version)]
+        findings += _configuration(conn, settings)
+    return findings
+
+
+def _failure(check: str, exc: RecsysError) -> Finding:
+    return Finding(check, "fail", str(exc), exc.hint)
+
+
+def _setting(conn: Connection, name: str) -> str:
+    row = conn.execute("select current_setting(%s, true)", (name,)).fetchone()
+    return (row[0] if row else None) or ""
+
+
+def _server(conn: Connection) -> Iterator[Finding]:
+    number = conn.info.server_version
+    shown = f"Postgres {number // 10000}.{number % 10000}"
+    if number < 150000:
+        yield Finding("server", "warn", shown, "Tested with Postgres 16 to 18.")
+    else:
+        yield Finding("server", "ok", shown)
+    found = _db.pgvector_version(conn)
+    try:
+        _db.require_pgvector(conn)
+    except RecsysError as exc:
+        yield _failure("pgvector", exc)
+        return
+    text = ".".join(map(str, found or ()))
+    if found and found < _db.ADVISED_PGVECTOR:
+        yield Finding(
+            "pgvector",
+            "warn",
+            text,
+            "Upgrade to 0.8.4 or newer: earlier ones can corrupt an HNSW index.",
+        )
+    else:
+        yield Finding("pgvector", "ok", text)
+
+
+def _memory(conn: Connection) -> Iterator[Finding]:
+    row = conn.execute(
+        "select pg_size_bytes(current_setting('shared_buffers')) / 1048576,"
+        " coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint / 1048576"
+        " from pg_catalog.pg_class as c"
+        " join pg_catalog.pg_namespace as n on n.oid = c.relnamespace"
+        " where n.nspname = 'recsys' and c.relname like 'item\\_%' and c.relkind = 'r'"
+    ).fetchone()
+    buffers, vectors = row or (0, 0)
+    detail = f"shared_buffers {buffers} MB, item vectors and indexes {vectors} MB"
+    if vectors > buffers:
+        yield Finding(
+            "memory",
+            "warn",
+            detail,
+            "Searches are fast when the index stays in memory: raise shared_buffers.",
+        )
+    else:
+        yield Finding("memory", "ok", detail)
+    if _setting(conn, "dynamic_shared_memory_type") == "posix" and _local(conn):
+        yield _shared_memory()
+
+
+def _local(conn: Connection) -> bool:
+    return conn.info.host.startswith("/") or conn.info.host in ("localhost", "")
+
+
+def _shared_memory() -> Finding:
+    try:
+        status = os.statvfs("/dev/shm")
+    except OSError as exc:
+        return Finding("/dev/shm", "warn", f"cannot be read: {exc}")
+    size = status.f_blocks * status.f_frsize // 2**20
+    if size < _SHM_WARN_MB:
+        return Finding(
+            "/dev/shm",
+            "warn",
+            f"{size} MB",
+            "Parallel index builds need maintenance_work_mem there: "
+            "set shm_size of the container.",
+        )
+    return Finding("/dev/shm", "ok", f"{size} MB")
+
+
+def _privileges(conn: Connection) -> Iterator[Finding]:
+    row = conn.execute(
+        "select current_user, has_database_privilege(current_database(), 'create'),"
+        " coalesce(has_schema_privilege(to_regnamespace('recsys'), 'usage'), true)"
+    ).fetchone()
+    role, create, usage = row or ("", False, False)
+    if not usage:
+        yield Finding(
+            "privileges",
+            "fail",
+            f"role {role} may not use schema recsys",
+            f"grant recsys_app to {role};",
+        )
+    elif not create:
+        yield Finding(
+            "privileges",
+            "ok",
+            f"role {role} may serve; it may not run 'recsys upgrade'",
+        )
+    else:
+        yield Finding("privileges", "ok", f"role {role} may migrate")
+
+
+def _all(conn: Connection) -> list[ModelVersion]:
+    try:
+        names = [
+            row[0] for row in conn.execute("select name from recsys.model order by 1")
+        ]
+        return [v for name in names for v in versions.list_versions(conn, name)]
+    except psycopg.errors.InsufficientPrivilege:
+        return []
+
+
+def _version(conn: Connection, version: ModelVersion) -> Iterator[Finding]:
+    name = f"{version.model} {version.number}"
+    if version.state == "building":
+        yield Finding(
+            name,
+            "warn",
+            f"building ({version.phase}) {version.error or ''}".strip(),
+            f"recsys backfill {version.model} {version.number}",
+        )
+    try:
+        _load_towers(conn, version)
+    except RecsysError as exc:
+        yield _failure(name, exc)
+        return
+    if version.state == "building":
+        return
+    row = conn.execute(
+        "select i.indisvalid, a.atttypmod from pg_catalog.pg_attribute as a"
+        " left join pg_catalog.pg_index as i on i.indexrelid = to_regclass(%s)"
+        " where a.attrelid = to_regclass(%s) and a.attname = 'embedding'",
+        (
+            f"recsys.{_index.index_name(version.suffix)}",
+            f"recsys.item_vector_{version.suffix}",
+        ),
+    ).fetchone()
+    yield _storage(name, version, row)
+    yield from _coverage(conn, name, version)
+
+
+def _load_towers(conn: Connection, version: ModelVersion) -> None:
+    """Load both towers as a request and the backfill do, and run them once."""
+    import numpy as np
+
+    settings, dim = version.config, version.config.train.dim
+    query = QueryTower(
+        artifacts.get(conn, version.artifacts["query_tower"]),
+        settings.users.features,
+        settings.context.features,
+        dim,
+    )
+    query.encode_one(np.empty((0, dim), np.float32), np.empty(0, np.float32))
+    item = ItemTower(
+        artifacts.get(conn, version.artifacts["item_tower"]),
+        settings.items.features,
+        dim,
+    )
+    zeros = np.zeros((1, dim), np.float32)
+    item.encode({}, 1, zeros, zeros, np.zeros(1, np.float32))
+
+
+def _storage(
+    name: str, version: ModelVersion, row: tuple[bool | None, int] | None
+) -> Finding:
+    if row is None:
+        return Finding(
+            name,
+            "fail",
+            "its tables are missing",
+            "Drop the version and train again, or restore a backup.",
+        )
+    valid, dim = row
+    if dim != version.dim:
+        return Finding(
+            name,
+            "fail",
+            f"the table has {dim} dimensions, the towers {version.dim}",
+            "The tables do not belong to these towers: drop and train again.",
+        )
+    if not valid:
+        return Finding(
+            name,
+            "fail",
+            "its HNSW index is missing or invalid",
+            f"drop index if exists recsys.{_index.index_name(version.suffix)}; "
+            f"recsys backfill {version.model} {version.number}",
+        )
+    return Finding(
+        name, "ok", f"{version.state}, {dim} dimensions, towers load, index valid"
+    )
+
+
+def _coverage(conn: Connection, name: str, version: ModelVersion) -> Iterator[Finding]:
+    try:
+        with source_errors("items"):
+            row = conn.execute(
+                "select missing, orphaned from recsys.coverage(%s, %s)",
+                (version.model, version.number),
+            ).fetchone()
+    except RecsysError as exc:
+        yield _failure(f"{name} coverage", exc)
+        return
+    missing, orphaned = row or (0, 0)
+    if missing or orphaned:
+        yield Finding(
+            f"{name} coverage",
+            "warn",
+            f"{missing} items without a vector, {orphaned} vectors without an item",
+            f"recsys backfill {version.model} {version.number}",
+        )
+    else:
+        yield Finding(f"{name} coverage", "ok", "every item has its vector")
+
+
+def _configuration(conn: Connection, settings: Settings) -> Iterator[Finding]:
+    if not settings.config.exists():
+        yield Finding(
+            "recsys.toml", "ok", f"{settings.config} is absent; serving needs none"
+        )
+        return
+    try:
+        project = config.load(settings.config)
+    except RecsysError as exc:
+        yield _failure("recsys.toml", exc)
+        return
+    for model in project.models.values():
+        yield from _sources(conn, model)
+
+
+def _sources(conn: Connection, model: config.ModelConfig) -> Iterator[Finding]:
+    for which, text in (
+        ("items", model.items.sql),
+        ("users", model.users.sql),
+        ("interactions", model.interactions.sql),
+    ):
+        if not text:
+            continue
+        try:
+            with source_errors(which):
+                conn.execute(f"select * from ({text}\n) as source limit 0".encode())
+        except RecsysError as exc:
+            yield _failure(f"recsys.toml {model.name}", exc)
+            return
+    yield Finding(f"recsys.toml {model.name}", "ok", "every source can be read")

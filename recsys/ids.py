@@ -1,0 +1,53 @@
+"""Item and user ids: checked against the model's types before SQL sees them."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from recsys.config import IdType
+from recsys.errors import ConfigError
+from recsys.types import ItemId
+
+
+def check_id(name: str, value: object, id_type: IdType) -> None:
+    """Refuse an id of another type than the model's.
+
+    Raises:
+        ConfigError: It is not of the type, or out of its range.
+    """
+    good = (
+        (type(value) is int and -(2**63) <= value < 2**63)
+        if id_type == "bigint"
+        else isinstance(value, UUID if id_type == "uuid" else str)
+    )
+    if not good or (isinstance(value, str) and not _storable(value)):
+        raise ConfigError(
+            f"{name} must be {id_type}, got {type(value).__name__} {str(value)[:80]!r}",
+            hint="The model's id types are in recsys.model; convert before the call.",
+        )
+
+
+def parse_id(name: str, text: str, id_type: IdType) -> ItemId:
+    """Read an id from text, such as a command-line argument or a CSV cell.
+
+    Raises:
+        ConfigError: The text is not of the type.
+    """
+    value: ItemId = text
+    try:
+        if id_type == "bigint":
+            value = int(text)
+        elif id_type == "uuid":
+            value = UUID(text)
+    except ValueError as exc:
+        raise ConfigError(f"{name} must be {id_type}, got {text[:80]!r}") from exc
+    check_id(name, value, id_type)
+    return value
+
+
+def _storable(text: str) -> bool:
+    """Say whether Postgres can hold the text: no NUL, no lone surrogates."""
+    try:
+        return b"\x00" not in text.encode()
+    except UnicodeEncodeError:
+        return False
