@@ -192,7 +192,7 @@ class _Learner:
             return FittedFeature(self.feature, vocabulary=self._vocabulary())
         std = math.sqrt(self.squares / self.n) if self.n else 0.0
         # Rounding alone leaves a tiny spread in a constant column.
-        constant = std <= 1e-9 * abs(self.mean) or std < 1e-30
+        constant = std <= 1e-14 * abs(self.mean) or std < 1e-30
         return FittedFeature(self.feature, mean=self.mean, std=1.0 if constant else std)
 
     def _vocabulary(self) -> tuple[str, ...]:
