@@ -13,7 +13,7 @@ import psycopg
 from numpy.typing import NDArray
 from psycopg import sql
 
-from recsys import _copy, _db, artifacts
+from recsys import _copy, _db, _sql, artifacts
 from recsys._db import Connection, Halfvec
 from recsys._tower import QueryTower
 from recsys.errors import DatabaseUnavailable, RecsysError, VersionStateError
@@ -66,9 +66,11 @@ def build(dsn: str, version: ModelVersion, progress: Progress) -> None:
     table = f"item_vector_{version.suffix}"
     with _db.connect(dsn) as conn:
         row = conn.execute(
-            "select to_regclass(%s) is not null, (select count(*) from {})".format(
-                f"recsys.{table}"
-            ).encode(),
+            _sql.trusted(
+                "select to_regclass(%s) is not null, (select count(*) from {})".format(
+                    f"recsys.{table}"
+                )
+            ),
             (f"recsys.{index_name(version.suffix)}",),
         ).fetchone()
     exists, rows = row or (False, 0)
@@ -209,19 +211,20 @@ def sample_queries(
         content, config.users.features, config.context.features, config.train.dim
     )
     users = conn.execute(
-        (
+        _sql.trusted(
             f"select user_id::{config.user_id} from (select distinct user_id"
             f" from ({config.interactions.sql}\n) as i where user_id is not null) as u"
             " order by hashtextextended(user_id::text, 0) limit %s"
-        ).encode(),
+        ),
         (size // 2,),
     ).fetchall()
     queries: list[NDArray[np.float32]] = [tower.encode_one(*_no_history(tower.dim))]
     with conn.cursor(binary=True) as cur:
         for (user,) in users:
             row = cur.execute(
-                f"select weights, history, features from recsys._state_{suffix}(%s)"
-                .encode(),
+                _sql.trusted(
+                    f"select weights, history, features from recsys._state_{suffix}(%s)"
+                ),
                 (user,),
             ).fetchone()
             weights, history, features = row or (None, None, None)
@@ -230,9 +233,11 @@ def sample_queries(
                 tower.encode_one(rows, np.array(weights or [], np.float32), features)
             )
         items = cur.execute(
-            f"select halfvec_send(recsys._direction(embedding))"
-            f" from recsys.item_vector_{suffix}"
-            f" order by hashtextextended(item_id::text, 1) limit %s".encode(),
+            _sql.trusted(
+                f"select halfvec_send(recsys._direction(embedding))"
+                f" from recsys.item_vector_{suffix}"
+                f" order by hashtextextended(item_id::text, 1) limit %s"
+            ),
             (size - len(queries),),
         ).fetchall()
     packed = b"".join(row[0] for row in items)
@@ -277,8 +282,10 @@ def _recall(
 
 def _count(conn: Connection, version: ModelVersion) -> int:
     row = conn.execute(
-        f"select count(*) from (select from recsys.item_vector_{version.suffix}"
-        f" limit {K}) as some".encode()
+        _sql.trusted(
+            f"select count(*) from (select from recsys.item_vector_{version.suffix}"
+            f" limit {K}) as some"
+        )
     ).fetchone()
     return int(row[0]) if row else 0
 
@@ -289,10 +296,10 @@ def _search(
     with conn.cursor(binary=True) as cur:
         cur.adapters.register_dumper(Halfvec, _db.HalfvecDumper)
         row = cur.execute(
-            f"select scores from recsys._search_{version.suffix}"
-            "(%s::halfvec, %s, '{}', %s)".encode(),
+            _sql.trusted(
+                f"select scores from recsys._search_{version.suffix}"
+                "(%s::halfvec, %s, '{}', %s)"
+            ),
             (Halfvec(query), K, ef_search),
         ).fetchone()
     return row[0] if row else []
-
-

@@ -17,7 +17,7 @@ _PLACEHOLDER = re.compile(r"@([a-z_]+)@")
 def files() -> Path:
     """Return the folder that holds ``sql/`` and ``migrations/``.
 
-    A wheel carries them under ``recsys/_files``; a checkout has them beside the package.
+    A wheel carries them under ``recsys/_files``; a checkout has them beside it.
     """
     packaged = Path(__file__).parent / "_files"
     return packaged if packaged.is_dir() else Path(__file__).parent.parent
@@ -42,6 +42,16 @@ def render(name: str, values: Mapping[str, str]) -> str:
         return values[match.group(1)]
 
     return _PLACEHOLDER.sub(fill, read(name))
+
+
+def trusted(text: str) -> bytes:
+    """Mark SQL that is composed from text, and is no injection, for execution.
+
+    psycopg takes only literal strings, so that nobody composes SQL by accident. What
+    is composed here is the application's own source SQL, suffixes and id types that
+    ``config`` checked against patterns, and ``literal()``s: never a request's value.
+    """
+    return text.encode()
 
 
 def literal(value: Any) -> str:

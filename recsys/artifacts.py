@@ -1,4 +1,4 @@
-"""Model files in Postgres, addressed by the sha256 of their bytes; nothing executable."""
+"""Model files in Postgres, addressed by their sha256; nothing executable."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from recsys._db import Connection
 from recsys.errors import ArtifactError
 
 Kind = Literal["onnx", "safetensors", "json"]
-KINDS: tuple[Kind, ...] = ("onnx", "safetensors", "json")
+KINDS: dict[str, Kind] = {
+    "onnx": "onnx",
+    "safetensors": "safetensors",
+    "json": "json",
+}
 _LARGEST = 1_000_000_000  # bytea ends at 1 GB
 _FILE_NAME = re.compile(r"([0-9a-f]{64})\.(onnx|safetensors|json)")
 
@@ -57,7 +61,7 @@ def get(conn: Connection, sha256: str) -> bytes:
     if row is None:
         raise ArtifactError(
             f"artifact {sha256[:12]} is not in this database",
-            hint="Bring it with 'recsys artifacts export' and 'import', or train again.",
+            hint="Bring it by 'recsys artifacts export' and 'import', or train.",
         )
     content = bytes(row[0])
     if digest(content) != sha256:
@@ -112,6 +116,6 @@ def import_folder(conn: Connection, folder: Path) -> list[str]:
                 f"{path.name} is corrupted: its bytes have another sha256",
                 hint="Export it again.",
             )
-        kind = next(kind for kind in KINDS if kind == match.group(2))
+        kind = KINDS[match.group(2)]
         hashes.append(put(conn, kind, content))
     return hashes

@@ -19,12 +19,12 @@ import psycopg
 from numpy.typing import NDArray
 from psycopg import sql
 
-from recsys import _copy, _db, _index, artifacts, embeddings, versions
+from recsys import _copy, _db, _index, _sql, artifacts, embeddings, versions
 from recsys._db import Connection
 from recsys._tower import ItemTower
 from recsys.encoder.values import projection
 from recsys.errors import ArtifactError, RecsysError, SourceError, VersionStateError
-from recsys.progress import SILENT, Progress, Stage
+from recsys.progress import SILENT, Progress
 from recsys.types import ItemId
 from recsys.versions import ModelVersion
 
@@ -202,9 +202,7 @@ class _Backfill:
             writer.commit()
             return
         content = artifacts.get(writer, self.version.artifacts["embeddings"])
-        learned = embeddings.unpack(
-            content, self.config.item_id, self.config.train.dim
-        )
+        learned = embeddings.unpack(content, self.config.item_id, self.config.train.dim)
         with self.progress.stage("Loading ID embeddings", len(learned.item_ids)) as s:
             _copy.copy_rows(
                 writer,
@@ -270,12 +268,12 @@ class _Backfill:
     def _delete_orphans(self, conn: Connection) -> None:
         for table in ("item_vector", "item_embedding"):
             conn.execute(
-                (
+                _sql.trusted(
                     f"delete from recsys.{table}_{self.version.suffix} as v"
                     " where not exists (select from"
                     f" ({self.config.items.sql}\n) as s"
                     f" where s.item_id::{self.config.item_id} = v.item_id)"
-                ).encode()
+                )
             )
         conn.commit()
 
@@ -286,7 +284,7 @@ class _Backfill:
                 self.loaded += len(ids)
                 stage.advance(len(ids))
 
-    def _missing_items(self) -> Iterator[tuple[list[ItemId], list[Sequence[Any]]]]:
+    def _missing_items(self) -> Iterator[tuple[list[ItemId], Sequence[Sequence[Any]]]]:
         """Stream the items without a vector, as ids and columns."""
         with (
             _db.connect(self.dsn) as reader,
@@ -294,7 +292,7 @@ class _Backfill:
             source_errors("items"),
         ):
             cursor.itersize = _CHUNK
-            cursor.execute(self._items_query().encode())
+            cursor.execute(_sql.trusted(self._items_query()))
             while rows := cursor.fetchmany(_CHUNK):
                 ids, *columns = zip(*rows, strict=True)
                 if None in ids:
@@ -323,7 +321,7 @@ class _Backfill:
         writer: Connection,
         tower: ItemTower,
         ids: list[ItemId],
-        columns: list[Sequence[Any]],
+        columns: Sequence[Sequence[Any]],
     ) -> None:
         """Encode one chunk and store both of its vectors in one transaction."""
         served, history, bias, *cells = columns

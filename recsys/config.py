@@ -210,9 +210,7 @@ def load(path: Path) -> ProjectConfig:
     return from_mapping(data, path=path)
 
 
-def from_mapping(
-    data: Mapping[str, Any], *, path: Path | None = None
-) -> ProjectConfig:
+def from_mapping(data: Mapping[str, Any], *, path: Path | None = None) -> ProjectConfig:
     """Check a mapping shaped like recsys.toml (Django or Flask settings)."""
     _keys(data, ("versions", "model"), "the top level")
     versions = data.get("versions", "recsys_versions")
@@ -231,9 +229,7 @@ def model_from_dict(data: Mapping[str, Any]) -> ModelConfig:
     """Rebuild a configuration stored by ``ModelConfig.to_dict``."""
 
     def source(part: Mapping[str, Any]) -> Source:
-        features = tuple(
-            Feature(**{**f, "parts": tuple(f["parts"])}) for f in part["features"]
-        )
+        features = tuple(Feature(**_with_tuple(f, "parts")) for f in part["features"])
         return Source(sql=part["sql"], features=features, watch=part["watch"])
 
     inter = data["interactions"]
@@ -244,10 +240,15 @@ def model_from_dict(data: Mapping[str, Any]) -> ModelConfig:
         items=source(data["items"]),
         users=source(data["users"]),
         context=source(data["context"]),
-        interactions=Interactions(**{**inter, "targets": tuple(inter["targets"])}),
+        interactions=Interactions(**_with_tuple(inter, "targets")),
         train=TrainConfig(**data["train"]),
         index=IndexConfig(**data["index"]),
     )
+
+
+def _with_tuple(data: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """JSON has lists only."""
+    return {**data, key: tuple(data[key])}
 
 
 def _model(name: str, data: object) -> ModelConfig:
@@ -352,7 +353,7 @@ def _interactions(table: Mapping[str, Any], where: str) -> Interactions:
 def _sql(part: Mapping[str, Any], here: str) -> str:
     value = part.get("sql")
     if not isinstance(value, str) or not value.strip():
-        raise ConfigError(f"{here} needs sql = \"select ...\"")
+        raise ConfigError(f'{here} needs sql = "select ..."')
     return value.strip().rstrip(";")
 
 
@@ -446,8 +447,10 @@ def _typed(cls: type, part: Mapping[str, Any], here: str) -> dict[str, Any]:
         if item.name not in part:
             continue
         value = part[item.name]
-        default = "" if item.default is MISSING or item.default is None else item.default
-        wanted: type = type(default)
+        default = (
+            "" if item.default is MISSING or item.default is None else item.default
+        )
+        wanted = cast(type, type(default))
         if wanted is float and type(value) is int:
             value = float(value)
         if type(value) is not wanted:

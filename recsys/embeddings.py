@@ -47,11 +47,11 @@ def pack(embeddings: Embeddings, id_type: IdType) -> bytes:
     if id_type == "bigint":
         tensors["item_ids"] = np.asarray(ids, dtype=np.int64)
     else:
-        names = [
-            i.bytes if isinstance(i, UUID) else str(i).encode() for i in ids
-        ]
+        names = [i.bytes if isinstance(i, UUID) else str(i).encode() for i in ids]
         tensors["item_ids"] = np.frombuffer(b"".join(names), dtype=np.uint8)
-        tensors["item_id_ends"] = np.cumsum([len(name) for name in names], dtype=np.int64)
+        tensors["item_id_ends"] = np.cumsum(
+            [len(name) for name in names], dtype=np.int64
+        )
     return save({k: np.ascontiguousarray(v) for k, v in tensors.items()})
 
 

@@ -1,8 +1,8 @@
 """Every error this package raises on purpose.
 
     RecsysError
-    |__ ConfigError             settings, recsys.toml or an argument are missing or malformed
-    |__ SourceError             an item, user or interaction source fails or returns bad rows
+    |__ ConfigError             settings, recsys.toml or an argument are malformed
+    |__ SourceError             an item, user or interaction source fails
     |__ SchemaError             the database is not at the revision this release needs
     |__ DatabaseUnavailable     no connection, or pgvector is missing or too old
     |__ ModelError
@@ -10,7 +10,7 @@
     |   |__ UnknownVersion      the model has no version of that number (LookupError)
     |   |__ UnknownItem         the version has no vector for an item (LookupError)
     |   |__ VersionStateError   the version is not in a state that allows the operation
-    |   |__ ArtifactError       an artifact is missing, corrupted or does not fit its tables
+    |   |__ ArtifactError       an artifact is missing, corrupted or misfit
     |__ TrainingError           training cannot start, or failed and left nothing behind
 
 Driver errors (``psycopg.Error``) pass through unchanged unless one of these says more.

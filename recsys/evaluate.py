@@ -182,9 +182,7 @@ class _Run:
                 f"select item_id from recsys.{table} order by ctid".encode()
             )
         ]
-        vectors = np.concatenate(
-            _copy.read_vectors(self.conn, table, self.version.dim)
-        )
+        vectors = np.concatenate(_copy.read_vectors(self.conn, table, self.version.dim))
         place = {item: i for i, item in enumerate(ids)}
         out: list[Sequence[ItemId]] = []
         with progress.stage("Ranking exactly", len(self.queries)) as stage:
@@ -291,9 +289,7 @@ def _metrics(
     return ranking_metrics(found, wanted, k)
 
 
-def after(
-    conn: Connection, model: str, number: int, cutoff: datetime
-) -> Holdout:
+def after(conn: Connection, model: str, number: int, cutoff: datetime) -> Holdout:
     """Return what known users first did from a time on, with known items.
 
     A hit is a pair of a target kind from ``cutoff`` on that the user did not have
@@ -336,9 +332,7 @@ def after(
     return Holdout(relevant, cutoff)
 
 
-def target_expression(
-    config: ModelConfig, columns: Sequence[str], weight: str
-) -> str:
+def target_expression(config: ModelConfig, columns: Sequence[str], weight: str) -> str:
     """Return the SQL condition under which an interaction counts as a hit."""
     targets = config.interactions.targets
     if not targets or "kind" not in columns:

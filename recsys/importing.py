@@ -15,7 +15,7 @@ from psycopg import sql
 from recsys import _csv
 from recsys._csv import Column, Layout
 from recsys._declare import declare
-from recsys.config import ID_TYPES, load
+from recsys.config import ID_TYPES, from_mapping, load
 from recsys.errors import ConfigError, SourceError
 from recsys.progress import SILENT, Progress
 
@@ -122,11 +122,8 @@ def import_interactions(
     """
     path, config_path = Path(path), Path(config_path)
     declared = config_path.exists() and model in load(config_path).models
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,29}", model):
-        raise ConfigError(
-            f"model name {model!r} is not usable in table names",
-            hint="Use at most 30 of a-z, 0-9 and _, starting with a letter.",
-        )
+    source = {"sql": "select"}
+    from_mapping({"model": {model: {"items": source, "interactions": source}}})
     table = f"{model}_interaction"
     _check_table(conn, table, replace=replace)
     layout = _scan_interactions(path, progress)

@@ -23,7 +23,7 @@ from recsys.progress import SILENT, Progress
 from recsys.versions import VersionPlan
 
 if TYPE_CHECKING:
-    from recsys.training import TrainedModel
+    from recsys.training.export import TrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -154,15 +154,16 @@ def _train(
     conn: Connection, config: ModelConfig, until: datetime | None, progress: Progress
 ) -> TrainedModel:
     try:
-        from recsys import training
+        from recsys.training.data import read
+        from recsys.training.trainer import train
     except ImportError as exc:
         raise TrainingError(
             f"training needs a package that is not installed: {exc.name}",
             hint="pip install 'recsys[train]'",
         ) from exc
-    dataset = training.read(conn, config, until=until, progress=progress)
+    dataset = read(conn, config, until=until, progress=progress)
     conn.rollback()
-    return training.train(dataset, config, progress=progress)
+    return train(dataset, config, progress=progress)
 
 
 def _store(
@@ -172,7 +173,7 @@ def _store(
     number: int,
     trained: TrainedModel,
 ) -> VersionPlan:
-    learned = np.flatnonzero(trained.trained)
+    learned: list[int] = np.flatnonzero(trained.trained).tolist()
     rows = embeddings.Embeddings(
         item_ids=[trained.item_ids[i] for i in learned],
         served=trained.id_served[learned].astype(np.float16),

@@ -18,7 +18,6 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import numpy as np
-
 from numpy.typing import NDArray
 from psycopg.pq import TransactionStatus
 
@@ -147,13 +146,12 @@ class Recommender:
                             state.features,
                             context,
                         )
-                        seen = state.seen if exclude_seen else []
                         found = retrieval.search(
                             conn,
                             loaded.statements,
                             Halfvec(query),
                             k,
-                            [*seen, *excluded],
+                            [*(state.seen if exclude_seen else ()), *excluded],
                             max(loaded.ef_search, min(1000, 2 * k)),
                             among,
                         )
@@ -282,9 +280,7 @@ class Recommender:
             with self._connection() as conn:
                 loaded = self._current(conn)
                 self._check_ids(loaded.config, user_id, None, [])
-                state = retrieval.state(
-                    conn, loaded.statements, user_id, None, before
-                )
+                state = retrieval.state(conn, loaded.statements, user_id, None, before)
                 if state is None or state.generation != loaded.generation:
                     self._loaded = None
                     continue

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pprint
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 from alembic.config import Config
 from alembic.script import ScriptDirectory
@@ -95,8 +97,11 @@ def _literal(value: object) -> str:
 
 def _summary(plan: VersionPlan) -> str:
     lines = [f"{plan.config.train.dim} dimensions; validation slice:"]
-    for method, metrics in plan.metrics.get("validation", {}).items():
-        if isinstance(metrics, dict):
-            numbers = ", ".join(f"{k} {v:.4f}" for k, v in metrics.items())
+    validation: Mapping[str, Any] = plan.metrics.get("validation", {})
+    for method, metrics in validation.items():
+        if isinstance(metrics, Mapping):
+            numbers = ", ".join(
+                f"{k} {v:.4f}" for k, v in cast(Mapping[str, float], metrics).items()
+            )
             lines.append(f"  {method}: {numbers}")
     return "\n".join(lines)

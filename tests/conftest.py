@@ -1,4 +1,4 @@
-"""A real Postgres for every test: one migrated template per session, cloned per test."""
+"""A real Postgres for every test: a migrated template, cloned per test."""
 
 from __future__ import annotations
 

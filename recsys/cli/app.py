@@ -94,5 +94,3 @@ def fail(message: str, hint: str) -> None:
     if hint:
         click.echo(f"Hint: {hint}", err=True)
     sys.exit(1)
-
-

@@ -51,9 +51,10 @@ class Bars:
             TextColumn("{task.fields[note]}"),
             console=console,
             transient=True,
+            disable=not console.is_terminal,
         ) as bars:
             task = bars.add_task(name, total=total, note="")
             yield _Bar(bars, task)
-            note = bars.tasks[0].fields["note"]
+            note = str(bars.tasks[0].fields["note"])
         done = f"{time.perf_counter() - start:.1f} s"
         console.print(f"  {name}: {done}{f' ({note})' if note else ''}", style="dim")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ STATUS_COLUMNS = (
 )  # fmt: skip
 
 
-class Moment(click.ParamType):
+class Moment(click.ParamType[datetime]):
     """A date or time; without a zone it is UTC."""
 
     name = "time"
@@ -103,12 +104,14 @@ def train(
 METRIC = ("model", "number", "slice", "method", "metric", "value")
 
 
-def _metric_rows(model: str, number: int, metrics: Any) -> list[Row]:
+def _metric_rows(
+    model: str, number: int, metrics: Mapping[str, Mapping[str, Any]]
+) -> list[Row]:
     return [
         {"model": model, "number": number, "slice": slice_name, "method": method,
          "metric": name, "value": value}
         for slice_name, methods in metrics.items()
-        for method, values in methods.items() if isinstance(values, dict)
+        for method, values in methods.items() if isinstance(values, Mapping)
         for name, value in values.items()
     ]  # fmt: skip
 

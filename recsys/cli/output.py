@@ -19,7 +19,7 @@ from rich.table import Table
 F = TypeVar("F", bound=Callable[..., Any])
 Row = dict[str, Any]
 
-format_option: Callable[[F], F] = click.option(
+_format = click.option(
     "--format",
     "fmt",
     type=click.Choice(["table", "csv", "json"]),
@@ -27,6 +27,11 @@ format_option: Callable[[F], F] = click.option(
     show_default=True,
     help="How rows are printed on stdout.",
 )
+
+
+def format_option(command: F) -> F:
+    """Give a command the option --format."""
+    return _format(command)
 
 
 def write_rows(rows: Sequence[Row], fmt: str, *, columns: Sequence[str] = ()) -> None:

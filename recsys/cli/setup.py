@@ -109,9 +109,7 @@ def upgrade(settings: Settings, revision: str, sql: bool) -> None:
 @click.option("--sql", is_flag=True, help="Print the statements, run nothing.")
 @click.option("--stop-serving", is_flag=True, help="Drop even what nothing replaces.")
 @click.pass_obj
-def downgrade(
-    settings: Settings, revision: str, sql: bool, stop_serving: bool
-) -> None:
+def downgrade(settings: Settings, revision: str, sql: bool, stop_serving: bool) -> None:
     """Take model versions or the schema down to REVISION.
 
     A version that serves hands over to the one before it first.
