@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -205,7 +206,13 @@ def test_many_threads_make_one_session(monkeypatch):
     tower = QueryTower(query_tower(DIM, NONE, NONE, WEIGHTS), (), (), DIM)
     loads, found = [], []
     load = _tower._load
-    monkeypatch.setattr(_tower, "_load", lambda *a: loads.append(1) or load(*a))
+
+    def slow_load(*args):
+        loads.append(1)
+        time.sleep(0.05)  # long enough for every thread to arrive
+        return load(*args)
+
+    monkeypatch.setattr(_tower, "_load", slow_load)
     gate = threading.Barrier(8)
 
     def work():
