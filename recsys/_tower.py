@@ -48,30 +48,31 @@ class _Session:
         self._inputs = inputs
         self._outputs = outputs
         self._names = list(outputs)
-        self._pid = 0
-        self._session: InferenceSession | None = None
+        # Process id and session in one reference: no thread sees half of a change.
+        self._held: tuple[int, InferenceSession] | None = None
         _SESSIONS.add(self)
 
     def run(self, feeds: Feeds) -> list[NDArray[Any]]:
         """Return the outputs in their declared order."""
-        session = self._session
-        if session is None or self._pid != os.getpid():
-            session = self._make()
-        return cast("list[NDArray[Any]]", session.run(self._names, feeds))
+        held = self._held
+        if held is None or held[0] != os.getpid():
+            held = self._make()
+        return cast("list[NDArray[Any]]", held[1].run(self._names, feeds))
 
-    def _make(self) -> InferenceSession:
+    def _make(self) -> tuple[int, InferenceSession]:
         with _LOCKS[0]:
-            if self._session is None or self._pid != os.getpid():
+            held = self._held
+            if held is None or held[0] != os.getpid():
                 self.forget()
-                self._session = _load(self._model, self._inputs, self._outputs)
-                self._pid = os.getpid()
-            return self._session
+                session = _load(self._model, self._inputs, self._outputs)
+                held = self._held = (os.getpid(), session)
+            return held
 
     def forget(self) -> None:
         """Leave an inherited session alone: freeing it may crash the child."""
-        if self._session is not None:
-            _INHERITED.append(self._session)
-            self._session = None
+        if self._held is not None:
+            _INHERITED.append(self._held)
+            self._held = None
 
 
 _SESSIONS: weakref.WeakSet[_Session] = weakref.WeakSet()

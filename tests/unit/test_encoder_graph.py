@@ -1,7 +1,5 @@
 """The encoder graph against golden values and the reference in plain numpy."""
 
-# ruff: noqa: RUF001 - foreign letters are the point
-
 import math
 
 import numpy as np

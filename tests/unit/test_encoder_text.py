@@ -1,7 +1,5 @@
 """Text normalisation: golden values, and nothing that breaks it."""
 
-# ruff: noqa: RUF001 - foreign letters are the point
-
 import time
 
 import pytest

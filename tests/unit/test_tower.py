@@ -235,12 +235,12 @@ def test_another_process_id_makes_another_session(monkeypatch):
     """uWSGI runs no fork hooks by default, so the id itself is compared."""
     tower = QueryTower(query_tower(DIM, NONE, NONE, WEIGHTS), (), (), DIM)
     before = tower.encode_one(random(3, DIM), np.ones(3))
-    inherited = tower._session._session
+    inherited = tower._session._held
     monkeypatch.setattr(_tower.os, "getpid", lambda: 1)
 
     after = tower.encode_one(random(3, DIM), np.ones(3))
 
-    assert tower._session._session is not inherited
+    assert tower._session._held is not inherited
     assert inherited in _tower._INHERITED
     np.testing.assert_array_equal(before, after)
 
@@ -258,7 +258,7 @@ def test_a_forked_child_encodes(tmp_path):
         fresh = _tower.QueryTower(model, (), (), {DIM})
         history, weights = np.ones((2, {DIM})), np.ones(2)
         expected = used.encode_one(history, weights)
-        parents = used._session._session
+        parents = used._session._held
         _tower._LOCKS[0].acquire()
         child = os.fork()
         if not child:
@@ -266,10 +266,10 @@ def test_a_forked_child_encodes(tmp_path):
                 np.array_equal(tower.encode_one(history, weights), expected)
                 for tower in (used, fresh)
             )
-            os._exit(0 if same and used._session._session is not parents else 1)
+            os._exit(0 if same and used._session._held is not parents else 1)
         _, status = os.waitpid(child, 0)
         assert np.array_equal(used.encode_one(history, weights), expected)
-        assert used._session._session is parents
+        assert used._session._held is parents
         sys.exit(os.waitstatus_to_exitcode(status))
     """
 
