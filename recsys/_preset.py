@@ -111,7 +111,7 @@ def is_loaded(conn: Connection, config: ModelConfig) -> bool:
     try:
         with conn.transaction():
             source = config.interactions.sql
-            conn.execute(f"select from ({source}\n) as source limit 0".encode())
+            conn.execute(_sql.trusted(f"select from ({source}\n) as source limit 0"))
     except pg.UndefinedTable:
         return False
     return True

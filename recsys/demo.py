@@ -15,7 +15,7 @@ from pathlib import Path
 
 from psycopg import sql
 
-from recsys import _preset, _show, embedded, evaluate, pipeline, schema, versions
+from recsys import _preset, _show, _sql, embedded, evaluate, pipeline, schema, versions
 from recsys import backfill as filling
 from recsys import config as configuration
 from recsys._db import Connection, connect
@@ -28,7 +28,7 @@ from recsys.settings import Settings, names_a_server
 from recsys.versions import ModelVersion
 
 FOLDER = Path(".recsys")
-"""Everything the demo makes, below the current folder: server, configuration, models."""
+"""What the demo makes, below the current folder: server, configuration, revisions."""
 SLICE = "holdout"
 
 
@@ -115,7 +115,7 @@ def _uses_embedded(settings: Settings) -> bool:
 
 
 def _server(settings: Settings, preset: Preset, *, fresh: bool) -> str:
-    """Return the DSN of the server to use; the embedded one has a database per model."""
+    """Return the DSN of the server; the embedded one has a database per model."""
     if not _uses_embedded(settings):
         if fresh:
             raise ConfigError(
@@ -157,7 +157,7 @@ def _load(work: Workplace) -> str:
             _preset.load(conn, work.preset, Bars())
             conn.commit()
         counts = [
-            conn.execute(f"select count(*) from ({text}\n) as source".encode())
+            conn.execute(_sql.trusted(f"select count(*) from ({text}\n) as source"))
             for text in (work.config.items.sql, work.config.interactions.sql)
         ]
         items, events = (row[0] for row in (c.fetchone() for c in counts) if row)
