@@ -284,7 +284,7 @@ def _count(conn: Connection, version: ModelVersion) -> int:
     row = conn.execute(
         _sql.trusted(
             f"select count(*) from (select from recsys.item_vector_{version.suffix}"
-            f" limit {K}) as some"
+            f" limit {K} ) as first"
         )
     ).fetchone()
     return int(row[0]) if row else 0

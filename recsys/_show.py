@@ -65,8 +65,12 @@ def show(
     number: int,
     holdout: Holdout,
     evaluation: Evaluation,
-) -> None:
-    """Print the evaluation, three users, similar items, and the same in SQL."""
+) -> Case:
+    """Print the evaluation, three users, similar items, and the same in SQL.
+
+    Returns:
+        The first of the users.
+    """
     out = Console(width=_WIDTH, highlight=False)
     out.print()
     _metrics(out, preset, number, evaluation)
@@ -82,19 +86,15 @@ def show(
         )
         for case in chosen:
             _user(out, case, titles)
-        if chosen:
-            _similar(out, conn, model, preset, chosen[0])
-            _in_sql(out, conn, preset, config, chosen[0])
+        _similar(out, conn, model, preset, chosen[0])
+        _in_sql(out, conn, preset, config, chosen[0])
+    return chosen[0]
 
 
-def commands(
-    preset: Preset, *, dsn: str | None, config: Path, holdout: Holdout
-) -> None:
+def commands(preset: Preset, case: Case, *, dsn: str | None, config: Path) -> None:
     """Print what to type next; ``dsn`` when the shell does not know the server yet."""
     out = Console(width=_WIDTH, highlight=False, soft_wrap=True)
-    user = min(holdout.relevant, key=str)
-    item = min(holdout.relevant[user], key=str)
-    model = preset.model
+    model, user, item = preset.model, case.user, case.page[0]
     out.print("[bold]Next, in this shell[/bold]\n")
     lines = [f"export RECSYS_CONFIG={config.resolve()}"]
     if dsn is not None:
@@ -123,16 +123,14 @@ def commands(
 
 
 def _metrics(out: Console, preset: Preset, number: int, found: Evaluation) -> None:
-    when = f"from {preset.until:%Y-%m-%d} on" if preset.until else preset.holdout
+    day = preset.until
+    when = f"what came from {day:%Y-%m-%d} on" if day else preset.holdout
     out.print(
-        f"[bold]{preset.model}, version {number}[/bold], measured on what came {when}: "
-        if preset.until
-        else f"[bold]{preset.model}, version {number}[/bold], measured on {when}: ",
-        end="",
+        f"[bold]{preset.model}, version {number}[/bold], measured on {when}: "
+        f"{found.users:,} users, {found.hits:,} items they took\n"
     )
-    out.print(f"{found.users:,} users, {found.hits:,} items they took\n")
     first = next(iter(found.metrics.values()))
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("")
     for name in first:
         table.add_column(name, justify="right")
@@ -145,13 +143,13 @@ def _metrics(out: Console, preset: Preset, number: int, found: Evaluation) -> No
 
 def _cases(conn: Connection, model: Recommender, holdout: Holdout) -> list[Case]:
     """Ask the model about some users as of the cut-off, through its query tower."""
-    users = [user for user, items in holdout.relevant.items() if len(items) > 1]
+    users = [user for user, items in holdout.relevant.items() if items]
     # A fixed order that has nothing to do with the ids.
     users.sort(key=lambda user: zlib.crc32(str(user).encode()))
     cases: list[Case] = []
     for user in users[:_LOOKED_AT]:
         query, past = model.query_vector(user, before=holdout.before)
-        if len(past) < _PAST:
+        if not past:
             continue
         with conn.cursor() as cur:
             cur.adapters.register_dumper(Halfvec, HalfvecDumper)
@@ -184,7 +182,7 @@ def _lookup(
 
 
 def _user(out: Console, case: Case, titles: dict[ItemId, str]) -> None:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, expand=True)
     table.add_column(f"user {case.user} did before", ratio=1, no_wrap=True, style="dim")
     table.add_column("", width=1)
     table.add_column("is recommended", ratio=1, no_wrap=True)
@@ -198,7 +196,7 @@ def _user(out: Console, case: Case, titles: dict[ItemId, str]) -> None:
             Text("✓" if hit else "", "green"),
             Text(after, "bold" if hit else ""),
         )
-    out.print(Padding(table, (0, 0, 0, 2)))
+    out.print(Padding(table, (0, 0, 1, 2)))
 
 
 def _similar(

@@ -83,12 +83,12 @@ def run(settings: Settings, *, data: Path | None = None, fresh: bool = False) ->
     with _step(6, "Evaluation") as say:
         holdout, evaluation = _evaluate(work, number)
         say(f"{evaluation.users:,} users, {evaluation.hits:,} hits")
-    _show.show(work.dsn, work.config, preset, number, holdout, evaluation)
+    case = _show.show(work.dsn, work.config, preset, number, holdout, evaluation)
     _show.commands(
         preset,
+        case,
         dsn=dsn if _uses_embedded(settings) else None,
         config=FOLDER / preset.model / "recsys.toml",
-        holdout=holdout,
     )
 
 
@@ -100,7 +100,8 @@ def _step(number: int, name: str) -> Generator[_Say]:
     console.print(f"[bold]{number}/6 {name}[/bold]")
     yield say
     took = time.perf_counter() - start
-    console.print(f"  {say.text} [dim]({took:.1f} s)[/dim]", highlight=False)
+    done = f"  {say.text} [dim]({took:.1f} s)[/dim]"
+    console.print(done, highlight=False, soft_wrap=True)
 
 
 class _Say:

@@ -293,7 +293,7 @@ def after(conn: Connection, model: str, number: int, cutoff: datetime) -> Holdou
     """Return what known users first did from a time on, with known items.
 
     A hit is a pair of a target kind from ``cutoff`` on that the user did not have
-    before; the user has interactions before it and the item has a learned row.
+    before; both the user and the item have interactions before it.
 
     Raises:
         ConfigError: The interaction source has no time.
@@ -316,11 +316,12 @@ def after(conn: Connection, model: str, number: int, cutoff: datetime) -> Holdou
         f" {_percent(target_expression(config, columns, weight))} as target"
         f" from ({_percent(config.interactions.sql)}\n) as source"
         "), known as (select distinct user_id from event where not later),"
+        " sold as (select distinct item_id from event where not later),"
         " had as (select distinct user_id, item_id from event where not later)"
         " select distinct event.user_id, event.item_id from event"
         " join known using (user_id)"
-        f" join recsys.id_embedding_{version.suffix} as learned"
-        " on learned.item_id = event.item_id"
+        " join sold on sold.item_id = event.item_id"
+        f" join recsys.item_vector_{version.suffix} as v on v.item_id = event.item_id"
         " where event.later and event.target and not exists"
         " (select from had where had.user_id = event.user_id"
         " and had.item_id = event.item_id)"

@@ -41,8 +41,12 @@ def write_rows(rows: Sequence[Row], fmt: str, *, columns: Sequence[str] = ()) ->
         rows: The rows.
         fmt: "table", "csv" or "json".
         columns: Names to print and their order; needed when there may be no rows.
+            A table leaves out those that start with "*".
     """
-    names = list(columns) or (list(rows[0]) if rows else [])
+    wanted = list(columns) or (list(rows[0]) if rows else [])
+    if fmt == "table":
+        wanted = [name for name in wanted if not name.startswith("*")]
+    names = [name.removeprefix("*") for name in wanted]
     if fmt == "json":
         plain = [{name: _plain(row[name]) for name in names} for row in rows]
         click.echo(json.dumps(plain, indent=2, ensure_ascii=False))
@@ -51,7 +55,8 @@ def write_rows(rows: Sequence[Row], fmt: str, *, columns: Sequence[str] = ()) ->
         writer.writerow(names)
         writer.writerows([[_plain(row[name]) for name in names] for row in rows])
     else:
-        console = Console(soft_wrap=True) if not sys.stdout.isatty() else Console()
+        # A pipe has no width; folding rows would only make them hard to read.
+        console = Console() if sys.stdout.isatty() else Console(width=160)
         console.print(_table(rows, names))
 
 

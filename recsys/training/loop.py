@@ -35,6 +35,7 @@ WARM_UP_STEPS = 100
 # A small data set in large batches would see too few steps per epoch.
 STEPS_PER_EPOCH = 50
 LEAST_BATCH = 16
+_LEAST_SAMPLE = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ def fit(
     settings: Settings,
     epochs: int,
     seed: int,
+    start: Tensor,
     after: Callable[[Epoch, Towers], bool] | None = None,
 ) -> Towers:
     """Fit the towers to query rows.
@@ -82,13 +84,14 @@ def fit(
         settings: Hyper-parameters.
         epochs: Passes over the rows; the learning rate falls to 0 at their end.
         seed: Every random choice follows from it.
+        start: First item rows, from ``first_rows``.
         after: Called after each epoch; a true answer ends the fit.
 
     Raises:
         TrainingError: The loss is not finite.
     """
     generator = torch.Generator().manual_seed(seed)
-    towers = _towers(dataset, rows, settings, generator)
+    towers = Towers(start, dataset.items, dataset.users, dataset.contexts, generator)
     sampler = _Sampler(dataset, rows, settings, generator)
     dtype = matmul_dtype(settings.tau)
     optimiser = torch.optim.Adam(towers.parameters(), lr=settings.lr, fused=True)
@@ -127,16 +130,14 @@ def _schedule(step: int, total: int) -> float:
     return min(1.0, (step + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * step / total))
 
 
-def _towers(
-    dataset: Dataset, rows: QueryRows, settings: Settings, generator: torch.Generator
-) -> Towers:
+def first_rows(rows: QueryRows, dim: int, seed: int) -> Tensor:
+    """Return the warm start of the item rows, shape (T, dim)."""
     pairs = rows.targets
-    counts = pairs.start.diff()
-    owner = torch.repeat_interleave(counts)
+    owner = torch.repeat_interleave(pairs.start.diff())
     weight = pairs.weight if pairs.weight is not None else torch.ones(len(owner))
     shape = (len(pairs), len(rows.items))
-    start = warm_start(owner, pairs.values, weight, shape, settings.dim, generator)
-    return Towers(start, dataset.items, dataset.users, dataset.contexts, generator)
+    generator = torch.Generator().manual_seed(seed)
+    return warm_start(owner, pairs.values, weight, shape, dim, generator)
 
 
 class _Sampler:
@@ -155,6 +156,12 @@ class _Sampler:
         self.items = torch.from_numpy(rows.items)
         self.users = torch.from_numpy(rows.users)
         self.content = dataset.items is not None
+        self.sample = min(settings.negatives, len(rows.items))
+        if self.content:
+            # Content is computed for every sampled item, and costs more than its
+            # column of the logits: a quarter of a small catalogue does as well.
+            most = max(_LEAST_SAMPLE, len(rows.items) // 4)
+            self.sample = min(self.sample, most)
         self.bias = settings.beta * log_popularity(rows.pop)
         # Place of each item in the sample, or among the rows of the step; -1 elsewhere.
         self.place = torch.full((len(rows.items),), -1)
@@ -198,8 +205,8 @@ class _Sampler:
 
     def _negatives(self) -> Tensor:
         """Draw distinct items uniformly."""
-        items, wanted = len(self.rows.items), self.settings.negatives
-        if items <= wanted:
+        items, wanted = len(self.rows.items), self.sample
+        if items == wanted:
             return torch.arange(items)
         if items <= 16 * wanted:
             return torch.randperm(items, generator=self.generator)[:wanted]
@@ -254,6 +261,3 @@ def log_popularity(pop: Tensor) -> Tensor:
 
 def _weights(weight: Tensor | None, count: int) -> Tensor:
     return torch.ones(count) if weight is None else weight
-
-
-__all__ = ["Epoch", "Settings", "fit", "log_popularity"]

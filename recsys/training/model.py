@@ -39,9 +39,9 @@ class Content(nn.Module):
         width = side.dense.shape[1]
         self.dense_weight = _normal((width, dim), _TABLE_STD, generator)
         self.dense_bias = nn.Parameter(torch.zeros(dim))
-        self.w1 = _normal((dim, 2 * dim), 1 / math.sqrt(dim), generator)
-        self.b1 = nn.Parameter(torch.zeros(2 * dim))
-        self.w2 = nn.Parameter(torch.zeros(2 * dim, dim))
+        self.w1 = _normal((dim, dim), 1 / math.sqrt(dim), generator)
+        self.b1 = nn.Parameter(torch.zeros(dim))
+        self.w2 = nn.Parameter(torch.zeros(dim, dim))
 
     def forward(self, rows: Tensor) -> Tensor:
         """Return the content vectors of some rows of the data; shape (n, d)."""

@@ -13,7 +13,7 @@ from recsys.errors import TrainingError
 from recsys.progress import SILENT, Progress
 from recsys.training.dataset import Dataset
 from recsys.training.export import TrainedModel, export
-from recsys.training.loop import Epoch, fit
+from recsys.training.loop import Epoch, first_rows, fit
 from recsys.training.model import Towers
 from recsys.training.rows import QueryRows, query_rows
 from recsys.training.tune import Choice, choose
@@ -115,7 +115,8 @@ def _final_fit(
             )
             return False
 
-        towers = fit(dataset, rows, choice.settings, epochs, config.seed, after)
+        start = first_rows(rows, config.dim, config.seed)
+        towers = fit(dataset, rows, choice.settings, epochs, config.seed, start, after)
     logger.info("fitted %d epochs", epochs)
     return towers, curve
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from recsys.config import TrainConfig
 from recsys.progress import Progress
 from recsys.training.dataset import Dataset
 from recsys.training.evaluation import Judge
-from recsys.training.loop import Epoch, Settings, fit
+from recsys.training.loop import Epoch, Settings, first_rows, fit
 from recsys.training.model import Towers
 from recsys.training.rows import RECENT_S, QueryRows, query_rows
 from recsys.training.split import Split, pair_keys, split
@@ -36,18 +36,25 @@ DROPOUTS = (0.5, 0.7, 0.3)
 SHARE = 0.4
 # Popularity weights tried, as multiples of tau: scores are cosines, and tau says how
 # much of a cosine one unit of log popularity is worth inside the loss.
-_LONG_RUN = (0.0, 0.3, 0.6)
+_LONG_RUN = (-0.3, 0.0, 0.3, 0.6)
 _RECENT = (0.0, 0.33, 0.67, 1.0, 1.33, 2.0, 2.67)
 _DEFAULT_RECENT = 1.33
 _DEFAULT_EPOCHS = 20
 _SHORT_EPOCHS = 6
 # A fit is looked at this many times; it ends when this many looks found nothing better.
-_LOOKS = 10
+_LOOKS = 6
 _PATIENCE = 3
 # Below this relative gain over the last epoch an earlier best epoch is noise.
 _OVERFIT = 0.005
 # Nobody saw how the fit goes on beyond this multiple of the epochs that were tried.
 _EXTRAPOLATION = 4
+_LEAST_TRIED = 30
+# Share of the time for the search that its short fits take.
+_SEARCH = 0.6
+# A short fit flatters a low dropout: it learns faster and has no time to overfit. So
+# shorter fits than this do not compare dropouts, and a lower one must win clearly.
+_FAIR_EPOCHS = 4
+_LEAD = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,61 +184,77 @@ class _Search:
         self.deadline = deadline
         self.advance = advance
         self.curves: list[dict[str, Any]] = []
+        self.start = first_rows(rows, config.dim, config.seed)
         self._runs = 0
+        # Seconds of an epoch and of a look, measured again and again.
+        self._seconds: list[tuple[float, float]] = []
 
     def run_all(self, settings: Settings) -> _Run:
         """Return the longest fit with the best settings found."""
         taus = [] if self.config.tau else list(TAUS[1:])
         dropouts = [] if self.config.dropout >= 0 else list(DROPOUTS[1:])
-        epoch_s = 0.0
-        if not self.config.epochs or taus or dropouts:
-            epoch_s = self._epoch_s(settings)
+        if not self.config.epochs:
+            self._calibrate(settings)
+        short = self._short(1 + len(taus) + len(dropouts))
+        if short < _FAIR_EPOCHS and not self.config.epochs:
+            dropouts = []
+            short = self._short(1 + len(taus))
         if taus or dropouts:
-            short = self._short(epoch_s, 1 + len(taus) + len(dropouts))
             best = self._run(settings, short, looks=1)
-            taken = (replace(best.settings, tau=tau) for tau in taus)
-            best = self._best(best, taken, short)
-            taken = [replace(best.settings, dropout=share) for share in dropouts]
-            best = self._best(best, taken, short)
+            for tau in taus:
+                best = self._better(best, replace(settings, tau=tau), short, 0.0)
+            for share in dropouts:
+                other = replace(best.settings, dropout=share)
+                lead = _LEAD if share < settings.dropout else 0.0
+                best = self._better(best, other, short, lead)
             settings = best.settings
-            epoch_s = best.epoch_s
-        return self._run(settings, self._long(epoch_s), looks=_LOOKS)
+        return self._run(settings, self._long(), looks=_LOOKS)
 
-    def _best(self, best: _Run, others: Iterable[Settings], epochs: int) -> _Run:
-        runs = [best, *(self._run(other, epochs, looks=1) for other in others)]
-        return max(runs, key=lambda run: run.score)
+    def _better(self, best: _Run, settings: Settings, epochs: int, lead: float) -> _Run:
+        """Return a fit with other settings if it wins by a relative lead."""
+        other = self._run(settings, epochs, looks=1)
+        return other if other.score > best.score * (1 + lead) else best
 
-    def _epoch_s(self, settings: Settings) -> float:
-        """Return the seconds of an epoch; the first one also warms the process up."""
-        seconds: list[float] = []
+    def _calibrate(self, settings: Settings) -> None:
+        """Measure one epoch and one look."""
+        seconds = self._seconds
 
         def after(epoch: Epoch, towers: Towers) -> bool:
-            del towers
-            seconds.append(epoch.seconds)
+            started = time.perf_counter()
+            biases = self._biases(settings)[1]
+            self.judge.score(towers, biases)
+            seconds.append((epoch.seconds, time.perf_counter() - started))
             return False
 
-        started = time.perf_counter()
-        fit(self.dataset, self.rows, settings, 1, self.config.seed, after)
-        return max(time.perf_counter() - started, 1e-3) if seconds else 1e-3
+        fit(self.dataset, self.rows, settings, 1, self.config.seed, self.start, after)
 
-    def _short(self, epoch_s: float, runs: int) -> int:
+    def _short(self, runs: int) -> int:
         if self.config.epochs:
             return min(self.config.epochs, _SHORT_EPOCHS)
-        left = (self.deadline - time.perf_counter()) / 2
-        return min(max(2, int(left / runs / epoch_s)), self.config.max_epochs)
+        left = (self.deadline - time.perf_counter()) * _SEARCH
+        return self._affordable(left / runs, looks=1)
 
-    def _long(self, epoch_s: float) -> int:
+    def _long(self) -> int:
         if self.config.epochs:
             return self.config.epochs
-        left = self.deadline - time.perf_counter()
-        return min(max(2, int(left / epoch_s)), self.config.max_epochs)
+        return self._affordable(self.deadline - time.perf_counter(), looks=_LOOKS)
+
+    def _affordable(self, seconds: float, looks: int) -> int:
+        """Return how many epochs fit into some seconds."""
+        epoch_s, look_s = self._seconds[-1]
+        epochs = int((seconds - looks * look_s) / max(epoch_s, 1e-4))
+        return min(max(2, epochs), self.config.max_epochs)
+
+    def _biases(self, settings: Settings) -> tuple[list[Trend], Tensor]:
+        timed = self.rows.recent is not None
+        trends = _trends(settings, self.config, timed=timed)
+        return trends, torch.stack([trend.bias(self.rows) for trend in trends])
 
     def _run(self, settings: Settings, epochs: int, looks: int) -> _Run:
         """Fit once, looking at the validation slice ``looks`` times."""
         self._runs += 1
         every = max(1, math.ceil(epochs / looks))
-        trends = _trends(settings, self.config, timed=self.rows.recent is not None)
-        biases = torch.stack([trend.bias(self.rows) for trend in trends])
+        trends, biases = self._biases(settings)
         found: list[tuple[float, int, Trend, dict[str, float]]] = []
         seconds: list[float] = []
 
@@ -240,14 +263,18 @@ class _Search:
             self.advance(1, f"tau {settings.tau:g} dropout {settings.dropout:g}")
             if epoch.number % every and epoch.number != epochs:
                 return False
+            started = time.perf_counter()
             metrics = self.judge.score(towers, biases)
             score, place = max((_score(m), i) for i, m in enumerate(metrics))
             found.append((score, epoch.number, trends[place], metrics[place]))
             self._note(settings, epoch, metrics[place])
+            average = sum(seconds) / len(seconds)
+            self._seconds.append((average, time.perf_counter() - started))
             best = max(range(len(found)), key=lambda i: found[i][0])
             return len(found) - best > _PATIENCE
 
-        fit(self.dataset, self.rows, settings, epochs, self.config.seed, after)
+        seed = self.config.seed
+        fit(self.dataset, self.rows, settings, epochs, seed, self.start, after)
         score, number, trend, metrics = max(found, key=lambda look: look[0])
         return _Run(
             settings=settings,
@@ -281,7 +308,7 @@ def _epochs(best: _Run, config: TrainConfig) -> int:
         return config.epochs
     if best.overfitted:
         return best.best
-    return min(config.max_epochs, _EXTRAPOLATION * best.epochs)
+    return min(config.max_epochs, max(_LEAST_TRIED, _EXTRAPOLATION * best.epochs))
 
 
 def _trends(settings: Settings, config: TrainConfig, *, timed: bool) -> list[Trend]:
