@@ -138,7 +138,7 @@ def make_catalogue(rng: Generator, words: dict, n: int) -> Catalogue:
         colour=np.where(worn, rng.integers(0, len(words["colours"]), n), -1),
         cut=np.where(worn, cut, -1),
         launch=launch,
-        quality=rng.normal(0, 1.0, n),
+        quality=rng.normal(0, 1.4, n),
         hype=hype * [1, 4],
         latent=rng.normal(0, 1, (n, LATENT)),
     )  # fmt: skip
