@@ -152,7 +152,7 @@ def check_parity(
     """
     dim = model.id_served.shape[1]
     tower = ItemTower(model.item_tower, model.items.declared, dim)
-    items = _compare_items(model, dataset, towers, tower)
+    items = _compare_items(model, dataset, rows, towers, tower)
     query = QueryTower(
         model.query_tower, model.users.declared, model.contexts.declared, dim
     )
@@ -178,7 +178,11 @@ def check_parity(
 
 
 def _compare_items(
-    model: TrainedModel, dataset: Dataset, towers: Towers, tower: ItemTower
+    model: TrainedModel,
+    dataset: Dataset,
+    rows: QueryRows,
+    towers: Towers,
+    tower: ItemTower,
 ) -> float:
     """Return the greatest difference over real items and edge rows."""
     worst = 0.0
@@ -201,9 +205,11 @@ def _compare_items(
             model.id_history[place],
             model.bias[place],
         )
-        served, from_history = (
-            torch.from_numpy(a[place]) for a in (model.id_served, model.id_history)
-        )
+        known = np.isin(place, rows.items)
+        local = torch.from_numpy(np.searchsorted(rows.items, place[known]))
+        served, from_history = torch.zeros(2, len(place), towers.served.shape[1])
+        served[torch.from_numpy(known)] = towers.served[local]
+        from_history[torch.from_numpy(known)] = towers.history[local]
         if towers.item is not None and towers.history_weight is not None:
             assert side is not None
             content = towers.item.encode(side)
