@@ -1,7 +1,27 @@
 """recsys: the recommender that lives inside Postgres."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from recsys.errors import RecsysError
-from recsys.recommender import Recommender
-from recsys.types import Page, Recommendation
+
+if TYPE_CHECKING:
+    from recsys.recommender import Recommender
+    from recsys.types import Page, Recommendation
 
 __all__ = ["Page", "Recommendation", "Recommender", "RecsysError"]
+
+_HOMES = {
+    "Page": "recsys.types",
+    "Recommendation": "recsys.types",
+    "Recommender": "recsys.recommender",
+}
+
+
+def __getattr__(name: str) -> object:
+    # numpy and psycopg take 150 ms to import; 'import recsys' alone needs neither.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'recsys' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -11,7 +11,7 @@ import numpy as np
 import psycopg
 from numpy.typing import NDArray
 from psycopg import errors as pg
-from psycopg.adapt import Dumper
+from psycopg.adapt import Dumper, PyFormat
 from psycopg.pq import Format
 
 from recsys.errors import (
@@ -40,12 +40,14 @@ def connect(dsn: str, *, autocommit: bool = False) -> Connection:
     """
     try:
         # Prepared statements would tie the session to one server connection.
-        return psycopg.connect(
+        conn = psycopg.connect(
             dsn,
             autocommit=autocommit,
             prepare_threshold=None,
             application_name="recsys",
         )
+        conn.adapters.register_dumper(Halfvec, HalfvecDumper)
+        return conn
     except psycopg.OperationalError as exc:
         raise DatabaseUnavailable(
             f"cannot connect to Postgres: {str(exc).strip().splitlines()[0]}"
@@ -91,6 +93,19 @@ def check_pgvector(version: tuple[int, ...]) -> None:
             f"pgvector {'.'.join(map(str, version))} is too old; 0.8.0 is needed",
             hint="Upgrade the package, then: alter extension vector update;",
         )
+
+
+def binary_cursor(conn: Connection) -> psycopg.Cursor[Any]:
+    """Return a cursor that takes ``Halfvec`` and returns binary results.
+
+    A borrowed connection keeps its own adapters: they are extended on the cursor only.
+    """
+    cursor = conn.cursor(binary=True)
+    try:
+        conn.adapters.get_dumper(Halfvec, PyFormat.AUTO)
+    except psycopg.ProgrammingError:
+        cursor.adapters.register_dumper(Halfvec, HalfvecDumper)
+    return cursor
 
 
 @contextmanager

@@ -293,8 +293,7 @@ def _count(conn: Connection, version: ModelVersion) -> int:
 def _search(
     conn: Connection, version: ModelVersion, query: NDArray[np.float32], ef_search: int
 ) -> Sequence[float]:
-    with conn.cursor(binary=True) as cur:
-        cur.adapters.register_dumper(Halfvec, _db.HalfvecDumper)
+    with _db.binary_cursor(conn) as cur:
         row = cur.execute(
             _sql.trusted(
                 f"select scores from recsys._search_{version.suffix}"

@@ -15,7 +15,7 @@ from uuid import UUID
 import psycopg
 from psycopg import errors as pg
 
-from recsys._db import Connection, Halfvec, HalfvecDumper
+from recsys._db import Connection, Halfvec, binary_cursor
 from recsys.config import ModelConfig
 from recsys.errors import ConfigError, SourceError
 from recsys.types import ItemId, UserId
@@ -140,8 +140,7 @@ def search(
 ) -> Found:
     """Return the k nearest items and their scores, best first."""
     eligible = None if among is None else filter_text(conn, among)
-    with conn.cursor(binary=True) as cur:
-        cur.adapters.register_dumper(Halfvec, HalfvecDumper)
+    with binary_cursor(conn) as cur:
         try:
             row = cur.execute(
                 sql.search, (query, k, list(exclude), ef_search, eligible)

@@ -3,7 +3,7 @@
 --   p_user    the user
 --   p_before  epoch seconds: only interactions before it count; null: all (evaluation looks back in time)
 --   -> generation  of the model; when it differs from the process's, reload and ask again
---   -> seen        the user's items, newest first
+--   -> seen        the user's items
 --   -> weights     of the history rows
 --   -> history     the history rows of this version, newest first, packed by halfvec_send
 --   -> features    user features as the encoder takes them
@@ -11,35 +11,36 @@
 create or replace function recsys._state_@s@(p_user @user_type@, p_before float8 default null)
 returns table (generation bigint, seen @item_type@[], weights real[], history bytea, features jsonb)
 language plpgsql stable
+-- Planning these statements takes longer than running them, and no value changes the plan.
+set plan_cache_mode = force_generic_plan
 as $function$
 #variable_conflict use_column
 begin
     return query
-    with event as materialized (
+    select m.generation, past.seen, past.weights, past.history, @features@
+    from recsys.model as m, (
+        select array_agg(ranked.item_id) as seen,
+               array_agg(ranked.weight order by ranked.place)
+                   filter (where ranked.packed is not null) as weights,
+               string_agg(ranked.packed, ''::bytea order by ranked.place) as history
+        from (
+            select item.item_id, item.weight, item.place,
+                   case when item.weight > 0 and item.place <= @history@ then
+                       (select halfvec_send(h.embedding) from recsys.item_embedding_@s@ as h
+                        where h.item_id = item.item_id)
+                   end as packed
+            from (
+                select event.item_id, max(event.weight) as weight,
+                       row_number() over (order by max(event.weight) > 0 desc,
+                                                   max(event.occurred_at) desc nulls last,
+                                                   event.item_id) as place
+                from (
 @recent@
-    ), item as materialized (
-        select event.item_id, max(event.weight) as weight, max(event.occurred_at) as occurred_at
-        from event
-        group by event.item_id
-    ), past as materialized (
-        select item.item_id, item.weight, item.occurred_at, h.embedding
-        from item
-        join recsys.item_embedding_@s@ as h on h.item_id = item.item_id
-        where item.weight > 0
-        order by item.occurred_at desc nulls last, item.item_id
-        limit @history@
-    )
-    select
-        m.generation,
-        (select array_agg(item.item_id order by item.occurred_at desc nulls last, item.item_id) from item),
-        past_rows.weights,
-        past_rows.rows,
-        @features@
-    from recsys.model as m,
-        (select array_agg(past.weight order by past.occurred_at desc nulls last, past.item_id) as weights,
-                string_agg(halfvec_send(past.embedding), ''::bytea
-                           order by past.occurred_at desc nulls last, past.item_id) as rows
-         from past) as past_rows
+                ) as event
+                group by event.item_id
+            ) as item
+        ) as ranked
+    ) as past
     where m.name = @model_literal@;
 end
 $function$;

@@ -1,0 +1,1 @@
+"""Benchmarks that report ratios within one run: ``make bench``."""

@@ -1,0 +1,82 @@
+"""Run the benchmarks: ``python -m benchmarks [--items N] [--part NAME]``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+
+import psycopg
+
+from benchmarks import process, report, serving, training, world
+from recsys import _db, embedded, schema, versions
+from recsys.backfill import backfill
+from recsys.cli.bars import Bars
+
+PARTS = ("process", "serving", "training")
+DATABASE = "recsys_bench"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--items", type=int, default=1_000_000)
+    parser.add_argument("--queries", type=int, default=3_000)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--part", choices=PARTS, action="append")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--out", type=Path, help="append the rows as JSON lines")
+    options = parser.parse_args()
+    parts = options.part or PARTS
+    if "process" in parts:
+        report.show("Import", process.imports(), options.out)
+    if "serving" in parts:
+        given = os.environ.get("RECSYS_DSN")
+        if given:
+            _serving(given, options)
+        else:
+            with tempfile.TemporaryDirectory(prefix="recsys-bench-") as folder:
+                data = Path(folder) / "pgdata"
+                try:
+                    _serving(embedded.start(data), options)
+                finally:
+                    embedded.stop(data)
+    if "training" in parts:
+        rows = training.run(options.data / "gowalla", options.epochs)
+        report.show("Training on Gowalla, d = 64", rows, options.out)
+
+
+def _serving(server: str, options: argparse.Namespace) -> None:
+    """Measure in a database of its own, dropped at the end."""
+    with psycopg.connect(server, autocommit=True) as conn:
+        conn.execute(f"drop database if exists {DATABASE} with (force)")
+        conn.execute(f"create database {DATABASE}")
+    dsn = psycopg.conninfo.make_conninfo(server, dbname=DATABASE)
+    try:
+        schema.upgrade(dsn)
+        rows = serving.run(dsn, options.items, options.queries, Bars())
+        title = f"Loading and serving {options.items:,} items x 64 dimensions"
+        report.show(title, rows, options.out)
+        report.show("Serving process", _memory(dsn), options.out)
+    finally:
+        with psycopg.connect(server, autocommit=True) as conn:
+            conn.execute(f"drop database if exists {DATABASE} with (force)")
+
+
+def _memory(dsn: str) -> list[report.Row]:
+    """Make a second, small version and switch a running process to it."""
+    learned = world.catalogue(2_000, 64, seed=9)
+    with _db.connect(dsn) as conn:
+        conn.execute("delete from bench_item where id > 2000")
+        number = world.register(conn, learned, 64)
+    backfill(dsn, world.MODEL, number)
+
+    def promote() -> None:
+        with _db.connect(dsn) as conn:
+            versions.promote(conn, world.MODEL, number)
+
+    return process.memory(dsn, promote)
+
+
+if __name__ == "__main__":
+    main()
