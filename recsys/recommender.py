@@ -87,7 +87,6 @@ class Recommender:
         self._local = threading.local()
         self._loaded: _Loaded | None = None
         self._towers: dict[int, tuple[str, QueryTower]] = {}
-        self._load_lock = threading.Lock()
 
     def recommend(
         self,
@@ -132,6 +131,7 @@ class Recommender:
             with self._connection() as conn:
                 loaded = self._current(conn)
                 self._check_ids(loaded.config, user_id, history, excluded)
+                _check_context(loaded.config, context)
                 try:
                     with _savepoint(conn):
                         state = retrieval.state(
@@ -321,9 +321,9 @@ class Recommender:
     def _current(self, conn: Connection) -> _Loaded:
         loaded = self._loaded
         if loaded is None:
-            with self._load_lock:
-                loaded = self._loaded or self._load(conn)
-                self._loaded = loaded
+            # Two threads may load at once: wasted work, but no lock to inherit locked
+            # by a fork.
+            loaded = self._loaded = self._load(conn)
         return loaded
 
     def _load(self, conn: Connection) -> _Loaded:
@@ -399,6 +399,16 @@ def _check_k(k: int) -> None:
             f"k must be a whole number from 1 to 1000, got {k!r}",
             hint="Ask for one page at a time.",
         )
+
+
+def _check_context(config: ModelConfig, context: Mapping[str, object] | None) -> None:
+    known = [feature.name for feature in config.context.features]
+    for name in context or ():
+        if name not in known:
+            raise ConfigError(
+                f"unknown context feature {name!r}",
+                hint=f"The version knows: {', '.join(known) or 'none'}.",
+            )
 
 
 def _savepoint(conn: Connection) -> AbstractContextManager[object]:
