@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -203,6 +204,10 @@ def load(path: Path) -> ProjectConfig:
             f"cannot read {path}: {exc.strerror}",
             hint="Run 'recsys init' to write one, or pass --config FILE.",
         ) from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(
+            f"{path} is not UTF-8 text: {exc}", hint="Save it as UTF-8."
+        ) from exc
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
@@ -326,7 +331,7 @@ def _interactions(table: Mapping[str, Any], where: str) -> Interactions:
     _keys(part, ("sql", "weights", "targets", "record"), here)
     weights = _table(part, "weights", here)
     for kind, weight in weights.items():
-        if not isinstance(weight, int | float) or not 0 <= weight < 1e6:
+        if type(weight) not in (int, float) or not 0 <= weight < 1e6:
             raise ConfigError(
                 f"{here} weights.{kind} must be a number from 0 to a million",
                 hint="Weight 0 means: seen, but says nothing about taste.",
@@ -453,7 +458,7 @@ def _typed(cls: type, part: Mapping[str, Any], here: str) -> dict[str, Any]:
         wanted = cast(type, type(default))
         if wanted is float and type(value) is int:
             value = float(value)
-        if type(value) is not wanted:
+        if type(value) is not wanted or (wanted is float and not math.isfinite(value)):
             raise ConfigError(
                 f"{here} {item.name} must be {wanted.__name__}, "
                 f"got {type(value).__name__} {value!r}"
