@@ -1,0 +1,178 @@
+"""recsys.toml: what is accepted, and that every mistake names itself."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import world
+
+from recsys import starter
+from recsys.config import from_mapping, load, model_from_dict
+from recsys.errors import ConfigError
+
+
+def changed(path: str, value: object) -> dict[str, Any]:
+    """The shop's mapping with one value set at a dotted path."""
+    data = copy.deepcopy(world.toml(features=True))
+    part: Any = data
+    *parents, last = path.split("/")
+    for key in parents:
+        part = part.setdefault(key, {})
+    part[last] = value
+    return data
+
+
+M = "model/shop"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message", "hint"),
+    [
+        ("modle", {}, "unknown key 'modle'", "Did you mean 'model'?"),
+        (f"{M}/itmes", {}, "unknown key 'itmes'", "Did you mean 'items'?"),
+        (f"{M}/train/dimm", 3, "unknown key 'dimm'", "Did you mean 'dim'?"),
+        (f"{M}/items/features/brand/buckets", 64, "unknown key 'buckets'", ""),
+        (f"{M}/items/features/brand/type", "categry", "unknown type", "category"),
+        (f"{M}/items/features/Brand", {"type": "text"}, "column name", "Rename"),
+        (f"{M}/items/features/brand", "category", "must be a table", "type ="),
+        (f"{M}/items/features/title/ngrams", 4, "ngrams must be 1, 2 or 3", ""),
+        (f"{M}/items/features/title/buckets", 2, "buckets must be", ""),
+        (f"{M}/items/features/title/buckets", "64", "must be int", ""),
+        (f"{M}/items/features/price/scale", "ln", "scale must be", ""),
+        (f"{M}/items/features/v", {"type": "vector"}, "dim must be", ""),
+        (f"{M}/items/sql", "  ", "needs sql", ""),
+        (f"{M}/items/sql", 7, "needs sql", ""),
+        (f"{M}/item_id", "integer", "item_id", ""),
+        (f"{M}/user_id", "serial", "user_id", ""),
+        (f"{M}/train/dim", 1, "train.dim must be", ""),
+        (f"{M}/train/dim", True, "must be int", ""),
+        (f"{M}/train/budget_s", -1, "budget_s", ""),
+        (f"{M}/train/validation", 0.5, "validation", ""),
+        (f"{M}/index/m", 101, "index.m", ""),
+        (f"{M}/index/recall_target", 1.5, "recall_target", ""),
+        (f"{M}/interactions/weights", {"view": -1}, "weights.view", "Weight 0"),
+        (f"{M}/interactions/weights", {"view": "1"}, "weights.view", ""),
+        (f"{M}/interactions/targets", ["purchse"], "without a weight", ""),
+        (f"{M}/interactions/targets", "purchase", "list of kinds", ""),
+        (f"{M}/interactions/record", 1, "record must be", ""),
+        ("model/Shop", {}, "not usable", "24"),
+        ("model/" + "a" * 25, {}, "not usable", "24"),
+        ("model/shop;drop", {}, "not usable", "24"),
+        ("versions", 7, "folder", ""),
+        ("model", [], "must be a table", ""),
+    ],
+)
+def test_a_mistake_is_named_with_its_place(
+    path: str, value: object, message: str, hint: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        from_mapping(changed(path, value))
+
+    assert message in str(caught.value)
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize("missing", ["items", "interactions"])
+def test_a_missing_source_shows_how_to_write_it(missing: str) -> None:
+    data = world.toml()
+    del data["model"]["shop"][missing]
+
+    with pytest.raises(ConfigError, match=missing) as caught:
+        from_mapping(data)
+
+    assert "sql =" in caught.value.hint
+
+
+def test_user_features_need_a_user_source() -> None:
+    data = world.toml(features=True)
+    del data["model"]["shop"]["users"]["sql"]
+
+    with pytest.raises(ConfigError):
+        from_mapping(data)
+
+
+def test_numbers_that_are_not_numbers_are_refused() -> None:
+    for value in (float("nan"), float("inf"), True):
+        with pytest.raises(ConfigError):
+            from_mapping(changed(f"{M}/interactions/weights", {"view": value}))
+        with pytest.raises(ConfigError):
+            from_mapping(changed(f"{M}/train/budget_s", value))
+
+
+def test_the_stored_form_gives_back_the_same_configuration() -> None:
+    model = world.shop_config("uuid", features=True)
+
+    again = model_from_dict(json.loads(json.dumps(model.to_dict())))
+
+    assert again == model
+
+
+def test_an_unknown_model_suggests_the_declared_ones() -> None:
+    project = from_mapping(world.toml())
+
+    with pytest.raises(ConfigError) as close:
+        project.model("shpo")
+    with pytest.raises(ConfigError) as far:
+        project.model("zzz")
+
+    assert "'shop'" in close.value.hint
+    assert "shop" in far.value.hint
+
+
+def test_a_missing_file_says_how_to_write_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read") as caught:
+        load(tmp_path / "recsys.toml")
+
+    assert "recsys init" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "content", [b"[model", b"\xff\xfe", b"a = 1\na = 2", b"", b"x = 1"]
+)
+def test_a_file_that_is_not_a_configuration_is_an_error(
+    tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "recsys.toml"
+    path.write_bytes(content)
+
+    if not content:
+        assert load(path).models == {}
+        return
+    with pytest.raises(ConfigError):
+        load(path)
+
+
+def test_the_versions_folder_stands_beside_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "recsys.toml"
+    path.write_text('versions = "mine"\n')
+
+    assert load(path).versions == tmp_path.resolve() / "mine"
+
+
+def test_the_starter_file_is_a_valid_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "recsys.toml"
+
+    starter.write(path, "music")
+
+    assert load(path).model("music").items.features
+
+
+def test_the_starter_never_overwrites(tmp_path: Path) -> None:
+    path = tmp_path / "recsys.toml"
+    path.write_text("# mine\n")
+
+    with pytest.raises(ConfigError, match="exists"):
+        starter.write(path, "shop")
+
+    assert path.read_text() == "# mine\n"
+
+
+def test_the_starter_refuses_a_name_it_could_not_read_back(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not usable"):
+        starter.write(tmp_path / "recsys.toml", "My Shop")
+    with pytest.raises(ConfigError, match="cannot write"):
+        starter.write(tmp_path / "no" / "recsys.toml", "shop")
