@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, LiteralString, cast
+from typing import Any, LiteralString, TypeVar, cast
 
 import numpy as np
 import psycopg
@@ -34,6 +34,7 @@ _MOST_KINDS = 1_000
 
 _Connection = psycopg.Connection[Any]
 _Row = tuple[Any, ...]
+_Number = TypeVar("_Number", bound=np.generic)
 
 _ID_TYPES: dict[IdType, tuple[str, ...]] = {
     "bigint": ("int2", "int4", "int8"),
@@ -155,15 +156,19 @@ class _Interactions:
 
     def arrays(self) -> _Arrays:
         """Return everything collected, and forget the parts."""
-        empty = np.empty(0)
-        parts = self._parts or [_Arrays(*(empty for _ in fields(_Arrays)))]
-        types = (np.int32, np.int32, np.float64, np.int16, np.int32)
-        joined = [
-            np.concatenate([getattr(part, field.name) for part in parts]).astype(kind)
-            for field, kind in zip(fields(_Arrays), types, strict=True)
-        ]
-        self._parts = []
-        return _Arrays(*joined)
+        parts, self._parts = self._parts, []
+
+        def joined(name: str, kind: type[_Number]) -> NDArray[_Number]:
+            arrays = [np.empty(0, kind), *(getattr(part, name) for part in parts)]
+            return np.concatenate(arrays).astype(kind, copy=False)
+
+        return _Arrays(
+            user=joined("user", np.int32),
+            item=joined("item", np.int32),
+            time=joined("time", np.float64),
+            kind=joined("kind", np.int16),
+            context=joined("context", np.int32),
+        )
 
     def context_columns(self) -> tuple[Columns, int]:
         """Return the distinct contexts as raw columns, and their number."""

@@ -44,8 +44,11 @@ def item_vectors(towers: Towers, rows: QueryRows) -> Vectors:
     """Compute both vectors of every trained item."""
     served, history = towers.served.detach(), towers.history.detach()
     if towers.item is not None:
-        parts = torch.from_numpy(rows.items).split(_ITEMS_PER_STEP)
-        content = [towers.item_rows(part) for part in parts]
+        items = torch.from_numpy(rows.items)
+        content = [
+            towers.item_rows(items[first : first + _ITEMS_PER_STEP])
+            for first in range(0, len(items), _ITEMS_PER_STEP)
+        ]
         served = served + torch.cat([part[0] for part in content])
         history = history + torch.cat([part[1] for part in content])
     return Vectors(F.normalize(served, dim=1, eps=1e-12), history)
@@ -100,7 +103,7 @@ class Judge:
         )
 
     def score(self, towers: Towers, biases: Tensor) -> list[dict[str, float]]:
-        """Return the metrics of the towers under each of G item biases, shape (G, T)."""
+        """Return the metrics under each of G item biases, shape (G, T)."""
         vectors = item_vectors(towers, self._rows)
         query = queries(towers, self._rows, vectors, self._user, self._context)
         lists = [
@@ -122,14 +125,11 @@ class Judge:
         return self._metrics(lists)[0]
 
     def _parts(self) -> list[tuple[slice, Tensor]]:
-        return [
-            (slice(first, first + _USERS_PER_STEP), users)
-            for first, users in zip(
-                range(0, self.users, _USERS_PER_STEP),
-                self._user.split(_USERS_PER_STEP),
-                strict=False,
-            )
+        parts = [
+            slice(first, first + _USERS_PER_STEP)
+            for first in range(0, self.users, _USERS_PER_STEP)
         ]
+        return [(part, self._user[part]) for part in parts]
 
     def _metrics(self, lists: list[NDArray[np.int64]]) -> list[dict[str, float]]:
         whole = np.concatenate(lists, axis=1)  # (G, U, K)

@@ -99,7 +99,7 @@ def export(
     id_history[rows.items] = array(towers.history)
     all_bias[rows.items] = array(bias)
     weights = towers.weights()
-    weights["cold_bias"] = np.float32(np.median(all_bias[trained])).reshape(())
+    weights["cold_bias"] = np.array(np.median(all_bias[trained]), np.float32)
     fitted = [_fitted(s) for s in (dataset.items, dataset.users, dataset.contexts)]
     model = TrainedModel(
         item_ids=dataset.item_ids,
@@ -243,15 +243,7 @@ def _compare_queries(
     size = max(_PROBES, len(users), len(contexts))
     users, contexts = np.resize(users, size), np.resize(contexts, size)
     known = np.searchsorted(rows.users, users).clip(max=len(rows.users) - 1)
-    taken = rows.history.take(torch.from_numpy(known))
-    lists = [
-        (part, weight)
-        for part, weight in zip(
-            torch.split(taken.values, taken.counts.tolist()),
-            torch.split(_weights(taken.weight, taken.values), taken.counts.tolist()),
-            strict=True,
-        )
-    ]
+    lists = [rows.history.entries(int(user)) for user in known]
     # Edge rows: nobody, one item, and as many as serving reads.
     longest = torch.from_numpy(rng.integers(len(rows.items), size=history))
     lists[:3] = [
@@ -345,10 +337,6 @@ def _repeated(
         name: [cells[row % len(cells)] for row in range(size)]
         for name, cells in columns.items()
     }
-
-
-def _weights(weight: Tensor | None, values: Tensor) -> Tensor:
-    return torch.ones(len(values)) if weight is None else weight
 
 
 def _half(values: Float32Array) -> Float32Array:

@@ -139,15 +139,16 @@ class _Encoder:
     """The encoder of one side as an onnxruntime session."""
 
     def __init__(self, side: Side, fitted: FittedSide) -> None:
-        options = onnxruntime.SessionOptions()
+        options = cast(Any, onnxruntime.SessionOptions())
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
-        self._side = side
+        self._side: Side = side
         self._fitted = fitted
         self._session = onnxruntime.InferenceSession(
             encoder_model(side, fitted), options
         )
-        self._outputs = [output.name for output in self._session.get_outputs()]
+        outputs = cast(list[Any], self._session.get_outputs())
+        self._outputs = [str(output.name) for output in outputs]
 
     def encode(self, columns: Columns, first: int, last: int) -> EncodedSide:
         """Encode rows first to last (exclusive) of raw columns."""

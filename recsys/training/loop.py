@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -102,7 +103,9 @@ def fit(
     for number in range(1, epochs + 1):
         started = time.perf_counter()
         losses: list[Tensor] = []
-        for chosen in torch.randperm(count, generator=generator).split(batch):
+        order = torch.randperm(count, generator=generator)
+        for first in range(0, count, batch):
+            chosen = order[first : first + batch]
             for group in optimiser.param_groups:
                 group["lr"] = settings.lr * _schedule(step, total)
             query, item_rows, comparisons = sampler.step(towers, chosen)
@@ -212,7 +215,7 @@ class _Sampler:
             return torch.randperm(items, generator=self.generator)[:wanted]
         # A permutation of millions would cost more than the few repeats it avoids.
         drawn = torch.randint(items, (wanted,), generator=self.generator)
-        return torch.unique(drawn)
+        return cast(Tensor, torch.unique(drawn))
 
     def _history(self, history: Ragged, user: Tensor) -> tuple[Selection, Tensor]:
         every = history.take(user)

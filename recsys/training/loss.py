@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -88,8 +88,7 @@ def ranking_loss(
     Returns:
         Scalar, float32.
     """
-    loss: Tensor = _RankingLoss.apply(query, rows, batch, tau, dtype)  # pyright: ignore[reportAssignmentType]
-    return loss
+    return cast(Tensor, _RankingLoss.apply(query, rows, batch, tau, dtype))
 
 
 class _RankingLoss(torch.autograd.Function):
@@ -104,7 +103,8 @@ class _RankingLoss(torch.autograd.Function):
     ) -> Tensor:
         used = torch.cat([batch.negatives, batch.positives])  # (S + n,)
         vectors = F.embedding(used, rows)  # (S + n, d)
-        inverse = vectors.norm(dim=1, keepdim=True).clamp_min_(1e-12).reciprocal_()
+        length = vectors.square().sum(1, keepdim=True).sqrt_()
+        inverse = length.clamp_min_(1e-12).reciprocal_()
         vectors.mul_(inverse)
         sampled = vectors[: len(batch.negatives)]
         chosen = vectors[len(batch.negatives) :]
@@ -121,7 +121,7 @@ class _RankingLoss(torch.autograd.Function):
         push = torch.zeros_like(sums).index_add_(0, batch.owner, pull) / sums
         push = push.unsqueeze(1)  # w_u / sum, (B, 1)
         d_query = flow * push - _weighted_sum(chosen, batch.start, pull)
-        d_vectors = torch.empty_like(vectors)
+        d_vectors: Tensor = torch.empty_like(vectors)
         d_vectors[: len(sampled)] = mass.T @ (query * push).to(dtype)
         torch.mul(owner_query, -pull.unsqueeze(1), out=d_vectors[len(sampled) :])
         # Through the normalisation, in place: these are the largest float32 arrays.

@@ -40,6 +40,13 @@ class Ragged:
             counts=counts,
         )
 
+    def entries(self, place: int) -> tuple[Tensor, Tensor]:
+        """Return the entries of one list and their weights."""
+        part = slice(int(self.start[place]), int(self.start[place + 1]))
+        values = self.values[part]
+        weight = torch.ones(len(values)) if self.weight is None else self.weight[part]
+        return values, weight
+
     def head(self, most: int) -> Ragged:
         """Return the same lists, each cut to its first entries."""
         counts = self.start.diff()

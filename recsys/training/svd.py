@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -49,12 +50,14 @@ def warm_start(
     forward = _csr(row, item, value, shape)
     backward = _csr(item, row, value, (items, rows))
     width = min(dim + _OVERSAMPLING, rows, items)
-    basis = torch.linalg.qr(forward @ _normal((items, width), generator)).Q
+    basis = _orthonormal(forward @ _normal((items, width), generator))
     for _ in range(_POWER_ITERATIONS):
-        basis = torch.linalg.qr(backward @ basis).Q
-        basis = torch.linalg.qr(forward @ basis).Q
+        basis = _orthonormal(backward @ basis)
+        basis = _orthonormal(forward @ basis)
     small = backward @ basis  # (items, width): A' Q = W S U'
-    right, size, _ = torch.linalg.svd(small, full_matrices=False)
+    right, size, _ = cast(
+        tuple[Tensor, Tensor, Tensor], torch.linalg.svd(small, full_matrices=False)
+    )
     kept = min(dim, width)
     out = _normal((items, dim), generator) * (0.01 / math.sqrt(dim))
     out[:, :kept] += _SCALE * math.sqrt(items) * right[:, :kept] * size[:kept]
@@ -63,6 +66,10 @@ def warm_start(
 
 def _normal(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
     return torch.randn(shape, generator=generator)
+
+
+def _orthonormal(matrix: Tensor) -> Tensor:
+    return cast(tuple[Tensor, Tensor], torch.linalg.qr(matrix))[0]
 
 
 def _csr(row: Tensor, column: Tensor, value: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
-from conftest import checkerboard, make_config
+from toys import checkerboard, make_config
 
 from recsys.config import Interactions
 from recsys.training.dataset import Dataset

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import checkerboard, make_config
 from safetensors.numpy import load
+from toys import checkerboard, make_config
 
 from recsys.config import Feature, ModelConfig, Source
 from recsys.errors import ArtifactError

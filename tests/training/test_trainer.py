@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import FAST, checkerboard, make_config
+from toys import FAST, checkerboard, make_config
 
 from recsys._tower import ItemTower, QueryTower
 from recsys.config import Feature, Interactions, ModelConfig, Source
