@@ -390,10 +390,7 @@ def source_errors(which: str) -> Generator[None]:
     """Say which source failed, with Postgres's own words."""
     try:
         yield
-    except (
-        psycopg.errors.SyntaxErrorOrAccessRuleViolation,
-        psycopg.errors.DataError,
-    ) as exc:
+    except (psycopg.ProgrammingError, psycopg.DataError) as exc:
         raise SourceError(
             f"{which}.sql fails: {exc.diag.message_primary}",
             hint=exc.diag.message_hint

@@ -145,7 +145,11 @@ def search(
             row = cur.execute(
                 sql.search, (query, k, list(exclude), ef_search, eligible)
             ).fetchone()
-        except (pg.SyntaxErrorOrAccessRuleViolation, pg.FeatureNotSupported) as exc:
+        except (
+            psycopg.ProgrammingError,
+            psycopg.DataError,
+            psycopg.NotSupportedError,
+        ) as exc:
             if among is None or _version_is_gone(exc):
                 raise
             raise SourceError(
