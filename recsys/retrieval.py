@@ -172,7 +172,13 @@ def filter_text(
     else:
         query, parameters = among
         cursor = psycopg.ClientCursor(conn)
-        text = cursor.mogrify(query.encode(), parameters)
+        try:
+            text = cursor.mogrify(query.encode(), parameters)
+        except psycopg.ProgrammingError as exc:
+            raise ConfigError(
+                f"the parameters of the filter 'among' do not fit its SQL: {exc}",
+                hint="Pass as many as it has %s, or a mapping for %(name)s.",
+            ) from exc
     text = text.strip().rstrip(";")
     if not text:
         raise ConfigError(

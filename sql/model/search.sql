@@ -5,7 +5,8 @@
 --   p_exclude  items never returned
 --   p_ef       candidates the index keeps; at least the calibrated ef_search
 --   p_filter   SQL text whose first column lists the eligible item ids, or null; composed by the client with
---              literals only. It runs with the caller's privileges, and cannot write: the function is stable
+--              literals only; it may end in a line comment. It runs with the caller's privileges, and a statement
+--              in it cannot write: the function is stable (a volatile function that it calls can)
 --   -> item_ids, scores  best first; ties by item id
 --
 -- The SET clauses make the settings end with the function, inside any transaction and behind any pooler.
@@ -43,7 +44,8 @@ begin
                     array_agg((-near.distance)::real order by near.distance, near.item_id)
              from (select v.item_id, v.embedding <#> $1 as distance
                    from recsys.item_vector_@s@ as v
-                   where v.item_id <> all ($3) and v.item_id in (%s)
+                   where v.item_id <> all ($3) and v.item_id in (%s
+                   )
                    order by v.embedding <#> $1
                    limit $2) as near', p_filter)
         into item_ids, scores using p_query, p_k, p_exclude;
@@ -55,7 +57,8 @@ begin
                     array_agg((-near.distance)::real order by near.distance, near.item_id)
              from (select v.item_id, (v.embedding <#> $1) + 0 as distance
                    from recsys.item_vector_@s@ as v
-                   where v.item_id <> all ($3) and v.item_id in (%s)
+                   where v.item_id <> all ($3) and v.item_id in (%s
+                   )
                    order by 2, 1
                    limit $2) as near',
             coalesce(p_filter, 'select item_id from recsys.item_vector_@s@'))
