@@ -14,9 +14,7 @@ LOCK = "select pg_advisory_xact_lock(125779720173939)"
 
 def run_offline() -> None:
     """Print the statements."""
-    context.configure(
-        dialect_name="postgresql", literal_binds=True, **VERSION_TABLE
-    )
+    context.configure(dialect_name="postgresql", literal_binds=True, **VERSION_TABLE)
     with context.begin_transaction():
         context.get_context().impl.static_output(
             "create schema if not exists recsys;\n"
