@@ -75,6 +75,9 @@ as $function$
 declare
     routine regprocedure;
     relation text;
+    -- The analysts' functions run as their owner, who must be able to read what a trainer made.
+    keeper regrole := (select p.proowner from pg_catalog.pg_proc as p
+                       where p.oid = 'recsys.coverage(text, integer)'::regprocedure);
 begin
     for routine in
         select p.oid::regprocedure from pg_catalog.pg_proc as p
@@ -83,6 +86,7 @@ begin
                             '_query_' || p_suffix, '_coverage_' || p_suffix)
     loop
         execute format('revoke all on function %s from public', routine);
+        execute format('grant execute on function %s to %s', routine, keeper);
         if to_regrole('recsys_app') is not null then
             execute format('grant execute on function %s to recsys_app', routine);
         end if;
@@ -91,6 +95,7 @@ begin
         end if;
     end loop;
     foreach relation in array array['item_vector_', 'item_embedding_', 'id_embedding_'] loop
+        execute format('grant select on recsys.%I to %s', relation || p_suffix, keeper);
         if to_regrole('recsys_app') is not null then
             execute format('grant select on recsys.%I to recsys_app', relation || p_suffix);
         end if;
@@ -98,7 +103,42 @@ begin
             execute format('grant all on recsys.%I to recsys_trainer', relation || p_suffix);
         end if;
     end loop;
+
+    -- Only an owner may build an index or drop: a version belongs to the trainers, whoever made it.
+    if to_regrole('recsys_trainer') is not null then
+        begin
+            for routine in
+                select p.oid::regprocedure from pg_catalog.pg_proc as p
+                where p.pronamespace = 'recsys'::regnamespace and p.proname ~ ('^_[a-z]+_' || p_suffix || '$')
+            loop
+                execute format('alter function %s owner to recsys_trainer', routine);
+            end loop;
+            foreach relation in array array['item_vector_', 'item_embedding_', 'id_embedding_'] loop
+                execute format('alter table recsys.%I owner to recsys_trainer', relation || p_suffix);
+            end loop;
+        exception
+            when insufficient_privilege then
+                null;  -- the migrating role is no trainer: the version stays its own
+        end;
+    end if;
 end
 $function$;
+
+-- Functions that run as their owner must not find a caller's temporary table, view or type before ours or the
+-- application's; a path that does not name pg_temp begins with it.
+
+do $block$
+declare
+    routine regprocedure;
+begin
+    for routine in
+        select p.oid::regprocedure from pg_catalog.pg_proc as p
+        where p.pronamespace = 'recsys'::regnamespace and p.proconfig::text like '%search_path=%'
+    loop
+        execute format('alter function %s set search_path = %s', routine,
+                       concat_ws(', ', nullif(current_setting('search_path'), ''), 'pg_temp'));
+    end loop;
+end
+$block$;
 
 select recsys._grant_core();
