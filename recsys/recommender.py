@@ -313,7 +313,11 @@ class Recommender:
             conn = None
         if conn is None or conn.closed:
             conn = _db.connect(self._dsn, autocommit=True)
-            schema.check(conn)
+            try:
+                schema.check(conn)
+            except BaseException:
+                conn.close()
+                raise
             self._local.connection = conn
             self._local.pid = os.getpid()
         return nullcontext(conn)
