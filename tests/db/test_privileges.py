@@ -1,0 +1,301 @@
+"""The three roles, by becoming them and trying."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from uuid import uuid4
+
+import psycopg
+import pytest
+import world
+from psycopg import errors as pg
+from psycopg import sql
+from world import Shop
+
+from recsys import Recommender, _db, schema, versions
+from recsys.backfill import backfill
+from recsys.errors import SchemaError
+
+DENIED = pg.InsufficientPrivilege
+TABLES = (
+    "model",
+    "model_version",
+    "artifact",
+    "rollout",
+    "promotion",
+    "interaction",
+    "item_vector_shop_1",
+    "item_embedding_shop_1",
+    "id_embedding_shop_1",
+)
+
+
+@pytest.fixture(scope="module")
+def town(server: str, shop_template: Shop) -> Iterator[Shop]:
+    """The shop, whose application grants its request role its own tables."""
+    with world.database(server, world.name_of(shop_template.dsn)) as dsn:
+        with _db.connect(dsn) as conn:
+            conn.execute("grant select on customer, event, product to recsys_app")
+            conn.execute("grant select on customer, event, product to recsys_trainer")
+        yield Shop(dsn, shop_template.learned)
+
+
+@pytest.fixture
+def role(server: str) -> Iterator[str]:
+    """A login role of this test's own, in no group."""
+    name = f"recsys_test_{uuid4().hex[:12]}"
+    with psycopg.connect(server, autocommit=True) as conn:
+        conn.execute(sql.SQL("create role {} login").format(sql.Identifier(name)))
+        yield name
+        conn.execute(sql.SQL("drop role {}").format(sql.Identifier(name)))
+
+
+def connected(town: Shop, role: str) -> _db.Connection:
+    return _db.connect(world.as_role(town.dsn, role), autocommit=True)
+
+
+def denied(conn: _db.Connection, *statements: str) -> None:
+    for statement in statements:
+        with pytest.raises(DENIED):
+            conn.execute(statement.encode())
+
+
+# the application -------------------------------------------------------------------
+
+
+def test_the_application_role_can_serve_and_record(town: Shop) -> None:
+    dsn = world.as_role(town.dsn, "recsys_app")
+
+    with Recommender("shop", dsn=dsn) as shop:
+        assert len(shop.recommend(7, k=5)) == 5
+        assert len(shop.recommend(history=[1, 2], k=5)) == 5
+        assert len(shop.recommend(7, among="select id from product")) == 20
+        assert len(shop.similar_items(42, k=5)) == 5
+        shop.record(7, 42, "view")
+
+    with _db.connect(town.dsn) as conn:
+        row = conn.execute("select user_id, item_id from recsys.interaction").fetchone()
+        assert row == ("7", "42")
+
+
+def test_the_application_role_can_do_nothing_else(town: Shop) -> None:
+    with connected(town, "recsys_app") as conn:
+        denied(
+            conn,
+            "select * from recsys.interaction",
+            "select * from recsys.promotion",
+            "update recsys.model set generation = 0",
+            "delete from recsys.model_version",
+            "insert into recsys.rollout values ('shop', 2, 100)",
+            "insert into recsys.artifact values ('x', 'json', '')",
+            "update recsys.item_vector_shop_1 set item_id = item_id",
+            "delete from recsys.item_embedding_shop_1",
+            "truncate recsys.id_embedding_shop_1",
+            "drop table recsys.item_vector_shop_1",
+            "create table recsys.mine (x int)",
+            "select recsys._promote('shop', 2)",
+            "select recsys._next_number('shop', 'bigint', 'bigint')",
+            "select recsys._register_version('x',1,'text','text',3,'{}','{}','{}')",
+            "select recsys._retire_for_drop('shop', 1)",
+            "select recsys._grant_core()",
+            "select recsys._grant_version('shop_1')",
+            "select * from recsys.similar_items('shop', 42)",
+        )
+
+
+def test_the_filter_runs_with_the_application_roles_privileges(town: Shop) -> None:
+    with connected(town, "recsys_app") as conn:
+        conn.execute("select 1")
+        with Recommender("shop", connection=conn) as shop:
+            with pytest.raises(Exception, match="permission denied"):
+                shop.recommend(7, among="select number from recsys.promotion")
+
+
+# analysts --------------------------------------------------------------------------
+
+
+def test_analysts_call_the_functions_and_read_the_views(town: Shop) -> None:
+    with connected(town, "recsys_analyst") as conn:
+        for query in (
+            "select * from recsys.recommend('shop', 7, 5)",
+            "select * from recsys.similar_items('shop', 42, 5)",
+            "select * from recsys.nearest_items('shop','[1,0,0,0,0,0,0,0,1]', 5)",
+        ):
+            assert len(conn.execute(query.encode()).fetchall()) == 5
+        for query in (
+            "select recsys.schema_version()",
+            "select * from recsys.coverage('shop', 1)",
+            "select * from recsys.version_status limit 1",
+            "select * from recsys.switch_log limit 1",
+        ):
+            assert conn.execute(query.encode()).fetchone()
+        conn.execute("select * from recsys.version_metric")
+
+
+def test_analysts_never_touch_tables_nor_internal_functions(town: Shop) -> None:
+    with _db.connect(town.dsn) as conn:
+        internal = [
+            row[0]
+            for row in conn.execute(
+                "select format('select %s(%s)', oid::regproc, (select string_agg("
+                "  format('null::%s', format_type(t, null)), ', ' order by o)"
+                "  from unnest(proargtypes) with ordinality as a(t, o)))"
+                " from pg_proc where pronamespace = 'recsys'::regnamespace"
+                " and proname ~ '^_'"
+            )
+        ]
+    assert len(internal) >= 15
+
+    with connected(town, "recsys_analyst") as conn:
+        denied(conn, *[f"select from recsys.{name}" for name in TABLES])
+        denied(conn, *[f"delete from recsys.{name}" for name in TABLES])
+        denied(conn, *internal)
+        denied(conn, "select from product", "create table recsys.mine (x int)")
+
+
+def test_an_analyst_cannot_make_a_function_read_tables_of_their_own(
+    town: Shop,
+) -> None:
+    """The functions run as their owner; names must not resolve to the caller's."""
+    with connected(town, "recsys_analyst") as conn:
+        conn.execute(
+            "create function pg_temp.who() returns bigint language plpgsql as"
+            " $$ begin raise exception 'ran as %', current_user; end $$"
+        )
+        for table in ("event", "product", "customer"):
+            conn.execute(
+                f"create temp view {table} as select pg_temp.who() as id,"
+                " pg_temp.who() as customer_id, pg_temp.who() as product_id,"
+                " ''::text as kind, now() as created_at, ''::text as title,"
+                " ''::text as brand, 1.0 as price, ''::text as country".encode()
+            )
+
+        assert len(conn.execute("select recsys.recommend('shop', 7)").fetchall()) == 20
+        row = conn.execute("select * from recsys.coverage('shop', 1)").fetchone()
+        assert row == (200, 200, 0, 0)
+
+
+# trainers --------------------------------------------------------------------------
+
+
+def test_a_trainer_makes_fills_promotes_and_drops_a_version(shop: Shop) -> None:
+    model = world.shop_config(features=True)
+    with _db.connect(shop.dsn) as conn:
+        conn.execute("grant select on product, customer, event to recsys_trainer")
+        conn.execute("grant select on product, customer, event to recsys_app")
+    dsn = world.as_role(shop.dsn, "recsys_trainer")
+
+    number, _ = world.add_version(dsn, model, seed=3, promote=True)
+
+    with Recommender("shop", dsn=world.as_role(shop.dsn, "recsys_app")) as app:
+        assert app.recommend(7).version == number
+    with connected(shop, "recsys_analyst") as conn:
+        found = conn.execute("select * from recsys.recommend('shop', 7)").fetchall()
+        assert len(found) == 20
+    with _db.connect(dsn) as conn:
+        assert versions.rollback(conn, "shop") == 1
+        versions.drop(conn, "shop", number)
+
+
+def test_a_trainer_can_fill_a_version_that_a_migration_made(shop: Shop) -> None:
+    model = world.shop_config(features=True)
+    with _db.connect(shop.dsn) as conn:
+        conn.execute("grant select on product, customer, event to recsys_trainer")
+    number, _ = world.add_version(shop.dsn, model, seed=3, ready=False)
+
+    report = backfill(world.as_role(shop.dsn, "recsys_trainer"), "shop", number)
+
+    assert report.item_count == 200
+
+
+# nobody ----------------------------------------------------------------------------
+
+
+def test_a_role_in_no_group_gets_nothing_and_a_hint(town: Shop, role: str) -> None:
+    with connected(town, role) as conn:
+        denied(
+            conn,
+            *[f"select from recsys.{name}" for name in TABLES],
+            "select * from recsys.version_status",
+            "select * from recsys.recommend('shop', 7)",
+            "select recsys.schema_version()",
+        )
+        with pytest.raises(SchemaError, match="may not use") as caught:
+            schema.check(conn)
+        assert "grant recsys_app" in caught.value.hint
+
+    with (
+        Recommender("shop", dsn=world.as_role(town.dsn, role)) as shop,
+        pytest.raises(SchemaError, match="may not use"),
+    ):
+        shop.recommend(7)
+
+
+def test_no_function_is_open_to_everybody(shop: Shop) -> None:
+    with _db.connect(shop.dsn) as conn:
+        rows = conn.execute(
+            "select p.oid::regprocedure from pg_proc as p, aclexplode(coalesce("
+            " p.proacl, acldefault('f', p.proowner))) as a"
+            " where p.pronamespace = 'recsys'::regnamespace and a.grantee = 0"
+        ).fetchall()
+
+    assert rows == []
+
+
+def test_everything_works_without_a_superuser(server: str, role: str) -> None:
+    """pgvector installed by an administrator; the rest by a role that owns nothing."""
+    with world.database(server) as dsn:
+        with _db.connect(dsn, autocommit=True) as conn:
+            conn.execute("create extension vector")
+            name = sql.Identifier(world.name_of(dsn))
+            grant = sql.SQL("grant create on database {} to {}")
+            conn.execute(grant.format(name, sql.Identifier(role)))
+            own = sql.SQL("create schema shop authorization {}")
+            conn.execute(own.format(sql.Identifier(role)))
+            path = sql.SQL("alter database {} set search_path = shop, public")
+            conn.execute(path.format(name))
+        mine = world.as_role(dsn, role)
+        try:
+            schema.upgrade(mine)
+            world.fill_shop(mine)
+            world.add_version(mine, world.shop_config(features=True), promote=True)
+            with Recommender("shop", dsn=mine) as shop:
+                assert len(shop.recommend(7)) == 20
+            with _db.connect(mine, autocommit=True) as conn:
+                query = "select * from recsys.recommend('shop', 7)"
+                assert len(conn.execute(query.encode()).fetchall()) == 20
+                versions.drop(conn, "shop", 1, stop_serving=True)
+            schema.downgrade(mine, revision="base")
+        finally:
+            with _db.connect(dsn, autocommit=True) as conn:
+                own = sql.SQL("drop owned by {} cascade")
+                conn.execute(own.format(sql.Identifier(role)))
+
+
+def test_analysts_can_ask_a_trainers_version_where_nobody_is_superuser(
+    server: str, role: str
+) -> None:
+    """The functions run as the role that migrated, which must reach the version."""
+    with world.database(server) as dsn:
+        with _db.connect(dsn, autocommit=True) as conn:
+            conn.execute("create extension vector")
+            name = sql.Identifier(world.name_of(dsn))
+            grant = sql.SQL("grant create on database {} to {}")
+            conn.execute(grant.format(name, sql.Identifier(role)))
+            world.fill_shop(dsn)
+            tables = "select on product, customer, event"
+            give = sql.SQL(f"grant {tables} to {{}}")
+            conn.execute(give.format(sql.Identifier(role)))
+            conn.execute(f"grant {tables} to recsys_trainer, recsys_app".encode())
+        try:
+            schema.upgrade(world.as_role(dsn, role))
+            trainer = world.as_role(dsn, "recsys_trainer")
+            world.add_version(trainer, world.shop_config(features=True), promote=True)
+
+            with _db.connect(world.as_role(dsn, "recsys_analyst")) as conn:
+                query = "select * from recsys.recommend('shop', 7)"
+                assert len(conn.execute(query.encode()).fetchall()) == 20
+        finally:
+            with _db.connect(dsn, autocommit=True) as conn:
+                own = sql.SQL("drop owned by {} cascade")
+                conn.execute(own.format(sql.Identifier(role)))
