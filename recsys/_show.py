@@ -26,8 +26,8 @@ from recsys.types import ItemId, UserId
 _LENGTH = 8
 _PAST = 6
 _LOOKED_AT = 200
-# The same on every machine and in a pipe.
 _WIDTH = 100
+_ORDER = ("re", "nd", "hr")
 _METHODS = {
     "model": "this model, as served",
     "exact": "this model, exact scan",
@@ -71,7 +71,7 @@ def show(
     Returns:
         The first of the users.
     """
-    out = Console(width=_WIDTH, highlight=False)
+    out = _console()
     out.print()
     _metrics(out, preset, number, evaluation)
     with connect(dsn) as conn, Recommender(preset.model, connection=conn) as model:
@@ -93,7 +93,7 @@ def show(
 
 def commands(preset: Preset, case: Case, *, dsn: str | None, config: Path) -> None:
     """Print what to type next; ``dsn`` when the shell does not know the server yet."""
-    out = Console(width=_WIDTH, highlight=False, soft_wrap=True)
+    out = _console(soft_wrap=True)
     model, user, item = preset.model, case.user, case.page[0]
     out.print("[bold]Next, in this shell[/bold]\n")
     lines = [f"export RECSYS_CONFIG={config.resolve()}"]
@@ -122,23 +122,30 @@ def commands(preset: Preset, case: Case, *, dsn: str | None, config: Path) -> No
         )
 
 
+def _console(*, soft_wrap: bool = False) -> Console:
+    """Return stdout; a pipe is as wide as it needs."""
+    width = min(_WIDTH, shutil.get_terminal_size((_WIDTH, 24)).columns)
+    return Console(width=width, highlight=False, soft_wrap=soft_wrap)
+
+
 def _metrics(out: Console, preset: Preset, number: int, found: Evaluation) -> None:
     day = preset.until
     when = f"what came from {day:%Y-%m-%d} on" if day else preset.holdout
     out.print(
-        f"[bold]{preset.model}, version {number}[/bold], measured on {when}: "
-        f"{found.users:,} users, {found.hits:,} items they took\n"
+        f"[bold]{preset.model}, version {number}[/bold], measured on {when}\n"
+        f"({found.users:,} users, {found.hits:,} items they took)\n"
     )
-    first = next(iter(found.metrics.values()))
+    # jsonb, where the numbers are kept, has an order of its own.
+    names = sorted(found.metrics["model"], key=lambda name: _ORDER.index(name[:2]))
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("")
-    for name in first:
+    for name in names:
         table.add_column(name, justify="right")
     for method in sorted(found.metrics, key=list(_METHODS).index):
         style = "bold" if method == "model" else ""
-        values = (f"{value:.4f}" for value in found.metrics[method].values())
+        values = (f"{found.metrics[method][name]:.4f}" for name in names)
         table.add_row(_METHODS[method], *values, style=style)
-    out.print(Padding(table, (0, 0, 1, 2)))
+    out.print(Padding(table, (0, 0, 1, 2), expand=False))
 
 
 def _cases(conn: Connection, model: Recommender, holdout: Holdout) -> list[Case]:
@@ -223,7 +230,7 @@ def _in_sql(
         f"order by r.score desc;"
     )
     out.print("[bold]The same in SQL[/bold], for this user today\n")
-    out.print(Padding(Text(query), (0, 0, 0, 2)))
+    out.print(Padding(Text(query), (0, 0, 0, 2), expand=False))
     out.print()
     for score, title in conn.execute(_sql.trusted(query)).fetchall():
         out.print(Text(f"  {score:.2f}  {title}"))

@@ -205,6 +205,9 @@ def _launch(pgdata: Path, *, keep: bool) -> None:
         # The package gives a start ten seconds and asserts that a server it finds is
         # ready; crash recovery may take longer and goes on without it. _boot waits.
         logger.info("the embedded Postgres is slow to start; waiting")
+    except PermissionError as exc:
+        # Such as the package's lock file in /tmp, made by another user.
+        raise _failure(pgdata, f"may not use {exc.filename}: another user's") from exc
     except (OSError, RuntimeError, ValueError) as exc:
         raise _failure(pgdata, f"cannot be set up: {exc}") from exc
     except subprocess.SubprocessError as exc:
