@@ -61,11 +61,13 @@ class Epoch:
         number: Counted from 1.
         loss: Mean of the steps' losses.
         seconds: Time of its steps.
+        last: Whether the fit ends here.
     """
 
     number: int
     loss: float
     seconds: float
+    last: bool
 
 
 def fit(
@@ -76,6 +78,7 @@ def fit(
     seed: int,
     start: Tensor,
     after: Callable[[Epoch, Towers], bool] | None = None,
+    limit_s: float = math.inf,
 ) -> Towers:
     """Fit the towers to query rows.
 
@@ -87,6 +90,8 @@ def fit(
         seed: Every random choice follows from it.
         start: First item rows, from ``first_rows``.
         after: Called after each epoch; a true answer ends the fit.
+        limit_s: Seconds after which the fit ends, with the learning rate at 0 as
+            well: where the machine is slower than expected, the schedule hurries.
 
     Raises:
         TrainingError: The loss is not finite.
@@ -99,7 +104,8 @@ def fit(
     count = len(rows.user)
     batch = min(settings.batch, max(LEAST_BATCH, math.ceil(count / STEPS_PER_EPOCH)))
     total = epochs * math.ceil(count / batch)
-    step = 0
+    began = time.perf_counter()
+    step, done = 0, 0.0
     for number in range(1, epochs + 1):
         started = time.perf_counter()
         losses: list[Tensor] = []
@@ -107,7 +113,7 @@ def fit(
         for first in range(0, count, batch):
             chosen = order[first : first + batch]
             for group in optimiser.param_groups:
-                group["lr"] = settings.lr * _schedule(step, total)
+                group["lr"] = settings.lr * _schedule(step, total, done)
             query, item_rows, comparisons = sampler.step(towers, chosen)
             loss = ranking_loss(query, item_rows, comparisons, settings.tau, dtype)
             optimiser.zero_grad(set_to_none=True)
@@ -115,22 +121,25 @@ def fit(
             optimiser.step()
             losses.append(loss.detach())
             step += 1
+            done = max(step / total, (time.perf_counter() - began) / limit_s)
+            if done >= 1:
+                break
         mean = float(torch.stack(losses).mean())
         if not math.isfinite(mean):
             raise TrainingError(
                 f"the loss is {mean} in epoch {number}",
                 hint="Lower train.lr, or raise train.tau.",
             )
-        epoch = Epoch(number, mean, time.perf_counter() - started)
-        if after is not None and after(epoch, towers):
+        epoch = Epoch(number, mean, time.perf_counter() - started, done >= 1)
+        if (after is not None and after(epoch, towers)) or epoch.last:
             break
     return towers
 
 
-def _schedule(step: int, total: int) -> float:
-    """Return the share of the peak learning rate at a step."""
+def _schedule(step: int, total: int, done: float) -> float:
+    """Return the share of the peak learning rate, ``done`` in [0, 1) of the way."""
     warm_up = min(WARM_UP_STEPS, max(1, total // 5))
-    return min(1.0, (step + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * step / total))
+    return min(1.0, (step + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def first_rows(rows: QueryRows, dim: int, seed: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from typing import Any
 
@@ -48,8 +49,13 @@ def train(
     rows = query_rows(dataset, every, dataset.until, config.train.history)
     choice = choose(dataset, config.train, progress)
     chosen_at = time.perf_counter()
-    epochs = _affordable(choice, config.train, chosen_at - started)
-    towers, curve = _final_fit(dataset, rows, choice, epochs, config.train, progress)
+    left_s = math.inf
+    if not config.train.epochs:
+        left_s = max(1.0, _USE * (config.train.budget_s - (chosen_at - started)))
+    epochs = _affordable(choice, rows, left_s)
+    towers, curve = _final_fit(
+        dataset, rows, choice, epochs, config.train, left_s, progress
+    )
     fitted_at = time.perf_counter()
     with progress.stage("export", total=1) as stage:
         bias = choice.trend.bias(rows)
@@ -57,7 +63,7 @@ def train(
         stage.advance()
     done = time.perf_counter()
     model.report.update(
-        settings=_settings(choice, epochs),
+        settings=_settings(choice, len(curve)),
         validation=choice.validation,
         curves=[*choice.curves, *curve],
         data=_data(dataset, rows),
@@ -83,12 +89,12 @@ def _check(dataset: Dataset) -> None:
         raise TrainingError("there are no interactions to learn from", hint=hint)
 
 
-def _affordable(choice: Choice, config: TrainConfig, used_s: float) -> int:
+def _affordable(choice: Choice, rows: QueryRows, left_s: float) -> int:
     """Return the epochs of the final fit: what was chosen, or what time allows."""
-    if config.epochs or not choice.epoch_s:
+    if not choice.epoch_s or left_s == math.inf:
         return choice.epochs
-    left = _USE * (config.budget_s - used_s)
-    return max(1, min(choice.epochs, int(left * choice.share / choice.epoch_s)))
+    epoch_s = choice.epoch_s * rows.pairs / choice.pairs
+    return max(1, min(choice.epochs, int(left_s / epoch_s)))
 
 
 def _final_fit(
@@ -97,6 +103,7 @@ def _final_fit(
     choice: Choice,
     epochs: int,
     config: TrainConfig,
+    left_s: float,
     progress: Progress,
 ) -> tuple[Towers, list[dict[str, Any]]]:
     curve: list[dict[str, Any]] = []
@@ -117,7 +124,7 @@ def _final_fit(
 
         start = first_rows(rows, config.dim, config.seed)
         towers = fit(dataset, rows, choice.settings, epochs, config.seed, start, after)
-    logger.info("fitted %d epochs", epochs)
+    logger.info("fitted %d epochs", len(curve))
     return towers, curve
 
 

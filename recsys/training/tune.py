@@ -81,7 +81,7 @@ class Choice:
         trend: Popularity dimension.
         epochs: Passes over the data that were best, or the most worth trying.
         epoch_s: Seconds one epoch of the training part took; 0 when unknown.
-        share: Positives of the training part over those of all data.
+        pairs: Positives of the training part; 0 when unknown.
         validation: Metrics of the model and both floors, and the number of users.
         curves: One row per look at a fit.
     """
@@ -90,7 +90,7 @@ class Choice:
     trend: Trend
     epochs: int
     epoch_s: float = 0.0
-    share: float = 1.0
+    pairs: int = 0
     validation: dict[str, Any] = field(default_factory=dict[str, Any])
     curves: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
@@ -138,7 +138,7 @@ def choose(dataset: Dataset, config: TrainConfig, progress: Progress) -> Choice:
         trend=best.trend,
         epochs=_epochs(best, config),
         epoch_s=best.epoch_s,
-        share=rows.pairs / max(1, _positives(dataset)),
+        pairs=rows.pairs,
         validation={
             "model": best.metrics,
             **_floors(dataset, rows, judge, cut),
@@ -208,7 +208,10 @@ class _Search:
                 lead = _LEAD if share < settings.dropout else 0.0
                 best = self._better(best, other, short, lead)
             settings = best.settings
-        return self._run(settings, self._long(), looks=_LOOKS)
+        limit_s = math.inf
+        if not self.config.epochs:
+            limit_s = max(1.0, self.deadline - time.perf_counter())
+        return self._run(settings, self._long(), _LOOKS, limit_s)
 
     def _better(self, best: _Run, settings: Settings, epochs: int, lead: float) -> _Run:
         """Return a fit with other settings if it wins by a relative lead."""
@@ -250,7 +253,9 @@ class _Search:
         trends = _trends(settings, self.config, timed=timed)
         return trends, torch.stack([trend.bias(self.rows) for trend in trends])
 
-    def _run(self, settings: Settings, epochs: int, looks: int) -> _Run:
+    def _run(
+        self, settings: Settings, epochs: int, looks: int, limit_s: float = math.inf
+    ) -> _Run:
         """Fit once, looking at the validation slice ``looks`` times."""
         self._runs += 1
         every = max(1, math.ceil(epochs / looks))
@@ -261,7 +266,7 @@ class _Search:
         def after(epoch: Epoch, towers: Towers) -> bool:
             seconds.append(epoch.seconds)
             self.advance(1, f"tau {settings.tau:g} dropout {settings.dropout:g}")
-            if epoch.number % every and epoch.number != epochs:
+            if epoch.number % every and not epoch.last:
                 return False
             started = time.perf_counter()
             metrics = self.judge.score(towers, biases)
@@ -274,14 +279,14 @@ class _Search:
             return len(found) - best > _PATIENCE
 
         seed = self.config.seed
-        fit(self.dataset, self.rows, settings, epochs, seed, self.start, after)
+        fit(self.dataset, self.rows, settings, epochs, seed, self.start, after, limit_s)
         score, number, trend, metrics = max(found, key=lambda look: look[0])
         return _Run(
             settings=settings,
             trend=trend,
             metrics=metrics,
             best=number,
-            epochs=epochs,
+            epochs=len(seconds),
             overfitted=score > found[-1][0] * (1 + _OVERFIT),
             epoch_s=sum(seconds) / len(seconds),
         )
@@ -339,10 +344,6 @@ def _users_per_item(
     item = np.unique(pair_keys(dataset)[chosen]) % width
     counts = np.bincount(item, minlength=width)[rows.items]
     return torch.from_numpy(counts.astype(np.float32))
-
-
-def _positives(dataset: Dataset) -> int:
-    return int((dataset.weight > 0).sum())
 
 
 def _score(metrics: dict[str, float]) -> float:
