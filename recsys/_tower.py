@@ -91,6 +91,9 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def _load(model: bytes, inputs: set[str], outputs: dict[str, int]) -> InferenceSession:
+    # Since 1.29 onnxruntime reports to its maker from a thread of its own, started by
+    # the import: nobody asked for that, and a forked child hangs at exit for it.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime as ort
 
     options: Any = ort.SessionOptions()  # pyright: ignore[reportUnknownVariableType] # no annotations
