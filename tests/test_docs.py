@@ -160,7 +160,8 @@ def test_every_key_of_the_configuration_is_described(cls: type, prefix: str) -> 
             assert f"`{key.name}`" in text, f"{cls.__name__}.{key.name}"
         plain = key.default not in (dataclasses.MISSING, None, "", 0.0, -1.0)
         if prefix and plain:
-            row = re.search(rf"^\| `{key.name}` \| ([^|]*) \|", text, re.M)
+            section = text.split(f"## `[model.NAME.{prefix}]`")[1].split("\n## ")[0]
+            row = re.search(rf"^\| `{key.name}` \| ([^|]*) \|", section, re.M)
             assert row, f"no row for {key.name}"
             assert f"`{key.default}`" == row[1].strip(), key.name
 
