@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from psycopg import errors as pg
 from psycopg.adapt import Dumper, PyFormat
 from psycopg.pq import Format
+from psycopg.rows import tuple_row
 
 from recsys.errors import (
     ArtifactError,
@@ -96,11 +97,12 @@ def check_pgvector(version: tuple[int, ...]) -> None:
 
 
 def binary_cursor(conn: Connection) -> psycopg.Cursor[Any]:
-    """Return a cursor that takes ``Halfvec`` and returns binary results.
+    """Return a cursor that takes ``Halfvec`` and returns binary results as tuples.
 
-    A borrowed connection keeps its own adapters: they are extended on the cursor only.
+    A borrowed connection keeps its own adapters and its row factory: the cursor alone
+    differs.
     """
-    cursor = conn.cursor(binary=True)
+    cursor = conn.cursor(binary=True, row_factory=tuple_row)
     try:
         conn.adapters.get_dumper(Halfvec, PyFormat.AUTO)
     except psycopg.ProgrammingError:

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from psycopg.rows import tuple_row
+
 from recsys._db import Connection
 from recsys.errors import ArtifactError
 
@@ -54,7 +56,7 @@ def get(conn: Connection, sha256: str) -> bytes:
     Raises:
         ArtifactError: It is missing, or its bytes are not what its name says.
     """
-    with conn.cursor(binary=True) as cur:
+    with conn.cursor(binary=True, row_factory=tuple_row) as cur:
         row = cur.execute(
             "select content from recsys.artifact where sha256 = %s", (sha256,)
         ).fetchone()

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
 import numpy as np
+import psycopg
 from numpy.typing import NDArray
+from psycopg import errors as pg
 from psycopg.pq import TransactionStatus
 
 from recsys import _db, artifacts, retrieval, schema
@@ -280,7 +282,14 @@ class Recommender:
             with self._connection() as conn:
                 loaded = self._current(conn)
                 self._check_ids(loaded.config, user_id, None, [])
-                state = retrieval.state(conn, loaded.statements, user_id, None, before)
+                try:
+                    with _savepoint(conn):
+                        state = retrieval.state(
+                            conn, loaded.statements, user_id, None, before
+                        )
+                except retrieval.GONE:
+                    self._loaded = None
+                    continue
                 if state is None or state.generation != loaded.generation:
                     self._loaded = None
                     continue
@@ -320,19 +329,23 @@ class Recommender:
                 raise
             self._local.connection = conn
             self._local.pid = os.getpid()
-        return nullcontext(conn)
+        return _own(conn)
 
     def _current(self, conn: Connection) -> _Loaded:
         loaded = self._loaded
         if loaded is None:
             # Two threads may load at once: wasted work, but no lock to inherit locked
             # by a fork.
-            loaded = self._loaded = self._load(conn)
+            try:
+                with _savepoint(conn):
+                    loaded = self._loaded = self._load(conn)
+            except retrieval.GONE:
+                schema.check(conn)  # a borrowed connection comes unchecked
+                raise
         return loaded
 
     def _load(self, conn: Connection) -> _Loaded:
-        with _savepoint(conn):
-            row = retrieval.serving(conn, self.model)
+        row = retrieval.serving(conn, self.model)
         if row is None:
             raise UnknownModel(f"no model named {self.model!r} is registered")
         if row.number is None:
@@ -395,6 +408,8 @@ class Recommender:
 
 
 _LEFT_TO_PARENT: list[Connection] = []
+_ENDED = (pg.AdminShutdown, pg.CrashShutdown, pg.IdleSessionTimeout)
+"""What the server says before it ends a session."""
 
 
 def _check_k(k: int) -> None:
@@ -415,14 +430,32 @@ def _check_context(config: ModelConfig, context: Mapping[str, object] | None) ->
             )
 
 
+@contextmanager
+def _own(conn: Connection) -> Generator[Connection]:
+    """Give up an own connection that the server ended; the next request opens one."""
+    try:
+        yield conn
+    except psycopg.OperationalError as exc:
+        if not conn.closed and not isinstance(exc, _ENDED):
+            raise
+        conn.close()
+        raise DatabaseUnavailable(
+            f"the connection to Postgres was lost: {str(exc).strip().splitlines()[0]}",
+            hint="Ask again: the next request connects anew.",
+        ) from exc
+
+
 def _savepoint(conn: Connection) -> AbstractContextManager[object]:
     """On a borrowed connection: an error here must not abort the caller's work.
 
     On an own connection every statement is its own transaction, and a savepoint would
     cost two round trips.
     """
-    if conn.autocommit and conn.info.transaction_status == TransactionStatus.IDLE:
-        return nullcontext()
+    if conn.info.transaction_status == TransactionStatus.IDLE:
+        if conn.autocommit:
+            return nullcontext()
+        # Begin the caller's transaction: the outermost block of psycopg would commit.
+        conn.execute("select")
     return conn.transaction()
 
 

@@ -14,6 +14,7 @@ from uuid import UUID
 
 import psycopg
 from psycopg import errors as pg
+from psycopg.rows import tuple_row
 
 from recsys._db import Connection, Halfvec, binary_cursor
 from recsys.config import ModelConfig
@@ -82,7 +83,7 @@ def statements(suffix: str, config: ModelConfig) -> Statements:
 
 def serving(conn: Connection, model: str) -> Serving | None:
     """Return the version that answers, or None for an unknown model."""
-    with conn.cursor() as cur:
+    with conn.cursor(row_factory=tuple_row) as cur:
         row = cur.execute(
             "select m.generation, r.number, v.spec, v.artifacts,"
             " coalesce(v.ef_search, 100)"
@@ -108,7 +109,7 @@ def state(
     Returns:
         None when the model was removed.
     """
-    with conn.cursor(binary=True) as cur:
+    with binary_cursor(conn) as cur:
         if history is not None:
             cur.execute(sql.session, (list(history), user_id))
         else:
@@ -125,7 +126,7 @@ def direction(
     conn: Connection, sql: Statements, item_id: ItemId
 ) -> tuple[int, bytes | None] | None:
     """Return the generation and an item's vector as a query for similar items."""
-    with conn.cursor(binary=True) as cur:
+    with binary_cursor(conn) as cur:
         return cur.execute(sql.direction, (item_id,)).fetchone()
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import psycopg
 from psycopg import errors as pg
+from psycopg.rows import tuple_row
 
 from recsys import _db, _sql
 from recsys._db import Connection
@@ -35,7 +36,8 @@ def check(conn: Connection) -> None:
     """
     try:
         with conn.transaction():
-            row = conn.execute("select recsys.schema_version()").fetchone()
+            cursor = conn.cursor(row_factory=tuple_row)
+            row = cursor.execute("select recsys.schema_version()").fetchone()
     except (pg.UndefinedFunction, pg.InvalidSchemaName, pg.UndefinedTable) as exc:
         raise SchemaError("this database has no recsys schema") from exc
     except pg.InsufficientPrivilege as exc:
