@@ -14,7 +14,7 @@ from world import Shop
 
 from recsys import Recommender, _db, schema, versions
 from recsys.backfill import backfill
-from recsys.errors import SchemaError
+from recsys.errors import SchemaError, SourceError
 
 DENIED = pg.InsufficientPrivilege
 TABLES = (
@@ -104,11 +104,12 @@ def test_the_application_role_can_do_nothing_else(town: Shop) -> None:
 
 
 def test_the_filter_runs_with_the_application_roles_privileges(town: Shop) -> None:
-    with connected(town, "recsys_app") as conn:
-        conn.execute("select 1")
-        with Recommender("shop", connection=conn) as shop:
-            with pytest.raises(Exception, match="permission denied"):
-                shop.recommend(7, among="select number from recsys.promotion")
+    with (
+        connected(town, "recsys_app") as conn,
+        Recommender("shop", connection=conn) as shop,
+        pytest.raises(SourceError, match="permission denied"),
+    ):
+        shop.recommend(7, among="select number from recsys.promotion")
 
 
 # analysts --------------------------------------------------------------------------
