@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -278,13 +278,18 @@ class _Backfill:
         conn.commit()
 
     def _load_missing(self, writer: Connection, tower: ItemTower, total: int) -> None:
-        with self.progress.stage("Encoding items", total) as stage:
-            for ids, rows in self._missing_items():
+        with (
+            self.progress.stage("Encoding items", total) as stage,
+            closing(self._missing_items()) as items,
+        ):
+            for ids, rows in items:
                 self._write(writer, tower, ids, rows)
                 self.loaded += len(ids)
                 stage.advance(len(ids))
 
-    def _missing_items(self) -> Iterator[tuple[list[ItemId], Sequence[Sequence[Any]]]]:
+    def _missing_items(
+        self,
+    ) -> Generator[tuple[list[ItemId], Sequence[Sequence[Any]]]]:
         """Stream the items without a vector, as ids and columns."""
         with (
             _db.connect(self.dsn) as reader,

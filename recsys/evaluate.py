@@ -26,7 +26,7 @@ from recsys._tower import QueryTower
 from recsys.artifacts import get as get_artifact
 from recsys.backfill import source_errors
 from recsys.config import ModelConfig
-from recsys.errors import ConfigError, SourceError
+from recsys.errors import ConfigError, SourceError, VersionStateError
 from recsys.ids import parse_id
 from recsys.progress import SILENT, Progress
 from recsys.training.metrics import HIT_DEPTH, ranking_metrics
@@ -98,10 +98,16 @@ def evaluate(
     Raises:
         SourceError: No user of the holdout can be evaluated.
         ConfigError: k is out of range.
+        VersionStateError: The version is not ready.
     """
     if not 1 <= k <= 1000:
         raise ConfigError(f"k must be from 1 to 1000, got {k}")
     version = versions.get(conn, model, number)
+    if version.state not in ("ready", "serving"):
+        raise VersionStateError(
+            f"version {number} of model {model!r} is {version.state}, not ready",
+            hint=f"Run 'recsys backfill {model} {number}' first.",
+        )
     users = [user for user, items in holdout.relevant.items() if items]
     if not users:
         raise SourceError(
