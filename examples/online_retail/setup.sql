@@ -21,8 +21,7 @@ create table retail_product as
 select
     stock_code as item_id,
     mode() within group (order by trim(description)) as description,
-    percentile_cont(0.5) within group (order by unit_price) as price,
-    min(invoice_date) at time zone 'UTC' as first_sold_at
+    percentile_cont(0.5) within group (order by unit_price) as price
 from retail_transaction
 where stock_code in (select item_id from retail_sale) and unit_price > 0
 group by stock_code;
