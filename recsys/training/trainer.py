@@ -52,10 +52,7 @@ def train(
     left_s = math.inf
     if not config.train.epochs:
         left_s = max(1.0, _USE * (config.train.budget_s - (chosen_at - started)))
-    epochs = _affordable(choice, rows, left_s)
-    towers, curve = _final_fit(
-        dataset, rows, choice, epochs, config.train, left_s, progress
-    )
+    towers, curve = _final_fit(dataset, rows, choice, config.train, left_s, progress)
     fitted_at = time.perf_counter()
     with progress.stage("export", total=1) as stage:
         bias = choice.trend.bias(rows)
@@ -89,25 +86,16 @@ def _check(dataset: Dataset) -> None:
         raise TrainingError("there are no interactions to learn from", hint=hint)
 
 
-def _affordable(choice: Choice, rows: QueryRows, left_s: float) -> int:
-    """Return the epochs of the final fit: what was chosen, or what time allows."""
-    if not choice.epoch_s or left_s == math.inf:
-        return choice.epochs
-    epoch_s = choice.epoch_s * rows.pairs / choice.pairs
-    return max(1, min(choice.epochs, int(left_s / epoch_s)))
-
-
 def _final_fit(
     dataset: Dataset,
     rows: QueryRows,
     choice: Choice,
-    epochs: int,
     config: TrainConfig,
     left_s: float,
     progress: Progress,
 ) -> tuple[Towers, list[dict[str, Any]]]:
     curve: list[dict[str, Any]] = []
-    with progress.stage("fit", total=epochs) as stage:
+    with progress.stage("fit", total=choice.epochs) as stage:
 
         def after(epoch: Epoch, towers: Towers) -> bool:
             del towers
@@ -123,7 +111,16 @@ def _final_fit(
             return False
 
         start = first_rows(rows, config.dim, config.seed)
-        towers = fit(dataset, rows, choice.settings, epochs, config.seed, start, after)
+        towers = fit(
+            dataset,
+            rows,
+            choice.settings,
+            choice.epochs,
+            config.seed,
+            start,
+            after,
+            limit_s=left_s,
+        )
     logger.info("fitted %d epochs", len(curve))
     return towers, curve
 

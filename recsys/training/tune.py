@@ -46,9 +46,6 @@ _LOOKS = 6
 _PATIENCE = 3
 # Below this relative gain over the last epoch an earlier best epoch is noise.
 _OVERFIT = 0.005
-# Nobody saw how the fit goes on beyond this multiple of the epochs that were tried.
-_EXTRAPOLATION = 4
-_LEAST_TRIED = 30
 # Share of the time for the search that its short fits take.
 _SEARCH = 0.6
 # A short fit flatters a low dropout: it learns faster and has no time to overfit. So
@@ -80,8 +77,6 @@ class Choice:
         settings: Hyper-parameters of the final fit.
         trend: Popularity dimension.
         epochs: Passes over the data that were best, or the most worth trying.
-        epoch_s: Seconds one epoch of the training part took; 0 when unknown.
-        pairs: Positives of the training part; 0 when unknown.
         validation: Metrics of the model and both floors, and the number of users.
         curves: One row per look at a fit.
     """
@@ -89,8 +84,6 @@ class Choice:
     settings: Settings
     trend: Trend
     epochs: int
-    epoch_s: float = 0.0
-    pairs: int = 0
     validation: dict[str, Any] = field(default_factory=dict[str, Any])
     curves: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
@@ -105,7 +98,6 @@ class _Run:
     best: int
     epochs: int
     overfitted: bool
-    epoch_s: float
 
     @property
     def score(self) -> float:
@@ -137,8 +129,6 @@ def choose(dataset: Dataset, config: TrainConfig, progress: Progress) -> Choice:
         settings=best.settings,
         trend=best.trend,
         epochs=_epochs(best, config),
-        epoch_s=best.epoch_s,
-        pairs=rows.pairs,
         validation={
             "model": best.metrics,
             **_floors(dataset, rows, judge, cut),
@@ -288,7 +278,6 @@ class _Search:
             best=number,
             epochs=len(seconds),
             overfitted=score > found[-1][0] * (1 + _OVERFIT),
-            epoch_s=sum(seconds) / len(seconds),
         )
 
     def _note(
@@ -311,9 +300,8 @@ class _Search:
 def _epochs(best: _Run, config: TrainConfig) -> int:
     if config.epochs:
         return config.epochs
-    if best.overfitted:
-        return best.best
-    return min(config.max_epochs, max(_LEAST_TRIED, _EXTRAPOLATION * best.epochs))
+    # Where time ended the fit before it overfitted, time also bounds the final one.
+    return best.best if best.overfitted else config.max_epochs
 
 
 def _trends(settings: Settings, config: TrainConfig, *, timed: bool) -> list[Trend]:

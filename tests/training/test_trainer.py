@@ -291,3 +291,13 @@ def test_a_kind_of_greater_weight_pulls_harder() -> None:
         return float(found[1] - found[2])
 
     assert gap({"view": 1.0, "buy": 5.0}) > gap({"view": 1.0, "buy": 1.0})
+
+
+def test_a_fit_ends_when_its_time_does(board: Build) -> None:
+    dataset = board()
+    config = make_config(train=replace(FAST, epochs=0, max_epochs=100_000, budget_s=4))
+
+    report = train(dataset, config).report
+
+    assert 1 <= report["settings"]["epochs"] < 100_000
+    assert report["timing"]["choose_s"] + report["timing"]["fit_s"] < 6
