@@ -106,7 +106,7 @@ class Page:
     def run(self, page: Path) -> None:
         """Run every block; a failure does not hide the next ones."""
         found = blocks(page)
-        with self._inside():
+        with self.inside():
             for index, block in enumerate(found):
                 if block.skipped is not None or block.language == "text":
                     continue
@@ -116,7 +116,7 @@ class Page:
                     else None
                 )  # fmt: skip
                 try:
-                    self._run(block, wanted)
+                    self.run_block(block, wanted)
                 except Exception as exc:
                     self.failures.append(f"{block.place} {type(exc).__name__}: {exc}")
 
@@ -127,7 +127,8 @@ class Page:
                 value.close()
 
     @contextlib.contextmanager
-    def _inside(self) -> Iterator[None]:
+    def inside(self) -> Iterator[None]:
+        """Work in the page's folder, with its database in the environment."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "REC"))}
         # Set: the command line does not replace this process to get them.
         settings = {"RECSYS_DSN": self.dsn, "MALLOC_MMAP_MAX_": "0"}
@@ -145,7 +146,8 @@ class Page:
             os.chdir(before)
             bars.console.width = width
 
-    def _run(self, block: Block, wanted: Block | None) -> None:
+    def run_block(self, block: Block, wanted: Block | None) -> None:
+        """Run one block and compare what it prints."""
         if name := block.directives.get("file"):
             (self.folder / name).write_text(block.text + "\n", encoding="utf-8")
         match block.language:

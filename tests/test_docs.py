@@ -97,6 +97,25 @@ def test_every_block_of_a_page_runs(page: docs_world.Page, path: Path) -> None:
     assert not page.failures, "\n\n".join(page.failures)
 
 
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("recsys versions shop --format csv", "model,number,status"),
+        ("recsys recommend shop 7 -k 2 --format csv", "rank,item_id,score\n1,2,3"),
+        ("recsys promote shop 1", "shop: version 1 -> two"),
+        ("recsys promote shop 99", "shop: version 1 -> 99"),
+    ],
+)
+def test_output_that_is_no_longer_true_is_noticed(
+    page: docs_world.Page, command: str, shown: str
+) -> None:
+    path = ROOT / "docs" / "quickstart.md"
+    block = docs_world.Block(path, 1, "console", f"$ {command}\n{shown}")
+
+    with page.inside(), pytest.raises(AssertionError):
+        page.run_block(block, None)
+
+
 def test_blocks_left_out_say_why(capsys: pytest.CaptureFixture[str]) -> None:
     found = [block for path in PAGES for block in docs_world.blocks(path)]
     skipped = [block for block in found if block.skipped is not None]

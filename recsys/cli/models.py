@@ -239,9 +239,9 @@ def rollback(settings: Settings, model: str, reason: str) -> None:
 @click.option("--stop-serving", is_flag=True, help="Even if nothing can take over.")
 @click.pass_obj
 def drop(settings: Settings, model: str, number: int, stop_serving: bool) -> None:
-    """Drop version NUMBER of MODEL that was made with --no-revision.
+    """Drop version NUMBER of MODEL: one made with --no-revision, or an old one.
 
-    A version with a revision file goes with 'recsys downgrade'.
+    The newest version with a revision file goes with 'recsys downgrade'.
 
     Example:
 
