@@ -189,6 +189,7 @@ class _Search:
         if short < _FAIR_EPOCHS and not self.config.epochs:
             dropouts = []
             short = self._short(1 + len(taus))
+        best: _Run | None = None
         if taus or dropouts:
             best = self._run(settings, short, looks=1)
             for tau in taus:
@@ -201,7 +202,11 @@ class _Search:
         limit_s = math.inf
         if not self.config.epochs:
             limit_s = max(1.0, self.deadline - time.perf_counter())
-        return self._run(settings, self._long(), _LOOKS, limit_s)
+        long = self._run(settings, self._long(), _LOOKS, limit_s)
+        if best is None or long.score >= best.score:
+            return long
+        # More epochs were worse, or a machine that slowed down left no time for more.
+        return replace(best, overfitted=long.epochs > best.epochs)
 
     def _better(self, best: _Run, settings: Settings, epochs: int, lead: float) -> _Run:
         """Return a fit with other settings if it wins by a relative lead."""
