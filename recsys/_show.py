@@ -91,12 +91,16 @@ def show(
     return chosen[0]
 
 
-def commands(preset: Preset, case: Case, *, dsn: str | None, config: Path) -> None:
+def commands(
+    preset: Preset, case: Case, *, dsn: str | None, config: Path | None
+) -> None:
     """Print what to type next; ``dsn`` when the shell does not know the server yet."""
     out = _console(soft_wrap=True)
     model, user, item = preset.model, case.user, case.page[0]
     out.print("[bold]Next, in this shell[/bold]\n")
-    lines = [f"export RECSYS_CONFIG={config.resolve()}"]
+    lines: list[str] = []
+    if config is not None:
+        lines.append(f"export RECSYS_CONFIG={config.resolve()}")
     if dsn is not None:
         lines.insert(0, f"export RECSYS_DSN='{dsn}'")
     if shutil.which("recsys") is None:

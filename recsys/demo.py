@@ -38,7 +38,7 @@ class Workplace:
 
     Attributes:
         dsn: Connection string.
-        project: The preset's recsys.toml, copied to a folder of its own.
+        project: The recsys.toml of this database; it declares the preset's model.
         preset: What to import, train and show.
     """
 
@@ -67,8 +67,8 @@ def run(settings: Settings, *, data: Path | None = None, fresh: bool = False) ->
     preset = _preset.find(data)
     with _step(1, "Postgres") as say:
         dsn = _server(settings, preset, fresh=fresh)
-        work = Workplace(dsn, _project(preset), preset)
         with connect(dsn) as conn:
+            work = Workplace(dsn, _project(conn, preset), preset)
             say(_server_name(conn, settings))
     with _step(2, "Data") as say:
         say(_load(work))
@@ -88,7 +88,7 @@ def run(settings: Settings, *, data: Path | None = None, fresh: bool = False) ->
         preset,
         case,
         dsn=dsn if _uses_embedded(settings) else None,
-        config=FOLDER / preset.model / "recsys.toml",
+        config=work.project.path,
     )
 
 
@@ -133,15 +133,26 @@ def _forget(preset: Preset) -> None:
     with connect(embedded.start(FOLDER / "pgdata"), autocommit=True) as conn:
         statement = sql.SQL("drop database if exists {} with (force)")
         conn.execute(statement.format(sql.Identifier(preset.model)))
-    shutil.rmtree(FOLDER / preset.model, ignore_errors=True)
+    for folder in FOLDER.glob(f"{preset.model}-*"):
+        shutil.rmtree(folder)
 
 
-def _project(preset: Preset) -> ProjectConfig:
-    """Copy the preset's recsys.toml: the model revisions are written beside it."""
-    path = FOLDER / preset.model / "recsys.toml"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(preset.folder / "recsys.toml", path)
+def _project(conn: Connection, preset: Preset) -> ProjectConfig:
+    """Return the configuration of this database, with the preset's model added.
+
+    Model revisions are written beside it. They belong to one database, so the folder
+    carries its oid: a database made again under the same name starts without them.
+    """
+    row = conn.execute(
+        "select datname || '-' || oid from pg_database"
+        " where datname = current_database()"
+    ).fetchone()
+    path = FOLDER / str(row[0] if row else "") / "recsys.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    declared = path.exists() and preset.model in configuration.load(path).models
+    if not declared:
+        with path.open("a", encoding="utf-8") as file:
+            file.write((preset.folder / "recsys.toml").read_text("utf-8"))
     return configuration.load(path)
 
 
