@@ -123,10 +123,13 @@ def _remember(dsn: str, version: ModelVersion, exc: Exception) -> None:
     """Leave the reason on the version; the server may be gone, so try only."""
     try:
         with _db.connect(dsn) as conn:
+            # What only a new training can mend is failed; the rest can be resumed.
+            hopeless = isinstance(exc, ArtifactError)
             conn.execute(
-                "update recsys.model_version set error = %s"
+                "update recsys.model_version set error = %s, state ="
+                " case when %s and state = 'building' then 'failed' else state end"
                 " where model = %s and number = %s",
-                (str(exc)[:1000], version.model, version.number),
+                (str(exc)[:1000], hopeless, version.model, version.number),
             )
     except (RecsysError, psycopg.Error) as also:
         logger.warning("could not record the failure of the backfill: %s", also)

@@ -75,7 +75,7 @@ def _setting(conn: Connection, name: str) -> str:
 def _server(conn: Connection) -> Iterator[Finding]:
     number = conn.info.server_version
     shown = f"Postgres {number // 10000}.{number % 10000}"
-    if number < 150000:
+    if number < 160000:
         yield Finding("server", "warn", shown, "Tested with Postgres 16 to 18.")
     else:
         yield Finding("server", "ok", shown)

@@ -181,12 +181,17 @@ def _store(
         bias=trained.bias[learned].astype(np.float32),
         default_query=trained.weights["default_query"],
     )
+    from recsys.training.export import warm_start_artifact
+
     report = json.dumps(trained.report, ensure_ascii=False).encode()
     hashes = {
         "item_tower": artifacts.put(conn, "onnx", trained.item_tower),
         "query_tower": artifacts.put(conn, "onnx", trained.query_tower),
         "embeddings": artifacts.put(
             conn, "safetensors", embeddings.pack(rows, config.item_id)
+        ),
+        "weights": artifacts.put(
+            conn, "safetensors", warm_start_artifact(trained)
         ),
         "report": artifacts.put(conn, "json", report),
     }

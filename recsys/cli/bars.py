@@ -23,6 +23,11 @@ from recsys.progress import Stage
 console = Console(stderr=True)
 
 
+def say(text: str) -> None:
+    """Print one line on stderr; a pipe or a log gets it unbroken."""
+    console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
 class _Bar:
     def __init__(self, bars: Progress, task: TaskID) -> None:
         self._bars = bars

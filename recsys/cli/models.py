@@ -15,7 +15,7 @@ from recsys import backfill as filling
 from recsys import config as configuration
 from recsys._db import Connection, connect
 from recsys.cli import _malloc
-from recsys.cli.bars import Bars, console
+from recsys.cli.bars import Bars, say
 from recsys.cli.output import Row, format_option, write_rows
 from recsys.errors import ConfigError
 from recsys.settings import Settings
@@ -91,15 +91,15 @@ def train(
     number = trained.plan.number
     write_rows(_metric_rows(model, number, trained.plan.metrics), fmt, columns=METRIC)
     if trained.revision:
-        console.print(f"Wrote {trained.revision}")
+        say(f"Wrote {trained.revision}")
     if apply:
         if trained.revision:
             schema.upgrade(settings.dsn, project.versions)
         _backfill(settings, model, number)
     elif trained.revision:
-        console.print(f"Next: recsys upgrade && recsys backfill {model} {number}")
+        say(f"Next: recsys upgrade && recsys backfill {model} {number}")
     else:
-        console.print(f"Next: recsys backfill {model} {number}")
+        say(f"Next: recsys backfill {model} {number}")
 
 
 METRIC = ("model", "number", "slice", "method", "metric", "value")
@@ -119,11 +119,14 @@ def _metric_rows(
 
 def _backfill(settings: Settings, model: str, number: int | None) -> None:
     report = filling.backfill(settings.dsn, model, number, progress=Bars())
-    console.print(
+    say(
         f"Version {report.number} of {model} is ready: {report.item_count:,} items, "
         f"ANN recall@20 {report.ann_recall:.3f} at ef_search {report.ef_search}"
     )
-    console.print(f"Next: recsys promote {model} {report.number}")
+    with connect(settings.dsn) as conn:
+        serving = versions.serving_number(conn, model)
+    if serving != report.number:
+        say(f"Next: recsys promote {model} {report.number}")
 
 
 @click.command()
@@ -213,7 +216,7 @@ def promote(settings: Settings, model: str, number: str, reason: str) -> None:
     wanted = None if number == "none" else int(number)
     with connect(settings.dsn) as conn:
         before = versions.promote(conn, model, wanted, reason=reason)
-    console.print(f"{model}: version {before or 'none'} -> {number}")
+    say(f"{model}: version {before or 'none'} -> {number}")
 
 
 @click.command()
@@ -230,7 +233,7 @@ def rollback(settings: Settings, model: str, reason: str) -> None:
     """
     with connect(settings.dsn) as conn:
         number = versions.rollback(conn, model, reason=reason)
-    console.print(f"{model}: version {number} serves again")
+    say(f"{model}: version {number} serves again")
 
 
 @click.command()
@@ -250,7 +253,7 @@ def drop(settings: Settings, model: str, number: int, stop_serving: bool) -> Non
     """
     with connect(settings.dsn) as conn:
         versions.drop(conn, model, number, stop_serving=stop_serving)
-    console.print(f"{model}: version {number} dropped")
+    say(f"{model}: version {number} dropped")
 
 
 @click.command("evaluate")
@@ -299,7 +302,7 @@ def evaluate_(
         )
         if slice_name:
             evaluate.store(conn, result, slice_name)
-    console.print(f"{result.users:,} users, {result.hits:,} hits, k = {k}")
+    say(f"{result.users:,} users, {result.hits:,} hits, k = {k}")
     rows = _metric_rows(model, number, {slice_name or "holdout": result.metrics})
     write_rows(rows, fmt, columns=METRIC)
 
@@ -328,21 +331,30 @@ def artifacts_() -> None:
 
 @artifacts_.command("export")
 @click.argument("model")
-@click.argument("number", type=int)
 @click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--number", type=int, help="Only this version; default: every one.")
 @click.pass_obj
-def export(settings: Settings, model: str, number: int, folder: Path) -> None:
-    """Write the artifacts of version NUMBER of MODEL to FOLDER.
+def export(settings: Settings, model: str, folder: Path, number: int | None) -> None:
+    """Write the artifacts of the versions of MODEL to FOLDER.
+
+    Model revisions are a chain: a database that runs them from the start needs the
+    artifacts of all.
 
     Example:
 
     \b
-        recsys artifacts export shop 2 ./artifacts
+        recsys artifacts export shop ./artifacts
     """
     with connect(settings.dsn) as conn:
-        versions.get(conn, model, number)
-        files = artifacts.export_version(conn, model, number, folder)
-    console.print(f"Wrote {len(files)} files to {folder}")
+        if number is not None:
+            versions.get(conn, model, number)
+        files = [
+            file
+            for version in versions.list_versions(conn, model)
+            if number in (None, version.number)
+            for file in artifacts.export_version(conn, model, version.number, folder)
+        ]
+    say(f"Wrote {len(files)} files to {folder}")
 
 
 @artifacts_.command("import")
@@ -359,4 +371,4 @@ def import_(settings: Settings, folder: Path) -> None:
     with connect(settings.dsn) as conn:
         schema.check(conn)
         hashes = artifacts.import_folder(conn, folder)
-    console.print(f"Stored {len(hashes)} artifacts")
+    say(f"Stored {len(hashes)} artifacts")

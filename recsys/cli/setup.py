@@ -12,7 +12,7 @@ from recsys import doctor as examination
 from recsys import importing, schema, starter
 from recsys._db import connect
 from recsys.cli import _malloc
-from recsys.cli.bars import Bars, console
+from recsys.cli.bars import Bars, say
 from recsys.cli.output import format_option, write_rows
 from recsys.errors import ConfigError
 from recsys.settings import Settings
@@ -37,7 +37,7 @@ def init(settings: Settings, model: str) -> None:
         recsys init shop
     """
     starter.write(settings.config, model)
-    console.print(f"Wrote {settings.config}: put your tables in, then 'recsys upgrade'")
+    say(f"Wrote {settings.config}: put your tables in, then 'recsys upgrade'")
 
 
 @click.command("import")
@@ -82,7 +82,7 @@ def import_(
                 replace=replace,
                 progress=Bars(),
             )
-    console.print(f"Imported {result.rows:,} rows into {result.table}")
+    say(f"Imported {result.rows:,} rows into {result.table}")
 
 
 @click.command()
@@ -101,7 +101,7 @@ def upgrade(settings: Settings, revision: str, sql: bool) -> None:
     folder = _versions_folder(settings)
     schema.upgrade(settings.dsn, folder, revision=revision, sql=sql)
     if not sql:
-        console.print("The schema is up to date")
+        say("The schema is up to date")
 
 
 @click.command()

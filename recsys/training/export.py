@@ -120,12 +120,13 @@ def export(
 
 
 def warm_start_artifact(model: TrainedModel) -> bytes:
-    """Return all weights in float32 as safetensors: where a next fit can start."""
+    """Return the towers' weights in float32 as safetensors.
+
+    With the rows of the embeddings artifact a next fit can start from them.
+    """
     from safetensors.numpy import save
 
     tensors = {name: np.ascontiguousarray(v) for name, v in model.weights.items()}
-    tensors["id_served"] = model.id_served[model.trained]
-    tensors["id_history"] = model.id_history[model.trained]
     return save(tensors)
 
 
