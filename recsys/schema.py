@@ -108,7 +108,7 @@ def upgrade(
 
     if not sql:
         _prepare_extension(dsn)
-    with _explained():
+    with _explained(revision):
         config = alembic_config(dsn, versions, output=output)
         command.upgrade(config, revision, sql=sql)
 
@@ -141,7 +141,7 @@ def downgrade(
 
     from alembic import command
 
-    with _explained():
+    with _explained(revision):
         config = alembic_config(dsn, versions, output=output)
         config.cmd_opts = Namespace(x=["stop_serving=yes"] if stop_serving else [])
         command.downgrade(config, revision, sql=sql)
@@ -153,6 +153,8 @@ def _prepare_extension(dsn: str) -> None:
         if _db.pgvector_version(conn) is None:
             try:
                 conn.execute("create extension if not exists vector")
+            except (pg.UniqueViolation, pg.DuplicateObject):
+                pass  # another upgrade installed it at this moment
             except (pg.InsufficientPrivilege, pg.FeatureNotSupported) as exc:
                 raise DatabaseUnavailable(
                     "pgvector is not installed and this role cannot install it",
@@ -168,11 +170,13 @@ def _prepare_extension(dsn: str) -> None:
 
 
 @contextmanager
-def _explained() -> Generator[None]:
+def _explained(revision: str) -> Generator[None]:
     """Turn alembic's and SQLAlchemy's wrappers into our errors, with their cause."""
     from alembic.util.exc import CommandError
     from sqlalchemy.exc import DBAPIError
 
+    if not revision:
+        raise SchemaError("the revision is empty", hint="Name one, such as 'base'.")
     try:
         yield
     except CommandError as exc:

@@ -79,6 +79,19 @@ declare
     keeper regrole := (select p.proowner from pg_catalog.pg_proc as p
                        where p.oid = 'recsys.coverage(text, integer)'::regprocedure);
 begin
+    -- Only an owner may build an index or drop: a version belongs to the trainers, whoever made it, unless the
+    -- migrating role is none of them.
+    if to_regrole('recsys_trainer') is not null and pg_has_role('recsys_trainer', 'usage') then
+        for routine in
+            select p.oid::regprocedure from pg_catalog.pg_proc as p
+            where p.pronamespace = 'recsys'::regnamespace and p.proname ~ ('^_[a-z]+_' || p_suffix || '$')
+        loop
+            execute format('alter function %s owner to recsys_trainer', routine);
+        end loop;
+        foreach relation in array array['item_vector_', 'item_embedding_', 'id_embedding_'] loop
+            execute format('alter table recsys.%I owner to recsys_trainer', relation || p_suffix);
+        end loop;
+    end if;
     for routine in
         select p.oid::regprocedure from pg_catalog.pg_proc as p
         where p.pronamespace = 'recsys'::regnamespace
@@ -103,24 +116,6 @@ begin
             execute format('grant all on recsys.%I to recsys_trainer', relation || p_suffix);
         end if;
     end loop;
-
-    -- Only an owner may build an index or drop: a version belongs to the trainers, whoever made it.
-    if to_regrole('recsys_trainer') is not null then
-        begin
-            for routine in
-                select p.oid::regprocedure from pg_catalog.pg_proc as p
-                where p.pronamespace = 'recsys'::regnamespace and p.proname ~ ('^_[a-z]+_' || p_suffix || '$')
-            loop
-                execute format('alter function %s owner to recsys_trainer', routine);
-            end loop;
-            foreach relation in array array['item_vector_', 'item_embedding_', 'id_embedding_'] loop
-                execute format('alter table recsys.%I owner to recsys_trainer', relation || p_suffix);
-            end loop;
-        exception
-            when insufficient_privilege then
-                null;  -- the migrating role is no trainer: the version stays its own
-        end;
-    end if;
 end
 $function$;
 
