@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -356,7 +357,7 @@ def from_csv(path: Path, config: ModelConfig) -> Holdout:
     relevant: dict[UserId, set[ItemId]] = defaultdict(set)
     opener: Any = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rt", encoding="utf-8", newline="") as file:
+        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             absent = {"user_id", "item_id"} - set(reader.fieldnames or ())
             if absent:
@@ -369,8 +370,10 @@ def from_csv(path: Path, config: ModelConfig) -> Holdout:
                 user = parse_id(f"{line} user_id", row["user_id"] or "", config.user_id)
                 item = parse_id(f"{line} item_id", row["item_id"] or "", config.item_id)
                 relevant[user].add(item)
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"cannot read {path}: {exc}") from exc
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as exc:
+        raise ConfigError(
+            f"cannot read {path}: {exc}", hint="It must be CSV in UTF-8, plain or .gz."
+        ) from exc
     return Holdout(relevant)
 
 
