@@ -1,0 +1,198 @@
+"""doctor: every kind of damage is found, named, and never hides the rest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import world
+from world import Shop
+
+from recsys import _db, doctor
+from recsys.doctor import Finding, examine
+from recsys.settings import Settings
+
+
+def look(dsn: str, config: Path = Path("/nonexistent/recsys.toml")) -> list[Finding]:
+    return examine(Settings(dsn=dsn, config=config))
+
+
+def bad(findings: list[Finding]) -> list[Finding]:
+    shared = ("memory", "/dev/shm", "pgvector", "server")
+    return [f for f in findings if f.result != "ok" and f.check not in shared]
+
+
+def test_a_healthy_database_has_nothing_to_do(shop: Shop) -> None:
+    findings = look(shop.dsn)
+
+    assert bad(findings) == []
+    checks = [f.check for f in findings]
+    assert checks[0] == "server"
+    for name in ("pgvector", "memory", "privileges", "schema", "shop 1", "shop 2"):
+        assert name in checks
+    assert "shop 1 coverage" in checks
+
+
+def test_no_server_is_one_finding_with_a_hint() -> None:
+    (finding,) = look("host=/nowhere")
+
+    assert finding.result == "fail"
+    assert finding.hint
+
+
+def test_a_database_without_schema_or_pgvector_is_told(empty_dsn: str) -> None:
+    findings = {f.check: f for f in look(empty_dsn)}
+
+    assert findings["schema"].result == "fail"
+    assert "recsys upgrade" in findings["schema"].hint
+    assert findings["pgvector"].result == "fail"
+    assert "create extension" in findings["pgvector"].hint
+
+
+def damage(*statements: str) -> Callable[[_db.Connection], None]:
+    def do(conn: _db.Connection) -> None:
+        for statement in statements:
+            conn.execute(statement.encode())
+
+    return do
+
+
+@pytest.mark.parametrize(
+    ("how", "check", "result", "detail"),
+    [
+        (
+            damage("drop index recsys.item_vector_shop_1_hnsw"),
+            "shop 1",
+            "fail",
+            "HNSW index is missing",
+        ),
+        (
+            damage("delete from recsys.artifact where kind = 'onnx'"),
+            "shop 1",
+            "fail",
+            "not in this database",
+        ),
+        (
+            damage(
+                "alter table recsys.artifact drop constraint"
+                " artifact_content_matches_its_name",
+                "update recsys.artifact set content = 'x'",
+            ),
+            "shop 1",
+            "fail",
+            "corrupted",
+        ),
+        (
+            damage("drop table recsys.item_vector_shop_1 cascade"),
+            "shop 1",
+            "fail",
+            "tables are missing",
+        ),
+        (
+            damage(
+                "drop index recsys.item_vector_shop_1_hnsw",
+                "alter table recsys.item_vector_shop_1 alter embedding"
+                " type halfvec(4) using subvector(embedding, 1, 4)",
+            ),
+            "shop 1",
+            "fail",
+            "4 dimensions",
+        ),
+        (
+            damage("delete from product where id < 4"),
+            "shop 1 coverage",
+            "warn",
+            "3 vectors without an item",
+        ),
+        (
+            damage("drop table product"),
+            "shop 1 coverage",
+            "fail",
+            "product",
+        ),
+        (
+            damage(
+                "update recsys.model_version set state = 'building', error = 'boom'"
+            ),
+            "shop 1",
+            "warn",
+            "boom",
+        ),
+        (
+            damage(
+                "create or replace function recsys.schema_version() returns text"
+                " language sql immutable return '9999'"
+            ),
+            "schema",
+            "fail",
+            "newer",
+        ),
+    ],
+)
+def test_damage_is_named_and_hides_nothing(
+    shop: Shop,
+    how: Callable[[_db.Connection], None],
+    check: str,
+    result: str,
+    detail: str,
+) -> None:
+    with _db.connect(shop.dsn) as conn:
+        how(conn)
+
+    findings = look(shop.dsn)
+
+    found = [f for f in findings if f.check == check and f.result == result]
+    assert found
+    assert detail in found[0].detail
+    assert found[0].hint
+    assert any(f.check == "recsys.toml" for f in findings)
+
+
+def test_a_role_without_privileges_is_told(shop: Shop) -> None:
+    with _db.connect(shop.dsn) as conn:
+        conn.execute("create role recsys_test_doctor")
+    try:
+        findings = bad(look(world.as_role(shop.dsn, "recsys_test_doctor")))
+    finally:
+        with _db.connect(shop.dsn) as conn:
+            conn.execute("drop role recsys_test_doctor")
+
+    assert any("grant recsys_app" in f.hint for f in findings)
+
+
+@pytest.mark.parametrize("role", ["recsys_app", "recsys_analyst", "recsys_trainer"])
+def test_every_role_can_run_it(shop: Shop, role: str) -> None:
+    findings = look(world.as_role(shop.dsn, role))
+
+    assert any(f.check == "schema" and f.result == "ok" for f in findings)
+
+
+def test_the_configuration_is_checked_against_the_database(
+    shop: Shop, tmp_path: Path
+) -> None:
+    path = tmp_path / "recsys.toml"
+    path.write_text("[modle.x]\n")
+    assert any("modle" in f.detail for f in bad(look(shop.dsn, path)))
+    sql = json.dumps("select id as item_id from no_such_table")
+    path.write_text(
+        '[model.x]\nitem_id = "bigint"\nuser_id = "bigint"\n'
+        f"[model.x.items]\nsql = {sql}\n"
+        '[model.x.interactions]\nsql = "select 1 as user_id, 2 as item_id"\n'
+    )
+    (finding,) = bad(look(shop.dsn, path))
+    assert "no_such_table" in finding.detail
+
+
+def test_an_old_server_and_pgvector_are_warned_about(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_db, "pgvector_version", lambda _: (0, 8, 1))
+    findings = {f.check: f for f in look(shop.dsn)}
+    assert findings["pgvector"].result == "warn"
+    assert "0.8.4" in findings["pgvector"].hint
+    monkeypatch.setattr(_db, "pgvector_version", lambda _: (0, 7, 0))
+    findings = {f.check: f for f in look(shop.dsn)}
+    assert findings["pgvector"].result == "fail"
+    assert doctor is not None
