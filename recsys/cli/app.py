@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,10 @@ import click
 import psycopg
 
 from recsys.cli import ask, models, setup
-from recsys.errors import RecsysError
+from recsys.errors import RecsysError, SchemaError
 from recsys.settings import Settings
 
+_CORE = re.compile(r"recsys\.(model|model_version|rollout|artifact|promotion)\b")
 COMMANDS = (
     setup.init,
     setup.import_,
@@ -80,6 +82,10 @@ def run() -> None:
         sys.exit(exc.exit_code)
     except RecsysError as exc:
         fail(str(exc), exc.hint)
+    except psycopg.errors.UndefinedTable as exc:
+        if _CORE.search(exc.diag.message_primary or ""):
+            fail("this database has no recsys schema", SchemaError.hint)
+        fail(f"the database answered: {str(exc).strip()}", "Run 'recsys doctor'.")
     except psycopg.Error as exc:
         fail(f"the database answered: {str(exc).strip()}", "Run 'recsys doctor'.")
     except BrokenPipeError:
