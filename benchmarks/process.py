@@ -19,7 +19,8 @@ bare = time.perf_counter() - start
 from recsys import Recommender
 whole = time.perf_counter() - start
 heavy = {"torch", "alembic", "click", "sqlalchemy", "onnx", "onnxruntime"}
-print(json.dumps({"bare": bare * 1e3, "whole": whole * 1e3, "heavy": sorted(heavy & set(sys.modules))}))
+heavy = sorted(heavy & set(sys.modules))
+print(json.dumps({"bare": bare * 1e3, "whole": whole * 1e3, "heavy": heavy}))
 """
 _MEMORY = """
 import sys

@@ -29,7 +29,11 @@ sql = "select distinct item_id from {table}"
 sql = "select {columns} from {table}"
 # record() writes new events here.
 record = "insert into {table} ({columns}) values ({values})"
-{weights}"""
+{weights}
+# Published numbers come from exact rankings: let the index miss next to nothing.
+[model.{model}.index]
+recall_target = 0.99
+"""
 
 _KINDS = """
 # How much each kind says about taste; 0 means: seen, but not liked. Please check.

@@ -19,7 +19,16 @@ import psycopg
 from numpy.typing import NDArray
 from psycopg import sql
 
-from recsys import _copy, _db, _index, _sql, artifacts, embeddings, versions
+from recsys import (
+    _calibration,
+    _copy,
+    _db,
+    _index,
+    _sql,
+    artifacts,
+    embeddings,
+    versions,
+)
 from recsys._db import Connection
 from recsys._tower import ItemTower
 from recsys.encoder.values import projection
@@ -156,7 +165,7 @@ class _Backfill:
                 self._complete(writer, tower)
             with self._timed("verify"):
                 self._phase(writer, "verifying")
-                found = _index.calibrate(writer, self.version, self.progress)
+                found = _calibration.calibrate(writer, self.version, self.progress)
             item_count = self._finish(writer, found)
         return BackfillReport(
             model=self.version.model,
@@ -351,7 +360,7 @@ class _Backfill:
         )
         writer.commit()
 
-    def _finish(self, conn: Connection, found: _index.Calibration) -> int:
+    def _finish(self, conn: Connection, found: _calibration.Calibration) -> int:
         source_count, item_count, missing, orphaned = self._coverage(conn)
         conn.execute(
             "update recsys.model_version set"

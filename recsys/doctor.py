@@ -9,7 +9,7 @@ from typing import Literal
 
 import psycopg
 
-from recsys import _db, _index, artifacts, config, schema, versions
+from recsys import _db, _index, _sql, artifacts, config, schema, versions
 from recsys._db import Connection
 from recsys._tower import ItemTower, QueryTower
 from recsys.backfill import source_errors
@@ -302,7 +302,9 @@ def _sources(conn: Connection, model: config.ModelConfig) -> Iterator[Finding]:
             continue
         try:
             with source_errors(which):
-                conn.execute(f"select * from ({text}\n) as source limit 0".encode())
+                conn.execute(
+                    _sql.trusted(f"select * from ({text}\n) as source limit 0")
+                )
         except RecsysError as exc:
             yield _failure(f"recsys.toml {model.name}", exc)
             return

@@ -186,7 +186,7 @@ class _Run:
         ids = [
             row[0]
             for row in self.conn.execute(
-                f"select item_id from recsys.{table} order by ctid".encode()
+                _sql.trusted(f"select item_id from recsys.{table} order by ctid")
             )
         ]
         vectors = np.concatenate(_copy.read_vectors(self.conn, table, self.version.dim))
@@ -243,7 +243,7 @@ def _popularity(
     before: datetime | None,
     since: datetime | None = None,
 ) -> list[ItemId]:
-    """Return the version's items by their number of interactions, most first."""
+    """Return the version's items by how many users took them, most first."""
     config = version.config
     columns = tuple(version.spec.get("columns", ()))
     weight = versions.weight_expression(config, columns)
@@ -255,13 +255,14 @@ def _popularity(
             parameters.append(bound.timestamp())
     query = (
         f"select v.item_id from recsys.item_vector_{version.suffix} as v join"
-        f" (select source.item_id::{config.item_id} as item_id, count(*) as n"
+        f" (select source.item_id::{config.item_id} as item_id,"
+        " count(distinct source.user_id) as n"
         f" from ({_percent(config.interactions.sql)}\n) as source"
         f" where {' and '.join(map(_keep_markers, conditions))} group by 1) as counted"
         " using (item_id) order by counted.n desc, v.item_id"
     )
     with source_errors("interactions"):
-        return [row[0] for row in conn.execute(query.encode(), parameters)]
+        return [row[0] for row in conn.execute(_sql.trusted(query), parameters)]
 
 
 def _percent(text: str) -> str:
@@ -274,8 +275,10 @@ def _keep_markers(condition: str) -> str:
 
 def _latest(conn: Connection, config: ModelConfig) -> datetime | None:
     row = conn.execute(
-        f"select max(source.occurred_at)::timestamptz"
-        f" from ({config.interactions.sql}\n) as source".encode()
+        _sql.trusted(
+            f"select max(source.occurred_at)::timestamptz"
+            f" from ({config.interactions.sql}\n) as source"
+        )
     ).fetchone()
     return row[0] if row else None
 
@@ -335,7 +338,7 @@ def after(conn: Connection, model: str, number: int, cutoff: datetime) -> Holdou
     )
     relevant: dict[UserId, set[ItemId]] = defaultdict(set)
     with source_errors("interactions"):
-        for user, item in conn.execute(query.encode(), (cutoff.timestamp(),)):
+        for user, item in conn.execute(_sql.trusted(query), (cutoff.timestamp(),)):
             relevant[user].add(item)
     return Holdout(relevant, cutoff)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recsys import _db, artifacts, embeddings, revisions, schema, versions
+from recsys import _db, _sql, artifacts, embeddings, revisions, schema, versions
 from recsys._db import Connection
 from recsys.backfill import source_errors
 from recsys.config import ModelConfig, ProjectConfig
@@ -136,7 +136,9 @@ def interaction_columns(conn: Connection, config: ModelConfig) -> list[str]:
     """
     with source_errors("interactions"):
         cursor = conn.execute(
-            f"select * from ({config.interactions.sql}\n) as source limit 0".encode()
+            _sql.trusted(
+                f"select * from ({config.interactions.sql}\n) as source limit 0"
+            )
         )
     names = [column.name for column in cursor.description or ()]
     conn.rollback()
@@ -190,9 +192,7 @@ def _store(
         "embeddings": artifacts.put(
             conn, "safetensors", embeddings.pack(rows, config.item_id)
         ),
-        "weights": artifacts.put(
-            conn, "safetensors", warm_start_artifact(trained)
-        ),
+        "weights": artifacts.put(conn, "safetensors", warm_start_artifact(trained)),
         "report": artifacts.put(conn, "json", report),
     }
     spec = json.loads(json.dumps({**config.to_dict(), "columns": list(columns)}))

@@ -16,6 +16,7 @@ import psycopg
 from psycopg import errors as pg
 from psycopg.rows import tuple_row
 
+from recsys import _sql
 from recsys._db import Connection, Halfvec, binary_cursor
 from recsys.config import ModelConfig
 from recsys.errors import ConfigError, SourceError
@@ -61,23 +62,23 @@ def statements(suffix: str, config: ModelConfig) -> Statements:
     """Return the statements of a version; ``suffix`` and the types are checked."""
     item, user = config.item_id, config.user_id
     return Statements(
-        state=(
+        state=_sql.trusted(
             "select generation, seen, weights, history, features"
             f" from recsys._state_{suffix}(%s::{user}, %s::float8)"
-        ).encode(),
-        session=(
+        ),
+        session=_sql.trusted(
             "select generation, seen, weights, history, features"
             f" from recsys._session_{suffix}(%s::{item}[], %s::{user})"
-        ).encode(),
-        direction=(
+        ),
+        direction=_sql.trusted(
             "select m.generation, (select halfvec_send(recsys._direction(embedding))"
             f" from recsys.item_vector_{suffix} where item_id = %s::{item})"
             f" from recsys.model as m where m.name = '{config.name}'"
-        ).encode(),
-        search=(
+        ),
+        search=_sql.trusted(
             f"select item_ids, scores from recsys._search_{suffix}"
             f"(%s::halfvec, %s::integer, %s::{item}[], %s::integer, %s::text)"
-        ).encode(),
+        ),
     )
 
 
@@ -174,7 +175,7 @@ def filter_text(
         query, parameters = among
         cursor = psycopg.ClientCursor(conn)
         try:
-            text = cursor.mogrify(query.encode(), parameters)
+            text = cursor.mogrify(_sql.trusted(query), parameters)
         except psycopg.ProgrammingError as exc:
             raise ConfigError(
                 f"the parameters of the filter 'among' do not fit its SQL: {exc}",
@@ -207,7 +208,7 @@ def record(
         "request_id": request_id,
     }
     if config.interactions.record:
-        conn.execute(config.interactions.record.encode(), values)
+        conn.execute(_sql.trusted(config.interactions.record), values)
         return
     conn.execute(
         "insert into recsys.interaction"

@@ -222,7 +222,7 @@ def create(conn: Connection, plan: VersionPlan) -> None:
     """Register a version and make its tables and functions, without a revision file."""
     with translated():
         for statement in create_statements(plan):
-            conn.execute(statement.encode())
+            conn.execute(_sql.trusted(statement))
 
 
 def drop(
@@ -242,7 +242,7 @@ def drop(
             user_id=config.user_id,
             stop_serving=stop_serving,
         ):
-            conn.execute(statement.encode())
+            conn.execute(_sql.trusted(statement))
 
 
 def get(conn: Connection, model: str, number: int) -> ModelVersion:
