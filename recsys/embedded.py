@@ -100,7 +100,8 @@ def stop(folder: Path | str = FOLDER, *, wait_s: float = 60.0) -> bool:
     except PermissionError as exc:
         raise _failure(pgdata, "belongs to another user") from exc
     deadline = time.monotonic() + wait_s
-    while _running(pgdata) is not None:
+    # It gives up postmaster.pid a moment before it ends, and its socket in between.
+    while _running(pgdata) is not None or _process(found.pid) == "postgres":
         if time.monotonic() > deadline:
             raise _failure(pgdata, f"did not stop within {wait_s:.0f} s")
         time.sleep(0.05)
