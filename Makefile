@@ -12,12 +12,13 @@ DATA ?=
 # Wheels of torch without CUDA, a tenth of the size; empty: the default index.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench schema clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' $(MAKEFILE_LIST)
 	@echo "make demo DATA=DIR    the same on the files of DIR (see examples/)"
 	@echo "make bench   the measurements of docs/, as ratios within one run"
+	@echo "make schema  rewrite sql/schema.sql after a change of the SQL"
 	@echo "make lint    ruff and basedpyright only"
 	@echo "make clean   stop the embedded Postgres; remove .venv, .recsys and caches"
 
@@ -34,6 +35,9 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+schema: $(STAMP)
+	$(BIN)/python tests/schema_dump.py
 
 clean:
 	@[ ! -x $(BIN)/python ] || $(BIN)/python -c \

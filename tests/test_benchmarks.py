@@ -1,0 +1,61 @@
+"""The benchmarks run: a short version of ``make bench``; nothing is judged here."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+
+
+def bench(*arguments: str, dsn: str) -> list[dict]:
+    out = Path(arguments[-1])
+    subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "RECSYS_DSN": dsn},
+        check=True,
+        capture_output=True,
+        timeout=300,
+    )
+    return [json.loads(line) for line in out.read_text().splitlines()]
+
+
+def test_process_and_serving_are_measured(server: str, tmp_path: Path) -> None:
+    rows = bench(
+        "--items", "3000", "--queries", "150", "--part", "process", "--part", "serving",
+        "--out", str(tmp_path / "rows.jsonl"), dsn=server,
+    )  # fmt: skip
+
+    found = {row["what"]: row["value"] for row in rows}
+    assert found["heavy modules it loads"] == 0
+    assert found["recommend recall@20"] >= 0.95
+    assert found["backfill / bare"] > 0
+    assert found["recommend / bare p50"] > 0
+    assert found["peak memory, two versions loaded"] < 250
+
+
+def test_training_is_measured(server: str, tmp_path: Path) -> None:
+    folder = tmp_path / "gowalla"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    with gzip.open(folder / "train.csv.gz", "wt") as file:
+        writer = csv.writer(file)
+        writer.writerow(("user_id", "item_id"))
+        writer.writerows((u, i) for u in range(300) for i in rng.choice(400, 12, False))
+
+    rows = bench(
+        "--data", str(tmp_path), "--epochs", "2", "--part", "training",
+        "--out", str(tmp_path / "rows.jsonl"), dsn=server,
+    )  # fmt: skip
+
+    found = {row["what"]: row["value"] for row in rows}
+    assert found["epoch"] > 0
+    assert 0 < found["outside the loss and its gradient"] < 100
