@@ -90,13 +90,21 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def _load(model: bytes, inputs: set[str], outputs: dict[str, int]) -> InferenceSession:
-    # Since 1.29 onnxruntime reports to its maker from a thread of its own, started by
-    # the import: nobody asked for that, and a forked child hangs at exit for it.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime as ort
+def load_onnxruntime() -> Any:
+    """Import onnxruntime, without its telemetry; the module has no annotations.
 
-    options: Any = ort.SessionOptions()  # pyright: ignore[reportUnknownVariableType] # no annotations
+    Since 1.29 it reports to its maker from a thread of its own, started by the import:
+    nobody asked for that, and a forked child hangs at exit for it.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime
+
+
+def _load(model: bytes, inputs: set[str], outputs: dict[str, int]) -> InferenceSession:
+    ort = load_onnxruntime()
+    options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL

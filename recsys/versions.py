@@ -320,15 +320,23 @@ def promote(
         get(conn, model, number)
     else:
         list_versions(conn, model)
+    return _switch(conn, model, number, "promote", reason)
+
+
+def _switch(
+    conn: Connection, model: str, number: int | None, kind: str, reason: str
+) -> int | None:
     with translated():
         row = conn.execute(
-            "select recsys._promote(%s, %s, %s)", (model, number, reason)
+            "select recsys._promote(%s, %s, %s, %s)", (model, number, reason, kind)
         ).fetchone()
     return row[0] if row else None
 
 
 def rollback(conn: Connection, model: str, *, reason: str = "rollback") -> int:
     """Go back to the version that served before, in one commit.
+
+    Twice goes back two steps: a rollback is not itself gone back to.
 
     Returns:
         The number that serves now.
@@ -337,6 +345,8 @@ def rollback(conn: Connection, model: str, *, reason: str = "rollback") -> int:
         VersionStateError: Nothing serves, or nothing served before.
     """
     list_versions(conn, model)
+    # Nobody promotes between the look and the switch.
+    conn.execute("select from recsys.model where name = %s for update", (model,))
     current = serving_number(conn, model)
     if current is None:
         raise VersionStateError(
@@ -351,5 +361,5 @@ def rollback(conn: Connection, model: str, *, reason: str = "rollback") -> int:
             f"no version of model {model!r} served before version {current}",
             hint=f"Run 'recsys promote {model} NUMBER' with one that is ready.",
         )
-    promote(conn, model, int(row[0]), reason=reason)
+    _switch(conn, model, int(row[0]), "rollback", reason)
     return int(row[0])

@@ -28,7 +28,7 @@ drop function recsys.similar_items(text, text, integer);
 drop function recsys.nearest_items(text, halfvec, integer, text[]);
 drop function recsys._retire_for_drop(text, integer, boolean);
 drop function recsys._previous_version(text, integer);
-drop function recsys._promote(text, integer, text);
+drop function recsys._promote(text, integer, text, text);
 drop function recsys._register_version(text, integer, text, text, integer, jsonb, jsonb, jsonb);
 drop function recsys._next_number(text, text, text);
 drop function recsys._serving(text);

@@ -78,11 +78,13 @@ create table recsys.promotion (
     model text not null,
     number integer,
     from_number integer,
+    kind text not null default 'promote'::text,
     reason text not null default ''::text,
     promoted_at timestamp with time zone not null default now(),
     promoted_by text not null default SESSION_USER,
     constraint promotion_pkey PRIMARY KEY (id),
-    constraint promotion_model_fkey FOREIGN KEY (model) REFERENCES recsys.model(name)
+    constraint promotion_model_fkey FOREIGN KEY (model) REFERENCES recsys.model(name),
+    constraint promotion_kind_is_known CHECK (kind = ANY (ARRAY['promote'::text, 'rollback'::text, 'drop'::text]))
 );
 CREATE INDEX promotion_model ON recsys.promotion USING btree (model, id DESC);
 comment on table recsys.promotion is 'Every switch of a model: from which version, to which (null: serving stopped), who, when, why.';
@@ -103,6 +105,7 @@ create view recsys.switch_log as
  SELECT model,
     from_number,
     number,
+    kind,
     promoted_at,
     promoted_by,
     reason
@@ -309,20 +312,39 @@ comment on function recsys._next_number(text,text,text) is NULL;
 
 CREATE OR REPLACE FUNCTION recsys._previous_version(p_model text, p_number integer)
  RETURNS integer
- LANGUAGE sql
+ LANGUAGE plpgsql
  STABLE
-BEGIN ATOMIC
- SELECT p.number
-    FROM (recsys.promotion p
-      JOIN recsys.model_version v ON (((v.model = p.model) AND (v.number = p.number))))
-   WHERE ((p.model = _previous_version.p_model) AND (p.number <> _previous_version.p_number) AND (v.state = 'ready'::text))
-   ORDER BY p.id DESC
-  LIMIT 1;
-END
+ SET search_path TO '$user', 'public', 'pg_temp'
+AS $function$
+declare
+    candidate integer := p_number;
+    step      record;
+    last_id   bigint := 9223372036854775807;
+begin
+    loop
+        select p.id, p.from_number into step
+        from recsys.promotion as p
+        where p.model = p_model and p.number = candidate and p.kind = 'promote' and p.id < last_id
+        order by p.id desc
+        limit 1;
+        if not found or step.from_number is null then
+            return null;
+        end if;
+        candidate := step.from_number;
+        last_id := step.id;
+        if candidate <> p_number and exists (
+            select from recsys.model_version as v
+            where v.model = p_model and v.number = candidate and v.state = 'ready'
+        ) then
+            return candidate;
+        end if;
+    end loop;
+end
+$function$
 ;
 comment on function recsys._previous_version(text,integer) is NULL;
 
-CREATE OR REPLACE FUNCTION recsys._promote(p_model text, p_number integer, p_reason text DEFAULT ''::text)
+CREATE OR REPLACE FUNCTION recsys._promote(p_model text, p_number integer, p_reason text DEFAULT ''::text, p_kind text DEFAULT 'promote'::text)
  RETURNS integer
  LANGUAGE plpgsql
  SET search_path TO '$user', 'public', 'pg_temp'
@@ -363,13 +385,13 @@ begin
         insert into recsys.rollout (model, number, percent) values (p_model, p_number, 100);
     end if;
     update recsys.model set generation = generation + 1 where name = p_model;
-    insert into recsys.promotion (model, number, from_number, reason)
-    values (p_model, p_number, previous, p_reason);
+    insert into recsys.promotion (model, number, from_number, kind, reason)
+    values (p_model, p_number, previous, p_kind, p_reason);
     return previous;
 end
 $function$
 ;
-comment on function recsys._promote(text,integer,text) is NULL;
+comment on function recsys._promote(text,integer,text,text) is NULL;
 
 CREATE OR REPLACE FUNCTION recsys._register_version(p_model text, p_number integer, p_item_type text, p_user_type text, p_dim integer, p_spec jsonb, p_artifacts jsonb, p_metrics jsonb)
  RETURNS void
@@ -438,7 +460,7 @@ begin
                 using errcode = 'object_not_in_prerequisite_state',
                       hint = format('Promote another version first, or stop serving with ''recsys promote %s none''.', p_model);
         end if;
-        perform recsys._promote(p_model, successor, format('version %s dropped', p_number));
+        perform recsys._promote(p_model, successor, format('version %s dropped', p_number), 'drop');
     end if;
     delete from recsys.model_version where model = p_model and number = p_number;
 end
@@ -649,7 +671,7 @@ grant execute on function recsys._grant_core() to recsys_trainer;
 grant execute on function recsys._grant_version(text) to recsys_trainer;
 grant execute on function recsys._next_number(text,text,text) to recsys_trainer;
 grant execute on function recsys._previous_version(text,integer) to recsys_trainer;
-grant execute on function recsys._promote(text,integer,text) to recsys_trainer;
+grant execute on function recsys._promote(text,integer,text,text) to recsys_trainer;
 grant execute on function recsys._register_version(text,integer,text,text,integer,jsonb,jsonb,jsonb) to recsys_trainer;
 grant execute on function recsys._retire_for_drop(text,integer,boolean) to recsys_trainer;
 grant execute on function recsys._serving(text) to recsys_trainer;

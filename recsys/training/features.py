@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
+from recsys._tower import load_onnxruntime
 from recsys.config import Feature
 from recsys.encoder.fit import FittedSide, fit
 from recsys.encoder.graph import encoder_model
@@ -132,14 +132,16 @@ def encode_rows(
         for columns, count in batches
         for first in range(0, max(count, 1), ENCODE_ROWS)
     ]
-    return _joined(parts)
+    # Without rows there is still a shape: that of an encoded nothing.
+    return _joined(parts or [encoder.encode({}, 0, 0)])
 
 
 class _Encoder:
     """The encoder of one side as an onnxruntime session."""
 
     def __init__(self, side: Side, fitted: FittedSide) -> None:
-        options = cast(Any, onnxruntime.SessionOptions())
+        onnxruntime = load_onnxruntime()
+        options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         self._side: Side = side

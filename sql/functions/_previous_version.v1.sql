@@ -2,19 +2,39 @@
 --
 --   -> number, null when there is none
 --
--- "Before" is read from the promotion log: the latest version other than p_number that served and is still
--- ready. Versions that never served do not count: nobody has seen them answer.
+-- Goes back along the promotions: from the last one that brought p_number to the version it replaced, and on
+-- from there until one is ready. Rollbacks and hand-overs are no promotions, so that going back twice goes back
+-- two steps. Versions that never served do not count: nobody has seen them answer.
 --
 -- tests: tests/db/test_versions.py
 
 create function recsys._previous_version(p_model text, p_number integer)
 returns integer
-language sql stable
-begin atomic
-    select p.number
-    from recsys.promotion as p
-    join recsys.model_version as v on v.model = p.model and v.number = p.number
-    where p.model = p_model and p.number <> p_number and v.state = 'ready'
-    order by p.id desc
-    limit 1;
-end;
+language plpgsql stable
+set search_path from current
+as $function$
+declare
+    candidate integer := p_number;
+    step      record;
+    last_id   bigint := 9223372036854775807;
+begin
+    loop
+        select p.id, p.from_number into step
+        from recsys.promotion as p
+        where p.model = p_model and p.number = candidate and p.kind = 'promote' and p.id < last_id
+        order by p.id desc
+        limit 1;
+        if not found or step.from_number is null then
+            return null;
+        end if;
+        candidate := step.from_number;
+        last_id := step.id;
+        if candidate <> p_number and exists (
+            select from recsys.model_version as v
+            where v.model = p_model and v.number = candidate and v.state = 'ready'
+        ) then
+            return candidate;
+        end if;
+    end loop;
+end
+$function$;

@@ -1,7 +1,8 @@
 -- recsys._promote: let one version answer every user of a model
 --
 --   p_number  a ready or retired version with its tables; null stops serving
---   p_reason  kept in recsys.promotion
+--   p_reason  kept in recsys.promotion, as is
+--   p_kind    'promote', 'rollback' or 'drop'
 --   -> number of the version that served before, null when none did
 --   raises 22023 unknown model or version, 55000 wrong state
 --
@@ -10,7 +11,7 @@
 --
 -- tests: tests/db/test_versions.py
 
-create function recsys._promote(p_model text, p_number integer, p_reason text default '')
+create function recsys._promote(p_model text, p_number integer, p_reason text default '', p_kind text default 'promote')
 returns integer
 language plpgsql
 set search_path from current
@@ -51,8 +52,8 @@ begin
         insert into recsys.rollout (model, number, percent) values (p_model, p_number, 100);
     end if;
     update recsys.model set generation = generation + 1 where name = p_model;
-    insert into recsys.promotion (model, number, from_number, reason)
-    values (p_model, p_number, previous, p_reason);
+    insert into recsys.promotion (model, number, from_number, kind, reason)
+    values (p_model, p_number, previous, p_kind, p_reason);
     return previous;
 end
 $function$;

@@ -23,7 +23,7 @@ begin
                 using errcode = 'object_not_in_prerequisite_state',
                       hint = format('Promote another version first, or stop serving with ''recsys promote %s none''.', p_model);
         end if;
-        perform recsys._promote(p_model, successor, format('version %s dropped', p_number));
+        perform recsys._promote(p_model, successor, format('version %s dropped', p_number), 'drop');
     end if;
     delete from recsys.model_version where model = p_model and number = p_number;
 end

@@ -1,7 +1,7 @@
 -- recsys.switch_log: every switch of every model, newest first
 
 create view recsys.switch_log as
-select p.model, p.from_number, p.number, p.promoted_at, p.promoted_by, p.reason
+select p.model, p.from_number, p.number, p.kind, p.promoted_at, p.promoted_by, p.reason
 from recsys.promotion as p
 order by p.id desc;
 

@@ -195,9 +195,6 @@ def test_sources_that_cannot_be_learned_from_are_named(
     assert left(dsn)[1:] == (0, 0)
 
 
-@pytest.mark.xfail(
-    raises=IndexError, strict=True, reason="encode_rows cannot encode no rows"
-)
 @pytest.mark.parametrize("table", ["event", "product", "customer"])
 def test_empty_sources_with_features_are_named(
     dsn: str, tmp_path: Path, table: str

@@ -232,6 +232,32 @@ def test_rollback_goes_to_the_version_that_served_before(shop: Shop) -> None:
         assert states(conn) == {1: "serving", 2: "ready"}
 
 
+def test_rolling_back_twice_goes_back_two_steps(shop: Shop) -> None:
+    model = world.shop_config(features=True)
+    number, _ = world.add_version(shop.dsn, model, seed=3)
+    with _db.connect(shop.dsn) as conn:
+        versions.promote(conn, "shop", 2)
+        versions.promote(conn, "shop", number)
+
+        assert versions.rollback(conn, "shop") == 2
+        assert versions.rollback(conn, "shop") == 1
+        with pytest.raises(VersionStateError, match="served before version 1"):
+            versions.rollback(conn, "shop")
+
+
+def test_a_version_rolled_back_from_takes_over_no_more(shop: Shop) -> None:
+    model = world.shop_config(features=True)
+    number, _ = world.add_version(shop.dsn, model, seed=3)
+    with _db.connect(shop.dsn) as conn:
+        versions.promote(conn, "shop", 2)
+        versions.promote(conn, "shop", number)
+        versions.rollback(conn, "shop")
+
+        versions.drop(conn, "shop", 2)
+
+        assert versions.serving_number(conn, "shop") == 1
+
+
 def test_rollback_never_chooses_a_version_nobody_has_seen(shop: Shop) -> None:
     with (
         _db.connect(shop.dsn) as conn,

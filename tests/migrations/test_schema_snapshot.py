@@ -31,7 +31,7 @@ def test_the_schema_at_head_is_the_one_in_review(db: _db.Connection) -> None:
         "grant execute on function recsys._check_k(integer) to public",
         "revoke usage on schema recsys from recsys_app",
         "create or replace view recsys.switch_log as select model, from_number, number,"
-        " promoted_at, promoted_by, reason from recsys.promotion",
+        " kind, promoted_at, promoted_by, reason from recsys.promotion",
         "alter table recsys.artifact alter content set storage main",
         "create table recsys.more (x int)",
     ],
