@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,18 +71,19 @@ def calibrate(
     """
     kinds = (users_queries(conn, version), similar_queries(conn, version))
     target = version.config.index.recall_target
-    with progress.stage("Measuring ANN recall", len(_EF_SEARCH) + 1) as stage:
+    with progress.stage("Measuring ANN recall") as stage:
         bounds = [_exact_bounds(conn, version, queries) for queries in kinds]
         stage.advance(1, "exact scan done")
-        recall, ef_search = 0.0, _EF_SEARCH[0]
-        for ef_search in _EF_SEARCH:
+
+        def measured(ef_search: int) -> float:
             recall = min(
                 _recall(conn, version, queries, bound, ef_search)
                 for queries, bound in zip(kinds, bounds, strict=True)
             )
             stage.advance(1, f"ef_search {ef_search}: recall {recall:.3f}")
-            if recall >= min(1.0, target + _MARGIN):
-                break
+            return recall
+
+        ef_search, recall = _smallest(measured, min(1.0, target + _MARGIN))
     conn.rollback()
     if recall < target:
         raise VersionStateError(
@@ -92,6 +93,27 @@ def calibrate(
             "index.recall_target, and train again.",
         )
     return Calibration(ef_search, recall, sum(map(len, kinds)))
+
+
+def _smallest(recall_at: Callable[[int], float], target: float) -> tuple[int, float]:
+    """Return the smallest candidate that reaches the target, else the largest.
+
+    Recall grows with ef_search, and large ones are slow: the smallest is tried first,
+    then the rest is halved.
+    """
+    low, high = 0, len(_EF_SEARCH) - 1
+    recall = recall_at(_EF_SEARCH[0])
+    if recall >= target:
+        return _EF_SEARCH[0], recall
+    found: dict[int, float] = {}
+    while high - low > 1:
+        middle = (low + high) // 2
+        found[middle] = recall_at(_EF_SEARCH[middle])
+        if found[middle] >= target:
+            high = middle
+        else:
+            low = middle
+    return _EF_SEARCH[high], found.get(high) or recall_at(_EF_SEARCH[high])
 
 
 def users_queries(
