@@ -74,6 +74,7 @@ def run(settings: Settings, *, data: Path | None = None, fresh: bool = False) ->
         say(_load(work))
     with _step(3, "Schema") as say:
         schema.upgrade(dsn, work.project.versions)
+        _let_trainers_read(work)
         say(f"recsys revision {schema.CORE_REVISION}")
     with _step(4, "Training") as say:
         number, done = _train(work)
@@ -175,6 +176,29 @@ def _load(work: Workplace) -> str:
         items, events = (row[0] for row in (c.fetchone() for c in counts) if row)
     how = "found" if loaded else "loaded"
     return f"{how} {items:,} items, {events:,} interactions"
+
+
+def _let_trainers_read(work: Workplace) -> None:
+    """Grant recsys_trainer, as which the SQL functions run, the preset's tables."""
+    config = work.config
+    with connect(work.dsn) as conn:
+        role = conn.execute("select to_regrole('recsys_trainer')").fetchone()
+        if role is None or role[0] is None:
+            return
+        for text in filter(
+            None, (config.items.sql, config.users.sql, config.interactions.sql)
+        ):
+            # A view depends on exactly what its query reads.
+            conn.execute(_sql.trusted(f"create temp view reads as {text}"))
+            tables = conn.execute(
+                "select distinct d.refobjid::regclass::text"
+                " from pg_rewrite as r join pg_depend as d on d.objid = r.oid"
+                " where r.ev_class = 'pg_temp.reads'::regclass"
+                " and d.refclassid = 'pg_class'::regclass and d.refobjid <> r.ev_class"
+            ).fetchall()
+            conn.execute("drop view pg_temp.reads")
+            for (table,) in tables:
+                conn.execute(_sql.trusted(f"grant select on {table} to recsys_trainer"))
 
 
 def _train(work: Workplace) -> tuple[int, str]:

@@ -259,8 +259,9 @@ def _coverage(conn: Connection, name: str, version: ModelVersion) -> Iterator[Fi
     try:
         with source_errors("items"):
             row = conn.execute(
-                "select missing, orphaned from recsys.coverage(%s, %s)",
-                (version.model, version.number),
+                _sql.trusted(
+                    f"select missing, orphaned from recsys._coverage_{version.suffix}()"
+                )
             ).fetchone()
     except RecsysError as exc:
         yield _failure(f"{name} coverage", exc)

@@ -9,6 +9,10 @@
 -- 'select recsys._grant_version(''shop_1'')'. The application role also needs SELECT on the tables that the
 -- sources read: recsys cannot grant what belongs to the application.
 --
+-- The analysts' functions are SECURITY DEFINER and call the versions' functions, which any trainer can replace. So
+-- they belong to recsys_trainer, never to the role that migrates, which may be a superuser: a definer is no stronger
+-- than the code it runs. recsys_trainer therefore needs SELECT on what the sources read, which training needs anyway.
+--
 -- tests: tests/db/test_privileges.py
 
 do $block$
@@ -19,6 +23,11 @@ begin
         if not exists (select from pg_catalog.pg_roles where rolname = wanted) then
             begin
                 execute format('create role %I nologin', wanted);
+                if wanted = 'recsys_trainer'
+                   and not (pg_has_role(wanted, 'usage') and pg_has_role(wanted, 'set')) then
+                    -- Its maker may then hand it the functions and versions below, and drop them again.
+                    execute format('grant %I to current_user with inherit true, set true', wanted);
+                end if;
             exception
                 when insufficient_privilege then
                     raise notice 'role % was not created: no CREATEROLE privilege', wanted;
@@ -35,6 +44,8 @@ returns void
 language plpgsql
 set search_path from current
 as $function$
+declare
+    routine regprocedure;
 begin
     -- Functions are executable by everybody unless that is taken back.
     revoke all on all functions in schema recsys from public;
@@ -63,6 +74,20 @@ begin
         grant usage, create on schema recsys to recsys_trainer;
         grant all on all tables in schema recsys to recsys_trainer;
         grant execute on all functions in schema recsys to recsys_trainer;
+        if pg_has_role('recsys_trainer', 'usage') and pg_has_role('recsys_trainer', 'set') then
+            for routine in
+                select p.oid::regprocedure from pg_catalog.pg_proc as p
+                where p.pronamespace = 'recsys'::regnamespace and p.prosecdef
+                  and p.proname in ('coverage', 'recommend', 'similar_items', 'nearest_items')
+                  and p.proowner <> to_regrole('recsys_trainer')
+            loop
+                execute format('alter function %s owner to recsys_trainer', routine);
+            end loop;
+        else
+            raise notice 'the functions for analysts run as %, not as recsys_trainer: % is no member of it',
+                current_user, current_user
+                using hint = format('grant recsys_trainer to %I; select recsys._grant_core();', current_user);
+        end if;
     end if;
 end
 $function$;
@@ -81,7 +106,8 @@ declare
 begin
     -- Only an owner may build an index or drop: a version belongs to the trainers, whoever made it, unless the
     -- migrating role is none of them.
-    if to_regrole('recsys_trainer') is not null and pg_has_role('recsys_trainer', 'usage') then
+    if to_regrole('recsys_trainer') is not null and pg_has_role('recsys_trainer', 'usage')
+       and pg_has_role('recsys_trainer', 'set') then
         for routine in
             select p.oid::regprocedure from pg_catalog.pg_proc as p
             where p.pronamespace = 'recsys'::regnamespace and p.proname ~ ('^_[a-z]+_' || p_suffix || '$')

@@ -196,6 +196,8 @@ CREATE OR REPLACE FUNCTION recsys._grant_core()
  LANGUAGE plpgsql
  SET search_path TO '$user', 'public', 'pg_temp'
 AS $function$
+declare
+    routine regprocedure;
 begin
     -- Functions are executable by everybody unless that is taken back.
     revoke all on all functions in schema recsys from public;
@@ -224,6 +226,20 @@ begin
         grant usage, create on schema recsys to recsys_trainer;
         grant all on all tables in schema recsys to recsys_trainer;
         grant execute on all functions in schema recsys to recsys_trainer;
+        if pg_has_role('recsys_trainer', 'usage') and pg_has_role('recsys_trainer', 'set') then
+            for routine in
+                select p.oid::regprocedure from pg_catalog.pg_proc as p
+                where p.pronamespace = 'recsys'::regnamespace and p.prosecdef
+                  and p.proname in ('coverage', 'recommend', 'similar_items', 'nearest_items')
+                  and p.proowner <> to_regrole('recsys_trainer')
+            loop
+                execute format('alter function %s owner to recsys_trainer', routine);
+            end loop;
+        else
+            raise notice 'the functions for analysts run as %, not as recsys_trainer: % is no member of it',
+                current_user, current_user
+                using hint = format('grant recsys_trainer to %I; select recsys._grant_core();', current_user);
+        end if;
     end if;
 end
 $function$
@@ -244,7 +260,8 @@ declare
 begin
     -- Only an owner may build an index or drop: a version belongs to the trainers, whoever made it, unless the
     -- migrating role is none of them.
-    if to_regrole('recsys_trainer') is not null and pg_has_role('recsys_trainer', 'usage') then
+    if to_regrole('recsys_trainer') is not null and pg_has_role('recsys_trainer', 'usage')
+       and pg_has_role('recsys_trainer', 'set') then
         for routine in
             select p.oid::regprocedure from pg_catalog.pg_proc as p
             where p.pronamespace = 'recsys'::regnamespace and p.proname ~ ('^_[a-z]+_' || p_suffix || '$')
@@ -676,21 +693,13 @@ grant execute on function recsys._register_version(text,integer,text,text,intege
 grant execute on function recsys._retire_for_drop(text,integer,boolean) to recsys_trainer;
 grant execute on function recsys._serving(text) to recsys_trainer;
 grant execute on function recsys.coverage(text,integer) to recsys_analyst;
-grant execute on function recsys.coverage(text,integer) to recsys_trainer;
 grant execute on function recsys.nearest_items(text,public.halfvec,integer,text[]) to recsys_analyst;
-grant execute on function recsys.nearest_items(text,public.halfvec,integer,text[]) to recsys_trainer;
 grant execute on function recsys.recommend(text,bigint,integer) to recsys_analyst;
-grant execute on function recsys.recommend(text,bigint,integer) to recsys_trainer;
 grant execute on function recsys.recommend(text,text,integer) to recsys_analyst;
-grant execute on function recsys.recommend(text,text,integer) to recsys_trainer;
 grant execute on function recsys.recommend(text,uuid,integer) to recsys_analyst;
-grant execute on function recsys.recommend(text,uuid,integer) to recsys_trainer;
 grant execute on function recsys.schema_version() to recsys_analyst;
 grant execute on function recsys.schema_version() to recsys_app;
 grant execute on function recsys.schema_version() to recsys_trainer;
 grant execute on function recsys.similar_items(text,bigint,integer) to recsys_analyst;
-grant execute on function recsys.similar_items(text,bigint,integer) to recsys_trainer;
 grant execute on function recsys.similar_items(text,text,integer) to recsys_analyst;
-grant execute on function recsys.similar_items(text,text,integer) to recsys_trainer;
 grant execute on function recsys.similar_items(text,uuid,integer) to recsys_analyst;
-grant execute on function recsys.similar_items(text,uuid,integer) to recsys_trainer;

@@ -125,6 +125,10 @@ def fill_shop(
                         )
                     )
         conn.execute("analyze product, event, customer")
+        # The analysts' functions run as this role, which 'recsys upgrade' makes.
+        if conn.execute("select where to_regrole('recsys_trainer') is null").rowcount:
+            return
+        conn.execute("grant select on product, event, customer to recsys_trainer")
 
 
 def add_products(

@@ -198,6 +198,40 @@ def test_a_trainer_makes_fills_promotes_and_drops_a_version(shop: Shop) -> None:
         versions.drop(conn, "shop", number)
 
 
+@pytest.mark.parametrize(
+    ("routine", "call"),
+    [
+        ("_coverage_shop_1()", "coverage('shop', 1)"),
+        ("_query_shop_1(bigint)", "recommend('shop', 7)"),
+    ],
+)
+def test_a_trainer_cannot_become_the_role_that_migrated(
+    shop: Shop, routine: str, call: str
+) -> None:
+    """The analysts' functions call what a trainer may replace: never as a superuser."""
+    with _db.connect(shop.dsn) as conn:
+        row = conn.execute(
+            "select pg_get_functiondef(%s::regprocedure)", (f"recsys.{routine}",)
+        ).fetchone()
+        assert row
+        head = str(row[0]).split("LANGUAGE")[0]
+    with connected(shop, "recsys_trainer") as conn:
+        body = "begin raise exception 'ran as %', current_user; end"
+        conn.execute(f"{head} language plpgsql as $$ {body} $$".encode())
+        with pytest.raises(pg.RaiseException, match="ran as recsys_trainer"):
+            conn.execute(f"select * from recsys.{call}".encode())
+
+
+def test_no_definer_is_stronger_than_the_trainers(shop: Shop) -> None:
+    with _db.connect(shop.dsn) as conn:
+        rows = conn.execute(
+            "select proowner::regrole::text, count(*) from pg_proc"
+            " where pronamespace = 'recsys'::regnamespace and prosecdef group by 1"
+        ).fetchall()
+
+    assert rows == [("recsys_trainer", 8)]
+
+
 def test_a_trainer_can_fill_a_version_that_a_migration_made(shop: Shop) -> None:
     model = world.shop_config(features=True)
     with _db.connect(shop.dsn) as conn:
