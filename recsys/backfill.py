@@ -30,6 +30,7 @@ from recsys import (
     versions,
 )
 from recsys._db import Connection
+from recsys._guard import exclusive
 from recsys._tower import ItemTower
 from recsys.encoder.values import projection
 from recsys.errors import ArtifactError, RecsysError, SourceError, VersionStateError
@@ -99,7 +100,7 @@ def backfill(
             f"version {number} of model {model!r} is {version.state}",
             hint=f"Train a new one: recsys train {model}",
         )
-    with _alone(dsn, version):
+    with exclusive(dsn, f"recsys.backfill.{version.suffix}", _refusal(version)):
         try:
             return _Backfill(dsn, version, progress).run()
         except (RecsysError, psycopg.Error) as exc:
@@ -107,25 +108,11 @@ def backfill(
             raise
 
 
-@contextmanager
-def _alone(dsn: str, version: ModelVersion) -> Generator[None]:
-    """Keep other backfills of this version out for as long as the block runs.
-
-    A transaction-level advisory lock works behind a pooler and ends with a killed
-    process. The transaction takes no transaction id, so it holds back no vacuum.
-    """
-    with _db.connect(dsn) as guard:
-        guard.execute("set local idle_in_transaction_session_timeout = 0")
-        row = guard.execute(
-            "select pg_try_advisory_xact_lock(hashtextextended(%s, 0))",
-            (f"recsys.backfill.{version.suffix}",),
-        ).fetchone()
-        if not row or not row[0]:
-            raise VersionStateError(
-                f"another backfill of {version.model} version {version.number} runs",
-                hint="Wait for it: 'recsys status' shows its progress.",
-            )
-        yield
+def _refusal(version: ModelVersion) -> VersionStateError:
+    return VersionStateError(
+        f"another backfill of {version.model} version {version.number} runs",
+        hint="Wait for it: 'recsys status' shows its progress.",
+    )
 
 
 def _remember(dsn: str, version: ModelVersion, exc: Exception) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from recsys import _db, _sql, artifacts, embeddings, revisions, schema, versions
 from recsys._db import Connection
+from recsys._guard import exclusive
 from recsys.backfill import source_errors
 from recsys.config import ModelConfig, ProjectConfig
 from recsys.errors import SourceError, TrainingError
@@ -23,6 +23,7 @@ from recsys.progress import SILENT, Progress
 from recsys.versions import VersionPlan
 
 if TYPE_CHECKING:
+    from recsys.training.dataset import Dataset
     from recsys.training.export import TrainedModel
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ def train_version(
         The new version; it is building and still needs its backfill.
 
     Raises:
-        ConfigError: The model is not declared.
+        ConfigError: The model is not declared, or the versions folder is unusable.
         SourceError: A source fails or returns bad rows.
         TrainingError: Training cannot start or failed, or another one runs.
         SchemaError: The recsys schema is missing or does not fit.
@@ -83,21 +84,47 @@ def train_version(
     config = _overridden(project.model(model), budget_s, seed)
     with _db.connect(dsn) as conn:
         schema.check(conn)
-        conn.commit()
-        with _alone(dsn, model):
+    if revision:
+        revisions.check_folder(
+            schema.alembic_config(dsn, project.versions), project.versions
+        )
+    refusal = TrainingError(
+        f"another training of model {model!r} runs",
+        hint="Wait for it to end, or stop it with Ctrl-C where it runs.",
+    )
+    path = None
+    with exclusive(dsn, f"recsys.train.{model}", refusal):
+        # No connection waits for the fit: servers and poolers end idle ones.
+        with _db.connect(dsn) as conn:
             columns = interaction_columns(conn, config)
-            number = versions.next_number(conn, config)
+            number = _number(conn, config, project.versions)
             conn.commit()
-            trained = _train(conn, config, until, progress)
+            dataset = _read(conn, config, until, progress)
+        trained = _fit(dataset, config, progress)
+        del dataset
+        with _db.connect(dsn) as conn:
+            if number in revisions.numbers(project.versions, model):
+                # Someone else's file of that number came while we trained.
+                number = _number(conn, config, project.versions)
             plan = _store(conn, config, columns, number, trained)
             if not revision:
                 versions.create(conn, plan)
-            conn.commit()
-    path = None
-    if revision:
-        alembic = schema.alembic_config(dsn, project.versions)
-        path = revisions.write(plan, alembic, project.versions)
+        if revision:
+            alembic = schema.alembic_config(dsn, project.versions)
+            path = revisions.write(plan, alembic, project.versions)
     return Trained(plan, path, trained.report)
+
+
+def _number(conn: Connection, config: ModelConfig, folder: Path) -> int:
+    """Give out a number that neither this database nor the folder has.
+
+    A colleague's versions are in the folder before this database knows of them.
+    """
+    known = max(revisions.numbers(folder, config.name), default=0)
+    number = versions.next_number(conn, config)
+    while number <= known:
+        number = versions.next_number(conn, config)
+    return number
 
 
 def _overridden(
@@ -109,23 +136,6 @@ def _overridden(
     if seed is not None:
         train = dataclasses.replace(train, seed=seed)
     return dataclasses.replace(config, train=train)
-
-
-@contextmanager
-def _alone(dsn: str, model: str) -> Generator[None]:
-    """Keep other trainings of this model out; ends with a killed process."""
-    with _db.connect(dsn) as guard:
-        guard.execute("set local idle_in_transaction_session_timeout = 0")
-        row = guard.execute(
-            "select pg_try_advisory_xact_lock(hashtextextended(%s, 0))",
-            (f"recsys.train.{model}",),
-        ).fetchone()
-        if not row or not row[0]:
-            raise TrainingError(
-                f"another training of model {model!r} runs",
-                hint="Wait for it to end, or stop it with Ctrl-C where it runs.",
-            )
-        yield
 
 
 def interaction_columns(conn: Connection, config: ModelConfig) -> list[str]:
@@ -152,20 +162,29 @@ def interaction_columns(conn: Connection, config: ModelConfig) -> list[str]:
     return [name for name in _OPTIONAL if name in names]
 
 
-def _train(
+def _read(
     conn: Connection, config: ModelConfig, until: datetime | None, progress: Progress
-) -> TrainedModel:
+) -> Dataset:
     try:
         from recsys.training.data import read
+    except ImportError as exc:
+        raise _not_installed(exc) from exc
+    return read(conn, config, until=until, progress=progress)
+
+
+def _fit(dataset: Dataset, config: ModelConfig, progress: Progress) -> TrainedModel:
+    try:
         from recsys.training.trainer import train
     except ImportError as exc:
-        raise TrainingError(
-            f"training needs a package that is not installed: {exc.name}",
-            hint="pip install 'recsys[train]'",
-        ) from exc
-    dataset = read(conn, config, until=until, progress=progress)
-    conn.rollback()
+        raise _not_installed(exc) from exc
     return train(dataset, config, progress=progress)
+
+
+def _not_installed(exc: ImportError) -> TrainingError:
+    return TrainingError(
+        f"training needs a package that is not installed: {exc.name}",
+        hint="pip install 'recsys[train]'",
+    )
 
 
 def _store(

@@ -7,13 +7,16 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import world
+from psycopg import sql
 
 from recsys import Recommender, _db, artifacts, pipeline, schema, versions
+from recsys._guard import exclusive
 from recsys.backfill import backfill
 from recsys.config import IdType, ProjectConfig, from_mapping
 from recsys.errors import ConfigError, SchemaError, SourceError, TrainingError
@@ -258,3 +261,169 @@ def test_a_model_of_other_id_types_is_refused(
         pipeline.train_version(dsn, project(tmp_path, "text"), "shop")
 
     assert left(dsn) == (1, 0, 0)
+
+
+@pytest.fixture
+def small(dsn: str, tmp_path: Path) -> ProjectConfig:
+    """A shop that trains in a second."""
+    world.fill_shop(dsn, items=40, users=10, events=6)
+    return project(tmp_path)
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_a_fresh_database_never_overwrites_a_committed_revision(
+    dsn: str, small: ProjectConfig, renamed: bool
+) -> None:
+    committed = pipeline.train_version(dsn, small, "shop").revision
+    assert committed
+    if renamed:
+        committed = committed.rename(committed.with_name("first.py"))
+    before = committed.read_bytes()
+    with _db.connect(dsn) as conn:  # a colleague's database gave out no number yet
+        conn.execute("delete from recsys.model")
+
+    trained = pipeline.train_version(dsn, small, "shop")
+
+    assert committed.read_bytes() == before
+    assert trained.plan.number == 2
+    assert trained.revision
+    assert trained.revision.name == "shop_0002.py"
+    assert "down_revision = 'shop_1'" in trained.revision.read_text()
+    assert left(dsn)[0] == 2
+    schema.upgrade(dsn, small.versions)
+    with _db.connect(dsn) as conn:
+        assert [v.number for v in versions.list_versions(conn, "shop")] == [2, 1]
+
+
+def test_the_folder_counts_also_without_a_revision(
+    dsn: str, small: ProjectConfig, instant: None
+) -> None:
+    small.versions.mkdir()
+    (small.versions / "shop_0004.py").write_text("not read")
+    (small.versions / "shop_2_0009.py").write_text("of another model")
+
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.train_version(dsn, small, "shop", revision=False)
+
+    assert left(dsn) == (5, 0, 0)
+
+
+def test_a_revision_that_came_during_the_fit_is_kept(
+    dsn: str, small: ProjectConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from recsys.training import trainer
+
+    fit = trainer.train
+    pulled = small.versions / "shop_0001.py"
+
+    def train(*args: Any, **options: Any) -> Any:
+        small.versions.mkdir()
+        pulled.write_text("revision = 'shop_1'\ndown_revision = None\n")
+        return fit(*args, **options)
+
+    monkeypatch.setattr(trainer, "train", train)
+
+    trained = pipeline.train_version(dsn, small, "shop")
+
+    assert trained.plan.number == 2
+    assert trained.revision == small.versions / "shop_0002.py"
+    assert "shop_1" in pulled.read_text()
+
+
+@pytest.mark.parametrize(
+    ("broken", "text"),
+    [
+        ("syntax.py", "def ("),
+        ("raises.py", "import no_such_package_anywhere"),
+        ("other.py", "x = 1"),
+        ("gap.py", "revision = 'b'\ndown_revision = 'nowhere'"),
+    ],
+)
+def test_a_broken_neighbour_is_found_before_the_training(
+    dsn: str, small: ProjectConfig, instant: None, broken: str, text: str
+) -> None:
+    small.versions.mkdir()
+    (small.versions / broken).write_text(text)
+
+    wanted = "nowhere" if broken == "gap.py" else broken
+    with pytest.raises(ConfigError, match=wanted) as caught:
+        pipeline.train_version(dsn, small, "shop")
+
+    assert caught.value.hint
+    assert left(dsn) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_a_versions_folder_that_is_a_file_is_found_before_the_training(
+    dsn: str, tmp_path: Path, instant: None, below: str
+) -> None:
+    world.fill_shop(dsn, items=40, users=10, events=6)
+    (tmp_path / "taken").write_text("")
+    data = {**world.toml(), "versions": str(tmp_path / "taken" / below)}
+
+    with pytest.raises(ConfigError, match="taken is a file"):
+        pipeline.train_version(dsn, from_mapping(data), "shop")
+
+    assert left(dsn) == (0, 0, 0)
+
+
+def test_a_training_survives_servers_that_end_idle_sessions(
+    dsn: str,
+    small: ProjectConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    from recsys.training import trainer
+
+    fit = trainer.train
+
+    def train(*args: Any, **options: Any) -> Any:
+        with _db.connect(dsn, autocommit=True) as conn:
+            ended = conn.execute(
+                "select pg_terminate_backend(pid, 5000) from pg_stat_activity where"
+                " datname = current_database() and pid <> pg_backend_pid()"
+                " and application_name = 'recsys'"
+            ).fetchall()
+        assert ended == [(True,)]  # the guard's alone: nothing else waits for the fit
+        return fit(*args, **options)
+
+    monkeypatch.setattr(trainer, "train", train)
+
+    trained = pipeline.train_version(dsn, small, "shop")
+
+    assert trained.revision
+    assert "recsys.train.shop was lost" in caplog.text
+
+
+def test_the_guard_outlives_the_timeouts_of_the_database(dsn: str) -> None:
+    with _db.connect(dsn, autocommit=True) as conn:
+        known = conn.info.server_version >= 170_000
+        names = ["idle_in_transaction_session_timeout", "idle_session_timeout"]
+        for name in [*names, "transaction_timeout"] if known else names:
+            conn.execute(
+                sql.SQL("alter database {} set {} = '300ms'").format(
+                    sql.Identifier(world.name_of(dsn)), sql.Identifier(name)
+                )
+            )
+    busy = TrainingError("busy")
+
+    with exclusive(dsn, "key", busy):
+        time.sleep(0.8)
+        with pytest.raises(TrainingError, match="busy"), exclusive(dsn, "key", busy):
+            pass
+    with exclusive(dsn, "key", busy):
+        pass
+
+
+def test_a_lost_guard_does_not_hide_the_error_of_the_work(dsn: str) -> None:
+    def work() -> None:
+        with exclusive(dsn, "key", TrainingError("busy")):
+            with _db.connect(dsn, autocommit=True) as conn:
+                conn.execute(
+                    "select pg_terminate_backend(pid, 5000) from pg_stat_activity where"
+                    " datname = current_database() and pid <> pg_backend_pid()"
+                )
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        work()

@@ -280,6 +280,21 @@ def test_sources_with_colons_percents_and_quotes_survive_the_file(
     assert backfill(shop_dsn, "shop").item_count == 60
 
 
+def test_a_revision_is_never_written_twice(shop_dsn: str, folder: Path) -> None:
+    plan = make_plan(shop_dsn)
+    path = write(shop_dsn, folder, plan)
+    before = path.read_bytes()
+
+    with pytest.raises(ConfigError, match="shop_1 exists already"):
+        write(shop_dsn, folder, plan)
+    renamed = path.rename(folder / "first.py")
+    with pytest.raises(ConfigError, match="shop_1 exists already"):
+        write(shop_dsn, folder, plan)
+
+    assert [p.name for p in folder.glob("*.py")] == ["first.py"]
+    assert renamed.read_bytes() == before
+
+
 def test_a_broken_file_is_an_error_of_ours(shop_dsn: str, folder: Path) -> None:
     folder.mkdir()
     (folder / "shop_0001.py").write_text("revision = 'x'\n")
