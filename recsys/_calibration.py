@@ -133,9 +133,8 @@ def users_queries(
         _sql.trusted(
             f"select user_id::{config.user_id} from (select distinct user_id"
             f" from ({config.interactions.sql}\n) as i where user_id is not null) as u"
-            " order by hashtextextended(user_id::text, 0) limit %s"
-        ),
-        (size,),
+            f" order by hashtextextended(user_id::text, 0) limit {size:d}"
+        )
     ).fetchall()
     statement = _sql.trusted(
         f"select seen, weights, history, features from recsys._state_{suffix}(%s)"

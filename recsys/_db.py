@@ -102,7 +102,9 @@ def binary_cursor(conn: Connection) -> psycopg.Cursor[Any]:
     A borrowed connection keeps its own adapters and its row factory: the cursor alone
     differs.
     """
-    cursor = conn.cursor(binary=True, row_factory=tuple_row)
+    # Not conn.cursor(): Django makes that a client-side one, which knows no binary.
+    cursor = psycopg.Cursor(conn, row_factory=tuple_row)
+    cursor.format = Format.BINARY
     try:
         conn.adapters.get_dumper(Halfvec, PyFormat.AUTO)
     except psycopg.ProgrammingError:

@@ -7,9 +7,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from psycopg.rows import tuple_row
-
-from recsys._db import Connection
+from recsys._db import Connection, binary_cursor
 from recsys.errors import ArtifactError
 
 Kind = Literal["onnx", "safetensors", "json"]
@@ -56,7 +54,7 @@ def get(conn: Connection, sha256: str) -> bytes:
     Raises:
         ArtifactError: It is missing, or its bytes are not what its name says.
     """
-    with conn.cursor(binary=True, row_factory=tuple_row) as cur:
+    with binary_cursor(conn) as cur:
         row = cur.execute(
             "select content from recsys.artifact where sha256 = %s", (sha256,)
         ).fetchone()

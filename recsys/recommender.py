@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import numpy as np
@@ -38,6 +38,7 @@ from recsys.ids import check_id
 from recsys.settings import Settings
 from recsys.types import ItemId, Page, Recommendation, UserId
 
+_T = TypeVar("_T")
 _ATTEMPTS = 4
 _MAX_HISTORY = 10_000
 
@@ -55,6 +56,17 @@ class _Loaded:
     tower: QueryTower
     ef_search: int
     statements: retrieval.Statements
+
+    def query(
+        self, state: retrieval.State, context: Mapping[str, object] | None
+    ) -> NDArray[np.float32]:
+        """Return the query vector of a state, shape (D + 1,), float32."""
+        return self.tower.encode_one(
+            _db.unpack_halfvecs(state.history, self.tower.dim),
+            np.asarray(state.weights, np.float32),
+            state.features,
+            context,
+        )
 
 
 class Recommender:
@@ -115,11 +127,12 @@ class Recommender:
                 ``("select id from product where price < %s", [50])``. The SQL is
                 code: never build it from a request; values belong in the parameters.
             exclude: Item ids never to return.
-            exclude_seen: Leave out what the user has interacted with.
+            exclude_seen: Leave out what the user has interacted with, in the newest
+                20,000 interactions.
 
         Returns:
-            k recommendations, best first, ties by item id; fewer only when fewer
-            eligible items exist.
+            k recommendations, best first, ties within the page by item id; fewer only
+            when fewer eligible items exist.
 
         Raises:
             ConfigError: An argument is out of range or of the wrong type.
@@ -129,40 +142,19 @@ class Recommender:
         """
         _check_k(k)
         excluded = list(exclude)
-        for _ in range(_ATTEMPTS):
-            with self._connection() as conn:
-                loaded = self._current(conn)
-                self._check_ids(loaded.config, user_id, history, excluded)
-                _check_context(loaded.config, context)
-                try:
-                    with _savepoint(conn):
-                        state = retrieval.state(
-                            conn, loaded.statements, user_id, history
-                        )
-                        if state is None or state.generation != loaded.generation:
-                            self._loaded = None
-                            continue
-                        query = loaded.tower.encode_one(
-                            _db.unpack_halfvecs(state.history, loaded.tower.dim),
-                            np.asarray(state.weights, np.float32),
-                            state.features,
-                            context,
-                        )
-                        found = retrieval.search(
-                            conn,
-                            loaded.statements,
-                            Halfvec(query),
-                            k,
-                            [*(state.seen if exclude_seen else ()), *excluded],
-                            max(loaded.ef_search, min(1000, 2 * k)),
-                            among,
-                        )
-                except retrieval.GONE:
-                    # Dropped between two statements: a newer generation is committed.
-                    self._loaded = None
-                    continue
-                return self._page(loaded, found)
-        raise _unsettled(self.model)
+
+        def ask(conn: Connection, loaded: _Loaded) -> Page | None:
+            self._check_ids(loaded.config, user_id, history, excluded)
+            _check_context(loaded.config, context)
+            state = retrieval.state(conn, loaded.statements, user_id, history)
+            if state is None or state.generation != loaded.generation:
+                return None
+            query = loaded.query(state, context)
+            seen = state.seen if exclude_seen else ()
+            found = self._search(conn, loaded, query, k, [*seen, *excluded], among)
+            return self._page(loaded, found)
+
+        return self._answer(ask)
 
     def similar_items(
         self,
@@ -193,36 +185,23 @@ class Recommender:
         """
         _check_k(k)
         excluded = [item_id, *exclude]
-        for _ in range(_ATTEMPTS):
-            with self._connection() as conn:
-                loaded = self._current(conn)
-                self._check_ids(loaded.config, None, excluded, [])
-                try:
-                    with _savepoint(conn):
-                        start = retrieval.direction(conn, loaded.statements, item_id)
-                        if start is None or start[0] != loaded.generation:
-                            self._loaded = None
-                            continue
-                        if start[1] is None:
-                            raise UnknownItem(
-                                f"item {item_id!r} has no vector in model "
-                                f"{self.model!r} version {loaded.number}"
-                            )
-                        vector = _db.unpack_halfvecs(start[1], loaded.tower.dim + 1)
-                        found = retrieval.search(
-                            conn,
-                            loaded.statements,
-                            Halfvec(vector[0].astype(np.float32)),
-                            k,
-                            excluded,
-                            max(loaded.ef_search, min(1000, 2 * k)),
-                            among,
-                        )
-                except retrieval.GONE:
-                    self._loaded = None
-                    continue
-                return self._page(loaded, found)
-        raise _unsettled(self.model)
+
+        def ask(conn: Connection, loaded: _Loaded) -> Page | None:
+            self._check_ids(loaded.config, None, excluded, [])
+            start = retrieval.direction(conn, loaded.statements, item_id)
+            if start is None or start[0] != loaded.generation:
+                return None
+            if start[1] is None:
+                raise UnknownItem(
+                    f"item {item_id!r} has no vector in model {self.model!r} "
+                    f"version {loaded.number}"
+                )
+            vector = _db.unpack_halfvecs(start[1], loaded.tower.dim + 1)[0]
+            query = vector.astype(np.float32)
+            found = self._search(conn, loaded, query, k, excluded, among)
+            return self._page(loaded, found)
+
+        return self._answer(ask)
 
     def record(
         self,
@@ -250,8 +229,10 @@ class Recommender:
             UnknownModel: No model of that name is registered.
             VersionStateError: No version of the model serves.
         """
-        with self._connection() as conn:
-            loaded = self._current(conn)
+
+        def ask(conn: Connection, loaded: _Loaded) -> bool | None:
+            if retrieval.generation(conn, self.model) != loaded.generation:
+                return None
             self._check_ids(loaded.config, user_id, [item_id], [])
             weights = loaded.config.interactions.weights
             if weights and kind not in weights:
@@ -259,16 +240,19 @@ class Recommender:
                     f"kind {kind!r} has no weight in model {self.model!r}",
                     hint=f"Kinds: {', '.join(weights)}.",
                 )
-            with _savepoint(conn):
-                retrieval.record(
-                    conn,
-                    loaded.config,
-                    user_id=user_id,
-                    item_id=item_id,
-                    kind=kind,
-                    occurred_at=occurred_at or datetime.now(UTC),
-                    request_id=request_id,
-                )
+            retrieval.record(
+                conn,
+                loaded.config,
+                user_id=user_id,
+                item_id=item_id,
+                kind=kind,
+                occurred_at=occurred_at or datetime.now(UTC),
+                request_id=request_id,
+            )
+            return True
+
+        # A lost connection may have stored it: only the caller can tell.
+        self._answer(ask, repeatable=False)
 
     def query_vector(
         self, user_id: UserId, *, before: datetime | None = None
@@ -278,26 +262,17 @@ class Recommender:
         Returns:
             Shape (D + 1,), float32: unit vector and 1; and the items seen.
         """
-        for _ in range(_ATTEMPTS):
-            with self._connection() as conn:
-                loaded = self._current(conn)
-                self._check_ids(loaded.config, user_id, None, [])
-                try:
-                    with _savepoint(conn):
-                        state = retrieval.state(
-                            conn, loaded.statements, user_id, None, before
-                        )
-                except retrieval.GONE:
-                    self._loaded = None
-                    continue
-                if state is None or state.generation != loaded.generation:
-                    self._loaded = None
-                    continue
-                rows = _db.unpack_halfvecs(state.history, loaded.tower.dim)
-                weights = np.asarray(state.weights, np.float32)
-                vector = loaded.tower.encode_one(rows, weights, state.features)
-                return vector, list(state.seen)
-        raise _unsettled(self.model)
+
+        def ask(
+            conn: Connection, loaded: _Loaded
+        ) -> tuple[NDArray[np.float32], list[ItemId]] | None:
+            self._check_ids(loaded.config, user_id, None, [])
+            state = retrieval.state(conn, loaded.statements, user_id, None, before)
+            if state is None or state.generation != loaded.generation:
+                return None
+            return loaded.query(state, None), list(state.seen)
+
+        return self._answer(ask)
 
     def close(self) -> None:
         """Close this thread's own connection; the next request opens another."""
@@ -311,6 +286,50 @@ class Recommender:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _answer(
+        self,
+        ask: Callable[[Connection, _Loaded], _T | None],
+        *,
+        repeatable: bool = True,
+    ) -> _T:
+        """Ask with one version, whole; again when it moved or the session had ended.
+
+        Args:
+            ask: Gives an answer, or None when the generation differs.
+            repeatable: It may be asked again after a lost connection.
+        """
+        for attempt in range(_ATTEMPTS):
+            try:
+                with self._connection() as conn:
+                    loaded = self._current(conn)
+                    with _savepoint(conn):
+                        answer = ask(conn, loaded)
+            except retrieval.VersionGone:
+                answer = None
+            except _ConnectionLost:
+                # An idle connection that something between cut: worth one more.
+                if attempt or not repeatable or self._borrowed is not None:
+                    raise
+                continue
+            if answer is not None:
+                return answer
+            self._loaded = None
+        raise _unsettled(self.model)
+
+    def _search(
+        self,
+        conn: Connection,
+        loaded: _Loaded,
+        query: NDArray[np.float32],
+        k: int,
+        exclude: Sequence[ItemId],
+        among: Among | None,
+    ) -> retrieval.Found:
+        ef_search = max(loaded.ef_search, min(1000, 2 * k))
+        return retrieval.search(
+            conn, loaded.statements, Halfvec(query), k, exclude, ef_search, among
+        )
 
     def _connection(self) -> AbstractContextManager[Connection]:
         if self._borrowed is not None:
@@ -339,7 +358,7 @@ class Recommender:
             try:
                 with _savepoint(conn):
                     loaded = self._loaded = self._load(conn)
-            except retrieval.GONE:
+            except retrieval.ABSENT:
                 schema.check(conn)  # a borrowed connection comes unchecked
                 raise
         return loaded
@@ -430,6 +449,10 @@ def _check_context(config: ModelConfig, context: Mapping[str, object] | None) ->
             )
 
 
+class _ConnectionLost(DatabaseUnavailable):
+    """An own connection ended; the next request opens another."""
+
+
 @contextmanager
 def _own(conn: Connection) -> Generator[Connection]:
     """Give up an own connection that the server ended; the next request opens one."""
@@ -439,7 +462,7 @@ def _own(conn: Connection) -> Generator[Connection]:
         if not conn.closed and not isinstance(exc, _ENDED):
             raise
         conn.close()
-        raise DatabaseUnavailable(
+        raise _ConnectionLost(
             f"the connection to Postgres was lost: {str(exc).strip().splitlines()[0]}",
             hint="Ask again: the next request connects anew.",
         ) from exc

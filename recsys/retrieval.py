@@ -6,7 +6,8 @@ They run the functions that each model version brought with its tables
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -19,11 +20,21 @@ from psycopg.rows import tuple_row
 from recsys import _sql
 from recsys._db import Connection, Halfvec, binary_cursor
 from recsys.config import ModelConfig
-from recsys.errors import ConfigError, SourceError
+from recsys.errors import (
+    ConfigError,
+    DatabaseUnavailable,
+    SourceError,
+    VersionStateError,
+)
 from recsys.types import ItemId, UserId
 
-GONE = (pg.UndefinedTable, pg.UndefinedFunction)
-"""What a statement raises when its version was dropped a moment ago."""
+ABSENT = (pg.UndefinedTable, pg.UndefinedFunction, pg.InvalidSchemaName)
+"""What Postgres says of objects that are not there."""
+
+
+class VersionGone(VersionStateError):
+    """The version was dropped a moment ago; a newer generation is committed."""
+
 
 Found = tuple[Sequence[ItemId], Sequence[float]]
 
@@ -52,6 +63,7 @@ class State(NamedTuple):
 class Statements:
     """The SQL of one model version, written once when it is loaded."""
 
+    suffix: str
     state: bytes
     session: bytes
     direction: bytes
@@ -62,6 +74,7 @@ def statements(suffix: str, config: ModelConfig) -> Statements:
     """Return the statements of a version; ``suffix`` and the types are checked."""
     item, user = config.item_id, config.user_id
     return Statements(
+        suffix=suffix,
         state=_sql.trusted(
             "select generation, seen, weights, history, features"
             f" from recsys._state_{suffix}(%s::{user}, %s::float8)"
@@ -110,7 +123,10 @@ def state(
     Returns:
         None when the model was removed.
     """
-    with binary_cursor(conn) as cur:
+    with (
+        binary_cursor(conn) as cur,
+        _explained(sql.suffix, "the interaction or user source fails", _READ_SOURCES),
+    ):
         if history is not None:
             cur.execute(sql.session, (list(history), user_id))
         else:
@@ -127,7 +143,10 @@ def direction(
     conn: Connection, sql: Statements, item_id: ItemId
 ) -> tuple[int, bytes | None] | None:
     """Return the generation and an item's vector as a query for similar items."""
-    with binary_cursor(conn) as cur:
+    with (
+        binary_cursor(conn) as cur,
+        _explained(sql.suffix, "the item's vector cannot be read", _READ_SOURCES),
+    ):
         return cur.execute(sql.direction, (item_id,)).fetchone()
 
 
@@ -142,27 +161,44 @@ def search(
 ) -> Found:
     """Return the k nearest items and their scores, best first."""
     eligible = None if among is None else filter_text(conn, among)
-    with binary_cursor(conn) as cur:
-        try:
-            row = cur.execute(
-                sql.search, (query, k, list(exclude), ef_search, eligible)
-            ).fetchone()
-        except (
-            psycopg.ProgrammingError,
-            psycopg.DataError,
-            psycopg.NotSupportedError,
-        ) as exc:
-            if among is None or _version_is_gone(exc):
-                raise
-            raise SourceError(
-                f"the filter 'among' fails: {exc.diag.message_primary}",
-                hint="Its first and only column must be the item id, in its type.",
-            ) from exc
+    what, hint = "the search fails", _READ_SOURCES
+    if among is not None:
+        what = "the filter 'among' fails"
+        hint = "Its first and only column must be the item id, in its type."
+    with binary_cursor(conn) as cur, _explained(sql.suffix, what, hint):
+        row = cur.execute(
+            sql.search, (query, k, list(exclude), ef_search, eligible)
+        ).fetchone()
     return (row[0], row[1]) if row else ([], [])
 
 
-def _version_is_gone(exc: psycopg.Error) -> bool:
-    return isinstance(exc, GONE) and "recsys." in (exc.diag.message_primary or "")
+_READ_SOURCES = (
+    "'recsys doctor' checks the sources; this role must be able to read them."
+)
+
+
+@contextmanager
+def _explained(suffix: str, what: str, hint: str) -> Generator[None]:
+    """Tell a version that is gone, a search_path without pgvector and a bad source."""
+    try:
+        yield
+    except (
+        psycopg.ProgrammingError,
+        psycopg.DataError,
+        psycopg.NotSupportedError,
+    ) as exc:
+        message = exc.diag.message_primary or str(exc)
+        # A filter may name a table that never was; that is no dropped version.
+        ours = f"_{suffix}" in message or "recsys.model" in message
+        if isinstance(exc, pg.InvalidSchemaName) or (isinstance(exc, ABSENT) and ours):
+            raise VersionGone(message) from exc
+        undefined = isinstance(exc, pg.UndefinedObject | pg.UndefinedFunction)
+        if undefined and ("halfvec" in message or "vector" in message):
+            raise DatabaseUnavailable(
+                f"pgvector is not on this connection's search_path: {message}",
+                hint="alter role ... set search_path = public, <schema of pgvector>;",
+            ) from exc
+        raise SourceError(f"{what}: {message}", hint=hint) from exc
 
 
 def filter_text(
@@ -187,6 +223,15 @@ def filter_text(
             "the filter 'among' is empty", hint="Pass None for no filter."
         )
     return text
+
+
+def generation(conn: Connection, model: str) -> int | None:
+    """Return the model's generation; None when the model was removed."""
+    with binary_cursor(conn) as cur:
+        row = cur.execute(
+            "select generation from recsys.model where name = %s", (model,)
+        ).fetchone()
+    return row[0] if row else None
 
 
 def record(

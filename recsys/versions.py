@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from psycopg import errors as pg
 from psycopg.rows import dict_row
 
 from recsys import _sql
@@ -23,6 +25,8 @@ from recsys.errors import ConfigError, UnknownModel, UnknownVersion, VersionStat
 
 _MAX_EVENTS = 20_000
 """Newest events of a user that a request reads: a bound on one user's cost."""
+_LOCK_TIMEOUT = "5s"
+"""Nobody queues behind a promotion or a drop that itself waits for a long transaction."""
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,23}")
 
 
@@ -142,6 +146,7 @@ def drop_statements(
     values = {"s": suffix(model, number), "item_type": item_id, "user_type": user_id}
     stop = "true" if stop_serving else "false"
     return [
+        f"set local lock_timeout = '{_LOCK_TIMEOUT}'",
         f"select recsys._retire_for_drop({_sql.literal(model)}, {number}, {stop})",
         _sql.render("model/drop.sql", values),
     ]
@@ -171,7 +176,9 @@ def _template_values(plan: VersionPlan, config: ModelConfig) -> dict[str, str]:
         "history": str(config.train.history),
         "items": config.items.sql + "\n",
         "features": features,
-        "recent": recent_events(config, columns=plan.spec.get("columns", ())),
+        "collate": collation(config.item_id),
+        "taste": taste(config, columns=plan.spec.get("columns", ())),
+        "newest": newest_history(config, plan.suffix),
     }
 
 
@@ -180,20 +187,62 @@ def recent_events(config: ModelConfig, *, columns: tuple[str, ...]) -> str:
     timed = "occurred_at" in columns
     time = "source.occurred_at" if timed else "null::timestamptz"
     lines = [
-        f"        select source.item_id::{config.item_id} as item_id,",
-        f"               {time} as occurred_at,",
-        f"               {weight_expression(config, columns)}::real as weight",
-        f"        from ({config.interactions.sql}\n        ) as source",
-        "        where source.user_id = p_user",
+        f"            select source.item_id::{config.item_id} as item_id,",
+        f"                   {time} as occurred_at,",
+        f"                   {weight_expression(config, columns)}::real as weight",
+        f"            from ({config.interactions.sql}\n            ) as source",
+        "            where source.user_id = p_user and source.item_id is not null",
     ]
     if timed:
         lines += [
-            "          and (p_before is null",
-            "               or extract(epoch from source.occurred_at) < p_before)",
-            "        order by source.occurred_at desc nulls last",
+            "              and (p_before is null or source.occurred_at is null",
+            "                   or extract(epoch from source.occurred_at) < p_before)",
+            "            order by source.occurred_at desc nulls last",
         ]
-    lines.append(f"        limit {_MAX_EVENTS}")
+    lines.append(f"            limit {_MAX_EVENTS}")
     return "\n".join(lines)
+
+
+def taste(config: ModelConfig, *, columns: tuple[str, ...]) -> str:
+    """Return the SQL of one user's items: item_id, weight, liked_at."""
+    return (
+        "        select event.item_id, max(event.weight) as weight,\n"
+        "               max(event.occurred_at) filter (where event.weight > 0)"
+        " as liked_at\n"
+        "        from (\n"
+        f"{recent_events(config, columns=columns)}\n"
+        "        ) as event\n"
+        "        group by event.item_id"
+    )
+
+
+def newest_history(config: ModelConfig, suffix: str) -> str:
+    """Return the SQL of the history: weight, embedding and packed, newest first.
+
+    The inner order lets the join stop at the limit: a user with 20,000 items costs no
+    20,000 look-ups.
+    """
+    order = f"liked_at desc nulls last, item_id{collation(config.item_id)}"
+    return (
+        "            select liked.weight, h.embedding,"
+        " halfvec_send(h.embedding) as packed\n"
+        "            from (select item.item_id, item.weight, item.liked_at from item"
+        " where item.weight > 0\n"
+        f"                  order by {order}) as liked\n"
+        f"            join recsys.item_embedding_{suffix} as h"
+        " on h.item_id = liked.item_id\n"
+        "            order by liked.liked_at desc nulls last,"
+        f" liked.item_id{collation(config.item_id)}\n"
+        f"            limit {config.train.history}"
+    )
+
+
+def collation(id_type: IdType) -> str:
+    """Return the collation that orders text ids alike in every database and in Python.
+
+    Ids of other types have their own order.
+    """
+    return ' collate "C"' if id_type == "text" else ""
 
 
 def weight_expression(config: ModelConfig, columns: tuple[str, ...]) -> str:
@@ -225,16 +274,55 @@ def create(conn: Connection, plan: VersionPlan) -> None:
             conn.execute(_sql.trusted(statement))
 
 
+def hand_over(
+    conn: Connection, model: str, number: int, *, stop_serving: bool = False
+) -> int | None:
+    """Let the previous version take over if this one serves, as before a drop.
+
+    Commit it before ``drop``, so that requests never wait for the removal of tables.
+
+    Returns:
+        The number that serves now, None when none does.
+
+    Raises:
+        VersionStateError: It serves and no earlier version can take over, or another
+            transaction holds a lock for longer than five seconds.
+    """
+    get(conn, model, number)
+    with _locking(conn, model):
+        conn.execute("select from recsys.model where name = %s for update", (model,))
+        current = serving_number(conn, model)
+        if current != number:
+            return current
+        row = conn.execute(
+            "select recsys._previous_version(%s, %s)", (model, number)
+        ).fetchone()
+    previous = int(row[0]) if row and row[0] is not None else None
+    if previous is None and not stop_serving:
+        raise VersionStateError(
+            f"version {number} of model {model} is serving and no earlier version can"
+            " take over",
+            hint="Promote another version first, or stop serving with"
+            f" 'recsys promote {model} none'.",
+        )
+    _switch(conn, model, previous, "drop", f"version {number} dropped")
+    return previous
+
+
 def drop(
     conn: Connection, model: str, number: int, *, stop_serving: bool = False
 ) -> None:
-    """Hand serving over to the previous version and remove this one.
+    """Remove a version; one that serves hands over in the same transaction.
+
+    Until the caller commits, requests of the version wait: ``hand_over`` and commit
+    before.
 
     Raises:
-        VersionStateError: It serves and no earlier version can take over.
+        VersionStateError: It serves and no earlier version can take over, or another
+            transaction holds a lock for longer than five seconds.
     """
     config = get(conn, model, number).config
-    with translated():
+    with _locking(conn, model):
         for statement in drop_statements(
             model,
             number,
@@ -243,6 +331,28 @@ def drop(
             stop_serving=stop_serving,
         ):
             conn.execute(_sql.trusted(statement))
+
+
+@contextmanager
+def _locking(conn: Connection, model: str) -> Generator[None]:
+    """Wait for locks a few seconds only, and say whom to blame.
+
+    The caller's own lock_timeout is back afterwards.
+    """
+    with conn.transaction():
+        before = conn.execute("select current_setting('lock_timeout')").fetchone()
+        conn.execute("select set_config('lock_timeout', %s, true)", (_LOCK_TIMEOUT,))
+        try:
+            with translated():
+                yield
+        except VersionStateError as exc:
+            if not isinstance(exc.__cause__, pg.LockNotAvailable):
+                raise
+            raise VersionStateError(
+                f"model {model!r} is locked by another transaction",
+                hint="Try again; a long transaction that uses the model must end first.",
+            ) from exc.__cause__
+        conn.execute("select set_config('lock_timeout', %s, true)", before or ("0",))
 
 
 def get(conn: Connection, model: str, number: int) -> ModelVersion:
@@ -326,7 +436,7 @@ def promote(
 def _switch(
     conn: Connection, model: str, number: int | None, kind: str, reason: str
 ) -> int | None:
-    with translated():
+    with _locking(conn, model):
         row = conn.execute(
             "select recsys._promote(%s, %s, %s, %s)", (model, number, reason, kind)
         ).fetchone()
@@ -346,7 +456,8 @@ def rollback(conn: Connection, model: str, *, reason: str = "rollback") -> int:
     """
     list_versions(conn, model)
     # Nobody promotes between the look and the switch.
-    conn.execute("select from recsys.model where name = %s for update", (model,))
+    with _locking(conn, model):
+        conn.execute("select from recsys.model where name = %s for update", (model,))
     current = serving_number(conn, model)
     if current is None:
         raise VersionStateError(

@@ -7,6 +7,9 @@
 --   -> weights     of the history rows
 --   -> history     the history rows of this version, newest first, packed by halfvec_send
 --   -> features    user features as the encoder takes them
+--
+-- The history is what training saw: the newest @history@ items of the source with a positive weight, each at the
+-- time of its last event of positive weight, ties by item id. tests/db/test_no_skew.py compares the two.
 
 create or replace function recsys._state_@s@(p_user @user_type@, p_before float8 default null)
 returns table (generation bigint, seen @item_type@[], weights real[], history bytea, features jsonb)
@@ -17,29 +20,16 @@ as $function$
 #variable_conflict use_column
 begin
     return query
-    select m.generation, past.seen, past.weights, past.history, @features@
+    with item as materialized (
+@taste@
+    )
+    select m.generation, (select array_agg(item.item_id) from item), past.weights, past.history, @features@
     from recsys.model as m, (
-        select array_agg(ranked.item_id) as seen,
-               array_agg(ranked.weight order by ranked.place)
-                   filter (where ranked.packed is not null) as weights,
-               string_agg(ranked.packed, ''::bytea order by ranked.place) as history
+        -- The rows come sorted, and aggregates take them as they come.
+        select array_agg(newest.weight) as weights, string_agg(newest.packed, ''::bytea) as history
         from (
-            select item.item_id, item.weight, item.place,
-                   case when item.weight > 0 and item.place <= @history@ then
-                       (select halfvec_send(h.embedding) from recsys.item_embedding_@s@ as h
-                        where h.item_id = item.item_id)
-                   end as packed
-            from (
-                select event.item_id, max(event.weight) as weight,
-                       row_number() over (order by max(event.weight) > 0 desc,
-                                                   max(event.occurred_at) desc nulls last,
-                                                   event.item_id) as place
-                from (
-@recent@
-                ) as event
-                group by event.item_id
-            ) as item
-        ) as ranked
+@newest@
+        ) as newest
     ) as past
     where m.name = @model_literal@;
 end
@@ -86,21 +76,13 @@ declare
     p_before constant float8 := null;
 begin
     return query
-    with event as materialized (
-@recent@
-    ), item as materialized (
-        select event.item_id, max(event.weight) as weight, max(event.occurred_at) as occurred_at
-        from event
-        group by event.item_id
-    ), past as materialized (
-        select item.weight, h.embedding
-        from item
-        join recsys.item_embedding_@s@ as h on h.item_id = item.item_id
-        where item.weight > 0
-        order by item.occurred_at desc nulls last, item.item_id
-        limit @history@
+    with item as materialized (
+@taste@
     ), taste as (
-        select sum(past.embedding::vector * array_fill(past.weight, array[@dim@])::vector) as total from past
+        select sum(newest.embedding::vector * array_fill(newest.weight, array[@dim@])::vector) as total
+        from (
+@newest@
+        ) as newest
     )
     select
         (l2_normalize(coalesce(taste.total, v.default_query::vector)) || '[1]'::vector)::halfvec,
