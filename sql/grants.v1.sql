@@ -52,7 +52,7 @@ begin
     if to_regrole('recsys_app') is not null then
         grant usage on schema recsys to recsys_app;
         grant select on recsys.model, recsys.model_version, recsys.rollout, recsys.artifact to recsys_app;
-        grant insert on recsys.interaction to recsys_app;
+        grant select, insert on recsys.interaction to recsys_app;
         grant execute on function recsys.schema_version(), recsys._direction(halfvec) to recsys_app;
     end if;
     if to_regrole('recsys_analyst') is not null then

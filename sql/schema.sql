@@ -204,7 +204,7 @@ begin
     if to_regrole('recsys_app') is not null then
         grant usage on schema recsys to recsys_app;
         grant select on recsys.model, recsys.model_version, recsys.rollout, recsys.artifact to recsys_app;
-        grant insert on recsys.interaction to recsys_app;
+        grant select, insert on recsys.interaction to recsys_app;
         grant execute on function recsys.schema_version(), recsys._direction(halfvec) to recsys_app;
     end if;
     if to_regrole('recsys_analyst') is not null then
@@ -365,6 +365,7 @@ CREATE OR REPLACE FUNCTION recsys._promote(p_model text, p_number integer, p_rea
  RETURNS integer
  LANGUAGE plpgsql
  SET search_path TO '$user', 'public', 'pg_temp'
+ SET lock_timeout TO '5s'
 AS $function$
 declare
     target   recsys.model_version;
@@ -464,6 +465,7 @@ CREATE OR REPLACE FUNCTION recsys._retire_for_drop(p_model text, p_number intege
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO '$user', 'public', 'pg_temp'
+ SET lock_timeout TO '5s'
 AS $function$
 declare
     successor integer;
@@ -548,6 +550,9 @@ begin
     select * into serving from recsys._serving(model);
     select v.dim into wanted from recsys.model_version as v
     where v.model = nearest_items.model and v.number = serving.number;
+    if query_vector is null then
+        raise exception 'the query vector is null' using errcode = 'invalid_parameter_value';
+    end if;
     if vector_dims(query_vector) <> wanted then
         raise exception 'expected a query vector of % dimensions, got %',
             wanted, vector_dims(query_vector)
@@ -673,7 +678,7 @@ grant delete, insert, maintain, references, select, trigger, truncate, update on
 grant delete, insert, maintain, references, select, trigger, truncate, update on table recsys.switch_log to recsys_trainer;
 grant delete, insert, maintain, references, select, trigger, truncate, update on table recsys.version_metric to recsys_trainer;
 grant delete, insert, maintain, references, select, trigger, truncate, update on table recsys.version_status to recsys_trainer;
-grant insert on table recsys.interaction to recsys_app;
+grant insert, select on table recsys.interaction to recsys_app;
 grant select on table recsys.artifact to recsys_app;
 grant select on table recsys.model to recsys_app;
 grant select on table recsys.model_version to recsys_app;

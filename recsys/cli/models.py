@@ -252,6 +252,9 @@ def drop(settings: Settings, model: str, number: int, stop_serving: bool) -> Non
         recsys drop shop 1
     """
     with connect(settings.dsn) as conn:
+        # Requests must not wait for the removal of the tables.
+        versions.hand_over(conn, model, number, stop_serving=stop_serving)
+        conn.commit()
         versions.drop(conn, model, number, stop_serving=stop_serving)
     say(f"{model}: version {number} dropped")
 

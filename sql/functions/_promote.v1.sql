@@ -4,7 +4,7 @@
 --   p_reason  kept in recsys.promotion, as is
 --   p_kind    'promote', 'rollback' or 'drop'
 --   -> number of the version that served before, null when none did
---   raises 22023 unknown model or version, 55000 wrong state
+--   raises 22023 unknown model or version, 55000 wrong state, 55P03 a lock was not to be had for 5 seconds
 --
 -- One row lock on recsys.model orders concurrent promotions; generation, states, rollout and the log change
 -- in one commit, which is what request processes see.
@@ -15,6 +15,7 @@ create function recsys._promote(p_model text, p_number integer, p_reason text de
 returns integer
 language plpgsql
 set search_path from current
+set lock_timeout = '5s'
 as $function$
 declare
     target   recsys.model_version;

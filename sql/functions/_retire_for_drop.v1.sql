@@ -2,7 +2,7 @@
 --
 --   p_stop_serving  when nothing can take over: stop serving instead of refusing
 --   -> nothing; deletes the registry row, the caller drops the tables in the same transaction
---   raises 55000 when the version serves and no earlier one can take over
+--   raises 55000 when the version serves and no earlier one can take over, 55P03 a lock was not to be had for 5 seconds
 --
 -- tests: tests/migrations/test_model_revisions.py
 
@@ -10,6 +10,7 @@ create function recsys._retire_for_drop(p_model text, p_number integer, p_stop_s
 returns void
 language plpgsql
 set search_path from current
+set lock_timeout = '5s'
 as $function$
 declare
     successor integer;

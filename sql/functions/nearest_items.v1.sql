@@ -7,7 +7,7 @@
 --   exclude_ids   items never returned, as text
 --   -> item_id    the application's identifier as text
 --   -> score      inner product, best first; comparable within one list only
---   raises        22023 k out of range, wrong dimension or unknown model; 55000 nothing serves
+--   raises        22023 k out of range, null or wrong dimension, or unknown model; 55000 nothing serves
 --
 -- Runs as its owner, so that analysts need no privilege on the tables.
 --
@@ -31,6 +31,9 @@ begin
     select * into serving from recsys._serving(model);
     select v.dim into wanted from recsys.model_version as v
     where v.model = nearest_items.model and v.number = serving.number;
+    if query_vector is null then
+        raise exception 'the query vector is null' using errcode = 'invalid_parameter_value';
+    end if;
     if vector_dims(query_vector) <> wanted then
         raise exception 'expected a query vector of % dimensions, got %',
             wanted, vector_dims(query_vector)

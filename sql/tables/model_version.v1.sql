@@ -1,6 +1,7 @@
 -- recsys.model_version: the registry of model versions
 --
--- state       building -> ready -> serving -> retired, or failed
+-- state       building -> ready -> serving, and back to ready when another takes over; failed: its artifacts are
+--             wrong, and a backfill after their repair makes it ready; retired is reserved for gradual rollouts
 -- dim         length of the stored item vectors: the learned unit vector plus the popularity dimension
 -- spec        what recsys.toml said when the version was trained; requests and backfill read only this
 -- artifacts   name -> sha256: item_tower, query_tower, embeddings, report

@@ -116,6 +116,7 @@ def test_k_outside_1_to_1000_is_refused(
         ("recsys.recommend('nope', 7)", pg.InvalidParameterValue, "unknown model"),
         ("recsys.similar_items('nope', 7)", pg.InvalidParameterValue, "unknown model"),
         ("recsys.similar_items('shop', 9999)", pg.NoDataFound, "item 9999"),
+        ("recsys.nearest_items('shop', null, 3)", pg.InvalidParameterValue, "is null"),
         (
             "recsys.nearest_items('shop', '[1,2]')",
             pg.InvalidParameterValue,

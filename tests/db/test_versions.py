@@ -7,9 +7,11 @@ import threading
 import psycopg
 import pytest
 import world
+from click.testing import CliRunner
 from world import Shop
 
 from recsys import _db, versions
+from recsys.cli.app import cli
 from recsys.errors import (
     ArtifactError,
     ConfigError,
@@ -335,6 +337,83 @@ def test_dropping_the_last_that_served_is_refused_and_changes_nothing(
 
         versions.drop(conn, "shop", 1, stop_serving=True)
         assert versions.serving_number(conn, "shop") is None
+
+
+def test_handing_over_before_the_drop_commits_the_switch(shop: Shop) -> None:
+    with _db.connect(shop.dsn) as conn:
+        versions.promote(conn, "shop", 2)
+        assert versions.hand_over(conn, "shop", 2) == 1
+        assert versions.hand_over(conn, "shop", 2) == 1  # nothing left to do
+        last = "select kind, reason from recsys.promotion order by id desc limit 1"
+        assert conn.execute(last).fetchone() == ("drop", "version 2 dropped")
+        with pytest.raises(VersionStateError, match="no earlier version"):
+            versions.hand_over(conn, "shop", 1)
+        assert versions.hand_over(conn, "shop", 1, stop_serving=True) is None
+        versions.drop(conn, "shop", 2)
+
+
+@pytest.mark.parametrize("action", ["promote", "rollback", "hand_over", "drop"])
+def test_nothing_waits_for_ever_for_another_transaction(
+    shop: Shop, action: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(versions, "_LOCK_TIMEOUT", "200ms")
+    with _db.connect(shop.dsn) as conn:
+        versions.promote(conn, "shop", 2)
+        # The functions have the limit too, for callers in SQL; shortened for the test.
+        for name in ("_promote(text,integer,text,text)",
+                     "_retire_for_drop(text,integer,boolean)"):  # fmt: skip
+            conn.execute(
+                f"alter function recsys.{name} set lock_timeout = '200ms'".encode()
+            )
+    calls = {
+        "promote": lambda conn: versions.promote(conn, "shop", 1),
+        "rollback": lambda conn: versions.rollback(conn, "shop"),
+        "hand_over": lambda conn: versions.hand_over(conn, "shop", 2),
+        "drop": lambda conn: versions.drop(conn, "shop", 2),
+    }
+    with _db.connect(shop.dsn) as other, _db.connect(shop.dsn) as conn:
+        conn.execute("set statement_timeout = '20s'")
+        other.execute("select from recsys.model for update")
+        with pytest.raises(VersionStateError, match="another transaction") as caught:
+            calls[action](conn)
+        other.rollback()
+
+        assert "Try again" in caught.value.hint
+        assert conn.execute("show lock_timeout").fetchone() == ("0",)
+        assert versions.serving_number(conn, "shop") == 2
+        calls[action](conn)
+        assert conn.execute("show lock_timeout").fetchone() == ("0",)
+
+
+def test_the_functions_themselves_wait_five_seconds_at_most(shop: Shop) -> None:
+    with _db.connect(shop.dsn) as conn:
+        rows = conn.execute(
+            "select proname from pg_proc where proconfig @> '{lock_timeout=5s}'"
+            " order by 1"
+        ).fetchall()
+
+    assert rows == [("_promote",), ("_retire_for_drop",)]
+
+
+def test_a_request_in_flight_does_not_undo_the_hand_over_of_a_drop(shop: Shop) -> None:
+    """The CLI commits the switch; the tables go when nobody reads them any more."""
+    with _db.connect(shop.dsn) as conn:
+        versions.promote(conn, "shop", 2)
+    environment = {"RECSYS_DSN": shop.dsn}
+    command = ["drop", "shop", "2"]
+    with _db.connect(shop.dsn) as request:
+        request.execute("select from recsys.item_vector_shop_2 limit 1")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(versions, "_LOCK_TIMEOUT", "200ms")
+            found = CliRunner().invoke(cli, command, env=environment)
+        assert found.exit_code != 0
+
+        assert versions.serving_number(request, "shop") == 1
+        assert len(objects(request, 2)) == 8
+    found = CliRunner().invoke(cli, command, env=environment)
+    assert found.exit_code == 0
+    with _db.connect(shop.dsn) as conn:
+        assert objects(conn, 2) == set()
 
 
 def test_the_newest_version_can_be_asked_by_state(shop: Shop) -> None:
