@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,8 @@ class QueryRows:
         user: User (0 to U) of each query row, shape (R,), int64.
         context: Dataset context of each query row, shape (R,); None without contexts.
         targets: Positives of each query row, with weights.
-        history: Positives of each user, with weights: latest first, capped.
+        history: Positives of each user, with weights: latest first, then by item id,
+            as ``recsys._state_<version>`` has them; capped.
         seen: Every trained item each user has met, also with weight 0.
         pop: Users with taste for each item, at least 1, shape (T,), float32.
         recent: The same among the last 30 days, shape (T,); None without times.
@@ -90,7 +92,8 @@ def query_rows(
     recent = None
     if end is not None:
         recent = _counts(taste.item[taste.time >= end - RECENT_S], len(items))
-    latest = taste.select(np.lexsort((taste.item, -taste.time, taste.user)))
+    rank = _rank([dataset.item_ids[i] for i in items.tolist()])
+    latest = taste.select(np.lexsort((rank[taste.item], -taste.time, taste.user)))
     return QueryRows(
         items=items.astype(np.int64),
         users=users.astype(np.int64),
@@ -102,6 +105,17 @@ def query_rows(
         pop=_counts(taste.item, len(items)),
         recent=recent,
     )
+
+
+def _rank(ids: list[Any]) -> NDArray[np.int64]:
+    """Return the place of each id in the order that serving breaks ties by.
+
+    Python compares text by code point, which is the byte order of UTF-8 and so the
+    order of ``collate "C"``; numbers and UUIDs compare as in Postgres.
+    """
+    rank = np.empty(len(ids), np.int64)
+    rank[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
+    return rank
 
 
 @dataclass(frozen=True, slots=True)
