@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from recsys.errors import (
     DatabaseUnavailable,
     RecsysError,
     SchemaError,
+    SourceError,
     UnknownItem,
     UnknownModel,
     VersionStateError,
@@ -639,3 +641,67 @@ def test_a_restarted_server_is_no_lasting_harm(tmp_path: Path) -> None:
             assert page.items == before
     finally:
         embedded.stop(folder)
+
+
+def test_an_idle_connection_that_was_cut_is_not_noticed(shop: Shop) -> None:
+    with Recommender("shop", dsn=shop.dsn) as model:
+        before = model.recommend(7).items
+        with _db.connect(shop.dsn, autocommit=True) as conn:
+            conn.execute(
+                "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
+                " where datname = current_database() and pid <> pg_backend_pid()"
+            )
+
+        assert model.recommend(7).items == before
+
+
+# what the sources hold and lack -----------------------------------------------------
+
+
+def test_an_interaction_without_item_costs_nothing(shop: Shop) -> None:
+    with _db.connect(shop.dsn) as conn:
+        conn.execute("alter table event alter product_id drop not null")
+        conn.execute("insert into event values (7, null, 'view', now())")
+
+    with Recommender("shop", dsn=shop.dsn) as model:
+        page = model.recommend(7, k=20)
+
+    assert len(page) == 20
+    with _db.connect(shop.dsn) as conn:
+        rows = conn.execute("select item_id from recsys.recommend('shop', 7)")
+        assert len(rows.fetchall()) == 20
+
+
+def test_a_source_that_fails_is_no_switch(shop: Shop) -> None:
+    with Recommender("shop", dsn=shop.dsn) as model:
+        model.recommend(7)
+        with _db.connect(shop.dsn) as conn:
+            conn.execute("alter table event rename to happening")
+
+        with pytest.raises(SourceError, match="event") as caught:
+            model.recommend(7)
+
+    assert "doctor" in caught.value.hint
+
+
+def test_a_process_that_only_records_follows_the_switch(shop: Shop) -> None:
+    with Recommender("shop", dsn=shop.dsn) as model:
+        model.record(7, 42, "view")
+        config = world.shop_config(features=True)
+        wishes = replace(config.interactions, weights={"view": 1.0, "wish": 2.0})
+        config = replace(config, interactions=wishes)
+        world.add_version(shop.dsn, config, promote=True)
+
+        model.record(7, 43, "wish")
+
+    with _db.connect(shop.dsn) as conn:
+        rows = conn.execute("select kind from recsys.interaction order by occurred_at")
+        assert [row[0] for row in rows] == ["view", "wish"]
+
+
+def test_djangos_client_side_cursors_are_left_to_django(still: Shop) -> None:
+    with psycopg.connect(still.dsn, cursor_factory=psycopg.ClientCursor) as conn:
+        page = Recommender("shop", connection=conn).recommend(7, k=5)
+        like = Recommender("shop", connection=conn).similar_items(page.ids[0], k=5)
+
+    assert len(page) == len(like) == 5
