@@ -1,8 +1,7 @@
 """Training speed of the default trainer on Gowalla; skipped without the data.
 
-Left out: reading from Postgres, the choice of the settings, export. Run under the
-allocator settings that 'recsys train' uses, or the numbers are slower:
-MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000 MALLOC_TOP_PAD_=200000000
+Left out: reading from Postgres, the choice of the settings, export. 'make bench' runs
+it under the allocator settings that 'recsys train' uses; without them it is slower.
 """
 
 from __future__ import annotations
