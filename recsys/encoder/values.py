@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.config import Feature
-from recsys.encoder.text import normalise
+from recsys.encoder.text import MAX_CHARS, normalise
 from recsys.errors import SourceError
 
 Side: TypeAlias = Literal["item", "user", "context"]
@@ -38,6 +38,8 @@ Feeds: TypeAlias = dict[str, NDArray[Any]]
 SEPARATOR = "\x1f"
 MAX_LIST = 512
 MAX_KEY = 512
+# Room for a full list of the longest keys; the rest of 10 MB is not read.
+_MAX_JOINED = MAX_LIST * (MAX_KEY + 1)
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _SQL_SEPARATOR = r"E'\x1f'"
 
@@ -72,6 +74,10 @@ def json_projection(features: Iterable[Feature], alias: str) -> str:
 
 
 def _sql(feature: Feature, alias: str) -> str:
+    """Return the expression of one cell, cut where ``prepare`` cuts it anyway.
+
+    A chunk of rows with 10 MB each would not fit into memory.
+    """
     column = f'{alias}."{feature.name}"'
     match feature.type:
         case "number":
@@ -80,9 +86,15 @@ def _sql(feature: Feature, alias: str) -> str:
             return f"extract(epoch from {column})::float8"
         case "categories":
             if feature.separator is None:
-                return f"array_to_string({column}, {_SQL_SEPARATOR})"
-            separator = _sql_literal(feature.separator)
-            return f"replace(({column})::text, {separator}, {_SQL_SEPARATOR})"
+                text = f"array_to_string({column}, {_SQL_SEPARATOR})"
+            else:
+                separator = _sql_literal(feature.separator)
+                text = f"replace(({column})::text, {separator}, {_SQL_SEPARATOR})"
+            return f"left({text}, {_MAX_JOINED})"
+        case "category":
+            return f"left(({column})::text, {MAX_KEY})"
+        case "text":
+            return f"left(({column})::text, {MAX_CHARS})"
         case _:
             return f"({column})::text"
 
@@ -194,8 +206,7 @@ def _categories(value: object) -> str:
     if isinstance(value, Iterable) and not isinstance(value, str):
         some = islice(cast(Iterable[object], value), MAX_LIST)
         value = SEPARATOR.join(_text(part)[:MAX_KEY] for part in some)
-    # Room for a full list of the longest keys; the rest of 10 MB is not read.
-    text = _text(value)[: MAX_LIST * (MAX_KEY + 1)]
+    text = _text(value)[:_MAX_JOINED]
     parts = text.split(SEPARATOR, MAX_LIST)[:MAX_LIST]
     keys = dict.fromkeys(map(_category, parts))
     keys.pop("", None)

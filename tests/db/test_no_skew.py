@@ -75,10 +75,9 @@ def shop(dsn: str, id_type: IdType, *, timed: bool, kinds: bool) -> ModelConfig:
         events.append((user, ids[-1], START, "view"))
         events.append((user, ids[-1], TIMES[-1], "seen"))
     with _db.connect(dsn) as conn:
-        conn.execute(
-            f"create table item (id {id_type});"
-            f"create table event (u bigint, i {id_type}, t timestamptz, k text)".encode()
-        )
+        conn.execute(f"create table item (id {id_type})".encode())
+        columns = f"u bigint, i {id_type}, t timestamptz, k text"
+        conn.execute(f"create table event ({columns})".encode())
         cursor = conn.cursor()
         cursor.executemany("insert into item values (%s)", [(i,) for i in ids[GONE:]])
         cursor.executemany("insert into event values (%s, %s, %s, %s)", events)

@@ -203,7 +203,7 @@ def test_projection_quotes_names_and_casts():
     features = (Feature("order", "category"), PRICE, MADE, IMAGE)
 
     assert projection(features, "s") == (
-        '(s."order")::text as "order", (s."price")::float8 as "price", '
+        'left((s."order")::text, 512) as "order", (s."price")::float8 as "price", '
         'extract(epoch from s."made")::float8 as "made", (s."image")::text as "image"'
     )
     assert projection((), "s") == ""
@@ -214,13 +214,11 @@ def test_projection_of_lists():
     quoted = Feature("tags", "categories", separator="%'é")
 
     assert projection([arrays], "s") == (
-        r"""array_to_string(s."tags", E'\x1f') as "tags" """.strip()
+        r"""left(array_to_string(s."tags", E'\x1f'), 262656) as "tags" """.strip()
     )
-    assert (
-        projection([quoted], "s")
-        == (
-            r"""replace((s."tags")::text, E'\x25\x27\U000000e9', E'\x1f') as "tags" """
-        ).strip()
+    assert projection([quoted], "s") == (
+        r"""left(replace((s."tags")::text, E'\x25\x27\U000000e9', E'\x1f'), 262656)"""
+        ' as "tags"'
     )
 
 
@@ -261,3 +259,54 @@ def test_projection_and_prepare_agree_on_a_server(server):
         assert np.isnan(feeds["user.price"]).all()
         assert feeds["user.made"].tolist() == [[86_400.0]]
         assert not feeds["user.image"].any()
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "word ",
+        "longwordwithoutend",
+        "é",  # precomposed
+        "e\u0301",  # NFC and NFKC join it after the cut
+        "😀 ",
+        " ",
+        "ﷺ",  # NFKC makes 18 characters of it
+        "a,",
+        "key\u00e9,",
+    ],
+)
+def test_long_cells_are_cut_on_the_server_without_a_trace(server, cell):
+    """10 MB cost no more than a page, and the encoding does not know."""
+    psycopg = pytest.importorskip("psycopg")
+    features = (
+        Feature("brand", "category"),
+        Feature("title", "text", max_words=5_000, ngrams=2),
+        Feature("tags", "categories", separator=","),
+        Feature("list", "categories"),
+    )
+    many = 10_000_000 // len(cell.encode())
+    source = """select long as brand, long as title, long as tags,
+        array[long, long] as list from (select repeat(%(cell)s, %(many)s) as long) r"""
+    given = {"cell": cell, "many": many}
+    with psycopg.connect(server) as conn:
+        select = f"select {projection(features, 's')} from ({source}) s"
+        values = conn.execute(select, given).fetchone()
+        (record,) = conn.execute(
+            f"select {json_projection(features, 's')} from ({source}) s", given
+        ).fetchone()
+
+    assert [len(value) for value in values] == [512, 4096, 262_656, 262_656]
+    long = cell * many
+    whole = {
+        "brand": long,
+        "title": long,
+        "tags": long.replace(",", "\x1f"),
+        "list": f"{long}\x1f{long}",
+    }
+    wanted = prepare_row("item", features, whole)
+    names = [feature.name for feature in features]
+    for cells in (dict(zip(names, values, strict=True)), record):
+        found = prepare_row("item", features, cells)
+        assert {k: v.tolist() for k, v in found.items()} == {
+            k: v.tolist() for k, v in wanted.items()
+        }
