@@ -39,7 +39,7 @@ def copy_rows(
             a real.
 
     Raises:
-        SourceError: An item id occurs twice.
+        SourceError: An item id occurs twice, or is too long for an index.
     """
     tail = _tail(columns)
     rows = _fixed(ids, id_type, tail) if id_type != "text" else _text(ids, tail)
@@ -55,6 +55,12 @@ def copy_rows(
         raise SourceError(
             f"the item source returns an id twice: {exc.diag.message_detail}",
             hint="Make items.sql return one row per item.",
+        ) from exc
+    except psycopg.errors.ProgramLimitExceeded as exc:
+        raise SourceError(
+            f"an item id is too long for an index: {exc.diag.message_primary}",
+            hint="Text ids may have about 2,700 bytes: let items.sql return a shorter"
+            " key, such as a hash of it.",
         ) from exc
 
 

@@ -33,7 +33,14 @@ from recsys._db import Connection
 from recsys._guard import exclusive
 from recsys._tower import ItemTower
 from recsys.encoder.values import projection
-from recsys.errors import ArtifactError, RecsysError, SourceError, VersionStateError
+from recsys.errors import (
+    ArtifactError,
+    RecsysError,
+    SourceError,
+    UnknownModel,
+    UnknownVersion,
+    VersionStateError,
+)
 from recsys.progress import SILENT, Progress
 from recsys.types import ItemId
 from recsys.versions import ModelVersion
@@ -93,7 +100,8 @@ def backfill(
         ArtifactError: An artifact is missing, corrupted or does not fit the tables.
     """
     with _db.connect(dsn) as conn:
-        number = number or versions.newest(conn, model)
+        if number is None:
+            number = versions.newest(conn, model)
         version = versions.get(conn, model, number)
     if version.state in ("retired",):
         raise VersionStateError(
@@ -105,7 +113,22 @@ def backfill(
             return _Backfill(dsn, version, progress).run()
         except (RecsysError, psycopg.Error) as exc:
             _remember(dsn, version, exc)
+            if _dropped(dsn, version):
+                raise VersionStateError(
+                    f"version {number} of model {model!r} was dropped meanwhile"
+                ) from exc
             raise
+
+
+def _dropped(dsn: str, version: ModelVersion) -> bool:
+    try:
+        with _db.connect(dsn) as conn:
+            versions.get(conn, version.model, version.number)
+    except (UnknownModel, UnknownVersion):
+        return True
+    except (RecsysError, psycopg.Error):
+        return False
+    return False
 
 
 def _refusal(version: ModelVersion) -> VersionStateError:

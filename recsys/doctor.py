@@ -200,6 +200,7 @@ def _version(conn: Connection, version: ModelVersion) -> Iterator[Finding]:
         ),
     ).fetchone()
     yield _storage(name, version, row)
+    yield from _request(conn, name, version)
     yield from _coverage(conn, name, version)
 
 
@@ -253,6 +254,17 @@ def _storage(
     return Finding(
         name, "ok", f"{version.state}, {dim} dimensions, towers load, index valid"
     )
+
+
+def _request(conn: Connection, name: str, version: ModelVersion) -> Iterator[Finding]:
+    """Read a user's state as a request does; the user is null, so nobody's."""
+    try:
+        with source_errors("interactions"):
+            conn.execute(
+                _sql.trusted(f"select from recsys._state_{version.suffix}(null)")
+            )
+    except RecsysError as exc:
+        yield _failure(f"{name} requests", exc)
 
 
 def _coverage(conn: Connection, name: str, version: ModelVersion) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import psycopg
 from psycopg import errors as pg
+from psycopg import sql as pgsql
 from psycopg.rows import tuple_row
 
 from recsys import _db, _sql
@@ -167,6 +168,28 @@ def _prepare_extension(dsn: str) -> None:
                     hint="Install postgresql-NN-pgvector, or use an image that has it.",
                 ) from exc
         _db.require_pgvector(conn)
+        _require_on_path(conn)
+
+
+def _require_on_path(conn: Connection) -> None:
+    """Refuse a pgvector whose types and operators the session does not find."""
+    row = conn.execute(
+        "select n.nspname, n.nspname = any (current_schemas(true)), current_user,"
+        " current_setting('search_path')"
+        " from pg_catalog.pg_extension as e"
+        " join pg_catalog.pg_namespace as n on n.oid = e.extnamespace"
+        " where e.extname = 'vector'"
+    ).fetchone()
+    if row is None or row[1]:
+        return
+    place, _, role, path = row
+    schema, name = (pgsql.Identifier(text).as_string(conn) for text in (place, role))
+    wanted = f"{path}, {schema}" if path else schema
+    raise DatabaseUnavailable(
+        f"pgvector is in schema {place!r}, which is not on the search_path of {role}",
+        hint=f"alter role {name} set search_path = {wanted}; likewise for every role"
+        f" that uses recsys, or: alter database ... set search_path = {wanted};",
+    )
 
 
 @contextmanager

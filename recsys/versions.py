@@ -26,7 +26,7 @@ from recsys.errors import ConfigError, UnknownModel, UnknownVersion, VersionStat
 _MAX_EVENTS = 20_000
 """Newest events of a user that a request reads: a bound on one user's cost."""
 _LOCK_TIMEOUT = "5s"
-"""Nobody queues behind a promotion or a drop that itself waits for a long transaction."""
+"""Nobody queues behind a promotion or drop that itself waits for another."""
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,23}")
 
 
@@ -350,7 +350,7 @@ def _locking(conn: Connection, model: str) -> Generator[None]:
                 raise
             raise VersionStateError(
                 f"model {model!r} is locked by another transaction",
-                hint="Try again; a long transaction that uses the model must end first.",
+                hint="Try again; the transaction that uses the model must end first.",
             ) from exc.__cause__
         conn.execute("select set_config('lock_timeout', %s, true)", before or ("0",))
 

@@ -46,7 +46,16 @@ set search_path from current
 as $function$
 declare
     routine regprocedure;
+    wanted  text;
+    -- pgvector may be in a schema of its own, which is nobody's at first.
+    place   regnamespace := (select e.extnamespace from pg_catalog.pg_extension as e where e.extname = 'vector');
 begin
+    foreach wanted in array array['recsys_app', 'recsys_analyst', 'recsys_trainer'] loop
+        if to_regrole(wanted) is not null and not has_schema_privilege(wanted, place, 'usage')
+           and has_schema_privilege(place, 'usage with grant option') then
+            execute format('grant usage on schema %s to %I', place, wanted);
+        end if;
+    end loop;
     -- Functions are executable by everybody unless that is taken back.
     revoke all on all functions in schema recsys from public;
     if to_regrole('recsys_app') is not null then

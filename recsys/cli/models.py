@@ -293,8 +293,10 @@ def evaluate_(
     if (holdout is None) == (after is None):
         raise ConfigError("pass either --holdout FILE or --after TIME")
     with connect(settings.dsn) as conn:
-        number = number or versions.serving_number(conn, model)
-        number = number or versions.newest(conn, model, states=("ready",))
+        if number is None:
+            number = versions.serving_number(conn, model)
+        if number is None:
+            number = versions.newest(conn, model, states=("ready",))
         if holdout is not None:
             config = versions.get(conn, model, number).config
             expected = evaluate.from_csv(holdout, config)

@@ -18,7 +18,16 @@ import psycopg
 import pytest
 import world
 
-from recsys import Recommender, _db, artifacts, embedded, evaluate, schema, versions
+from recsys import (
+    Recommender,
+    _db,
+    _index,
+    artifacts,
+    embedded,
+    evaluate,
+    schema,
+    versions,
+)
 from recsys import backfill as filling
 from recsys.backfill import BackfillReport, backfill
 from recsys.config import IdType, ModelConfig, from_mapping
@@ -561,3 +570,29 @@ def _no_leftovers() -> Iterator[None]:
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() <= before, os.getpid()
+
+
+@pytest.mark.parametrize("number", [0, -1, 99])
+def test_a_number_that_no_version_has_is_not_the_newest(dsn: str, number: int) -> None:
+    world.fill_shop(dsn)
+    world.add_version(dsn, world.shop_config(), ready=False)
+
+    with pytest.raises(UnknownVersion):
+        backfill(dsn, "shop", number)
+
+
+def test_a_version_dropped_meanwhile_is_told(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.fill_shop(dsn)
+    world.add_version(dsn, world.shop_config(), ready=False)
+    build = _index.build
+
+    def drop_first(*args: Any) -> Any:
+        with _db.connect(dsn) as conn:
+            versions.drop(conn, "shop", 1)
+        return build(*args)
+
+    monkeypatch.setattr(_index, "build", drop_first)
+    with pytest.raises(VersionStateError, match="dropped meanwhile"):
+        backfill(dsn, "shop", 1)

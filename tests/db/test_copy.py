@@ -77,3 +77,15 @@ def test_an_empty_table_reads_as_no_blocks(db: _db.Connection) -> None:
     make_table(db, "bigint", 5)
 
     assert _copy.read_vectors(db, "sample", 5) == []
+
+
+def test_an_id_too_long_for_an_index_is_named(db: _db.Connection) -> None:
+    make_table(db, "text", 1)
+    column = np.ones((1, 1), np.float32)
+    noise = np.random.default_rng(0).integers(97, 123, 20_000).astype(np.uint8)
+    long = noise.tobytes().decode()  # not compressible below a page
+
+    with pytest.raises(SourceError, match="too long") as caught:
+        _copy.copy_rows(db, "sample", "text", [long], [column, column[:, 0]])
+
+    assert "shorter key" in caught.value.hint

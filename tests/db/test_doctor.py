@@ -196,3 +196,13 @@ def test_an_old_server_and_pgvector_are_warned_about(
     findings = {f.check: f for f in look(shop.dsn)}
     assert findings["pgvector"].result == "fail"
     assert doctor is not None
+
+
+def test_a_version_whose_requests_fail_is_told(shop: Shop) -> None:
+    with _db.connect(shop.dsn) as conn:
+        conn.execute("alter table event rename column created_at to moment")
+
+    findings = {f.check: f for f in look(shop.dsn)}
+
+    assert findings["shop 1 requests"].result == "fail"
+    assert "created_at" in findings["shop 1 requests"].detail

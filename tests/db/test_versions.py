@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import psycopg
 import pytest
@@ -365,7 +366,7 @@ def test_nothing_waits_for_ever_for_another_transaction(
             conn.execute(
                 f"alter function recsys.{name} set lock_timeout = '200ms'".encode()
             )
-    calls = {
+    calls: dict[str, Callable[[_db.Connection], object]] = {
         "promote": lambda conn: versions.promote(conn, "shop", 1),
         "rollback": lambda conn: versions.rollback(conn, "shop"),
         "hand_over": lambda conn: versions.hand_over(conn, "shop", 2),

@@ -192,3 +192,23 @@ def test_a_role_that_may_not_install_pgvector_is_told(
     with pytest.raises(DatabaseUnavailable, match="cannot install it") as caught:
         schema.upgrade(world.as_role(empty_dsn, nobody))
     assert "create extension vector" in caught.value.hint
+
+
+def test_pgvector_in_a_schema_of_its_own(empty_dsn: str) -> None:
+    """As on some managed services; its types must be on the search_path."""
+    with psycopg.connect(empty_dsn, autocommit=True) as conn:
+        conn.execute("create schema extensions")
+        conn.execute("create extension vector schema extensions")
+        with pytest.raises(DatabaseUnavailable, match="'extensions'") as caught:
+            schema.upgrade(empty_dsn)
+        assert 'set search_path = "$user", public, "extensions"' in caught.value.hint
+        wanted = caught.value.hint.rsplit("set ", 1)[1].rstrip(";")
+        conn.execute(f'alter database "{conn.info.dbname}" set {wanted}'.encode())
+
+    schema.upgrade(empty_dsn)
+
+    world.fill_shop(empty_dsn)
+    world.add_version(empty_dsn, world.shop_config(), promote=True)
+    with psycopg.connect(empty_dsn) as conn:
+        found = conn.execute("select * from recsys.recommend('shop', 7)").fetchall()
+    assert len(found) == 20

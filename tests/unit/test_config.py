@@ -176,3 +176,41 @@ def test_the_starter_refuses_a_name_it_could_not_read_back(tmp_path: Path) -> No
         starter.write(tmp_path / "recsys.toml", "My Shop")
     with pytest.raises(ConfigError, match="cannot write"):
         starter.write(tmp_path / "no" / "recsys.toml", "shop")
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("select 1;", "select 1"),
+        ("select 1 ; ", "select 1"),
+        ("select 1;;\n;", "select 1"),
+        ("select 1;  -- note", "select 1"),
+        ("select 1; /* a /* nested; */ note */ -- and; more", "select 1"),
+        ("select 1 -- no; end\n, 2", "select 1 -- no; end\n, 2"),
+        ("select ';' as a, \";\" from t;", "select ';' as a, \";\" from t"),
+        ("select $x$;$x$, E'\\';', 'it''s;';", "select $x$;$x$, E'\\';', 'it''s;'"),
+        ("select '\\';", "select '\\'"),
+        ("select 1 /* open; /* */ */, 2;", "select 1 /* open; /* */ */, 2"),
+    ],
+)
+def test_a_source_ends_before_its_semicolon(given: str, kept: str) -> None:
+    data = world.toml()
+    data["model"]["shop"]["items"]["sql"] = given
+
+    assert from_mapping(data).model("shop").items.sql == kept
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("select 1; select 2", "one statement"),
+        ("select 1; -- a\n drop table x;", "one statement"),
+        (" ;; ", "needs sql"),
+    ],
+)
+def test_a_source_of_no_or_two_statements_is_refused(given: str, message: str) -> None:
+    data = world.toml()
+    data["model"]["shop"]["items"]["sql"] = given
+
+    with pytest.raises(ConfigError, match=message):
+        from_mapping(data)
