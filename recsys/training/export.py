@@ -126,7 +126,7 @@ def warm_start_artifact(model: TrainedModel) -> bytes:
     """
     from safetensors.numpy import save
 
-    tensors = {name: np.ascontiguousarray(v) for name, v in model.weights.items()}
+    tensors = {name: np.asarray(v, order="C") for name, v in model.weights.items()}
     return save(tensors)
 
 
