@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys import _copy, _db, _sql, retrieval, versions
+from recsys import _db, _sql, retrieval, versions
 from recsys._db import Connection, Halfvec
 from recsys._tower import QueryTower
 from recsys.artifacts import get as get_artifact
@@ -181,15 +181,21 @@ class _Run:
         self.seen.append(state.seen)
 
     def exact(self, progress: Progress) -> list[Sequence[ItemId]]:
-        """Rank by an exact scan of the stored vectors; ties by place in the table."""
+        """Rank by an exact scan of the stored vectors; ties by id."""
         table = f"item_vector_{self.version.suffix}"
-        ids = [
-            row[0]
-            for row in self.conn.execute(
-                _sql.trusted(f"select item_id from recsys.{table} order by ctid")
+        ids: list[ItemId] = []
+        packed: list[bytes] = []
+        # One statement: a backfill that moves rows cannot come between ids and vectors.
+        for item, cell in _db.binary_cursor(self.conn).execute(
+            _sql.trusted(
+                f"select item_id, halfvec_send(embedding) from recsys.{table}"
+                f" order by item_id{versions.collation(self.config.item_id)}"
             )
-        ]
-        vectors = np.concatenate(_copy.read_vectors(self.conn, table, self.version.dim))
+        ):
+            ids.append(item)
+            packed.append(cell)
+        vectors = _db.unpack_halfvecs(b"".join(packed), self.version.dim)
+        vectors = vectors.astype(np.float32)
         place = {item: i for i, item in enumerate(ids)}
         out: list[Sequence[ItemId]] = []
         with progress.stage("Ranking exactly", len(self.queries)) as stage:
@@ -201,7 +207,8 @@ class _Run:
                     scores, self.seen[start : start + _BLOCK], strict=True
                 ):
                     row[[place[item] for item in seen if item in place]] = -np.inf
-                    out.append([ids[i] for i in _top(row, self.depth)])
+                    best: list[int] = _top(row, self.depth).tolist()
+                    out.append([ids[i] for i in best])
                 stage.advance(len(queries))
         return out
 

@@ -2,6 +2,8 @@
 --
 -- Ids are text here because one table serves every model; a source SQL casts them back:
 --   select user_id::bigint, item_id::bigint, occurred_at, kind from recsys.interaction where model = 'shop'
+-- which needs an index of the model's own, see docs/configuration.md:
+--   create index on recsys.interaction (((user_id)::bigint), occurred_at) where model = 'shop'
 
 create table recsys.interaction (
     model       text not null,

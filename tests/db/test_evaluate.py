@@ -6,13 +6,14 @@ import gzip
 import math
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import world
 from world import Shop
 
-from recsys import _db, evaluate, versions
+from recsys import _copy, _db, evaluate, versions
 from recsys.config import from_mapping
 from recsys.errors import ConfigError, SourceError, UnknownVersion, VersionStateError
 from recsys.evaluate import Holdout
@@ -107,6 +108,24 @@ def test_the_exact_scan_agrees_with_the_served_path(shop: Shop) -> None:
 
     assert found.metrics["model"] == pytest.approx(found.metrics["exact"], abs=1e-9)
     assert found.short == 0
+
+
+def test_the_exact_scan_reads_ids_and_vectors_in_one_statement(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backfill that moves rows meanwhile must not shift vectors against ids."""
+    read = _copy.read_vectors
+
+    def move_first(*args: Any) -> Any:
+        with _db.connect(shop.dsn) as other:
+            other.execute(
+                "update recsys.item_vector_shop_1 set embedding = embedding"
+                " where item_id < 50"
+            )
+        return read(*args)
+
+    monkeypatch.setattr(_copy, "read_vectors", move_first)
+    test_the_exact_scan_agrees_with_the_served_path(shop)
 
 
 def test_an_unknown_user_counts_and_an_unknown_item_is_a_miss(shop: Shop) -> None:
