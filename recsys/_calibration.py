@@ -222,7 +222,7 @@ def _bound(
     """
     best = best[np.isfinite(best)]
     # Of the items down to each place, how many are not excluded?
-    taken = (excluded[None, :] >= best[:, None] - 1e-6).sum(1)
+    taken = (excluded[None, :] >= best[:, None] - 1e-5).sum(1)
     free = np.arange(1, len(best) + 1) - taken
     enough = np.flatnonzero(free >= K)
     if len(enough):

@@ -185,7 +185,9 @@ def _template_values(plan: VersionPlan, config: ModelConfig) -> dict[str, str]:
 def recent_events(config: ModelConfig, *, columns: tuple[str, ...]) -> str:
     """Return the SQL of one user's newest events: item_id, occurred_at, weight."""
     timed = "occurred_at" in columns
-    time = "source.occurred_at" if timed else "null::timestamptz"
+    # An infinite time is an unknown one, in training too.
+    time = "case when isfinite(source.occurred_at) then source.occurred_at end"
+    time = time if timed else "null::timestamptz"
     lines = [
         f"            select source.item_id::{config.item_id} as item_id,",
         f"                   {time} as occurred_at,",

@@ -174,13 +174,13 @@ def test_version_status_tells_state_coverage_and_sizes(shop: Shop) -> None:
         found = rows(
             conn,
             "select number, state, percent, phase, dim, item_count, coverage_percent,"
-            " ef_search > 0, ann_recall, table_bytes > 0, index_bytes > 0, error"
+            " ef_search > 0, ann_recall >= 0.95, table_bytes > 0, index_bytes > 0, error"
             " from recsys.version_status where model = 'shop' order by number",
         )
 
     assert found == [
-        (1, "serving", 100, "done", 9, 200, 100, True, 1.0, True, True, None),
-        (2, "ready", 0, "done", 9, 200, 100, True, 1.0, True, True, None),
+        (1, "serving", 100, "done", 9, 200, 100, True, True, True, True, None),
+        (2, "ready", 0, "done", 9, 200, 100, True, True, True, True, None),
     ]
 
 
