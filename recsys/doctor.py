@@ -305,6 +305,15 @@ def _configuration(conn: Connection, settings: Settings) -> Iterator[Finding]:
         yield from _sources(conn, model)
 
 
+def _needed(model: config.ModelConfig, which: str) -> set[str]:
+    """Return the columns a source must have."""
+    if which == "items":
+        return {"item_id", *(f.name for f in model.items.features)}
+    if which == "users":
+        return {"user_id", *(f.name for f in model.users.features)}
+    return {"user_id", "item_id", *(f.name for f in model.context.features)}
+
+
 def _sources(conn: Connection, model: config.ModelConfig) -> Iterator[Finding]:
     for which, text in (
         ("items", model.items.sql),
@@ -315,10 +324,27 @@ def _sources(conn: Connection, model: config.ModelConfig) -> Iterator[Finding]:
             continue
         try:
             with source_errors(which):
-                conn.execute(
-                    _sql.trusted(f"select * from ({text}\n) as source limit 0")
+                cursor = conn.execute(
+                    _sql.trusted(f"select * from ({text}\n) as source limit 1")
                 )
         except RecsysError as exc:
             yield _failure(f"recsys.toml {model.name}", exc)
             return
+        found = {column.name for column in cursor.description or ()}
+        absent = sorted(_needed(model, which) - found)
+        if absent:
+            yield Finding(
+                f"recsys.toml {model.name}",
+                "fail",
+                f"{which}.sql returns no column {', '.join(absent)}",
+                f"It returns {', '.join(sorted(found))}: rename with 'as'.",
+            )
+            return
+        if cursor.fetchone() is None:
+            yield Finding(
+                f"recsys.toml {model.name}",
+                "warn",
+                f"{which}.sql returns no rows",
+                "There is nothing to train on yet.",
+            )
     yield Finding(f"recsys.toml {model.name}", "ok", "every source can be read")

@@ -65,17 +65,36 @@ def start(
         DatabaseUnavailable: The server did not start; the message quotes its log.
     """
     pgdata = Path(folder).expanduser().resolve()
-    found = _running(pgdata)
     try:
-        if found is None or not found.ready:
-            found = _boot(pgdata, keep=keep, wait_s=wait_s)
-            if _configure(_dsn(found, "postgres")):
-                stop(pgdata)
-                found = _boot(pgdata, keep=keep, wait_s=wait_s)
-        _ensure_database(_dsn(found, "postgres"), database)
+        return _start(pgdata, database, keep=keep, wait_s=wait_s)
+    except psycopg.OperationalError as exc:
+        # A server that was killed a moment ago still looks alive.
+        if not _gone_soon(pgdata):
+            raise _failure(pgdata, f"refuses connections: {exc}") from exc
+    try:
+        return _start(pgdata, database, keep=keep, wait_s=wait_s)
     except psycopg.OperationalError as exc:
         raise _failure(pgdata, f"refuses connections: {exc}") from exc
+
+
+def _start(pgdata: Path, database: str, *, keep: bool, wait_s: float) -> str:
+    found = _running(pgdata)
+    if found is None or not found.ready:
+        found = _boot(pgdata, keep=keep, wait_s=wait_s)
+        if _configure(_dsn(found, "postgres")):
+            stop(pgdata)
+            found = _boot(pgdata, keep=keep, wait_s=wait_s)
+    _ensure_database(_dsn(found, "postgres"), database)
     return _dsn(found, database)
+
+
+def _gone_soon(pgdata: Path) -> bool:
+    """Say whether the process of a data folder's server ends within two seconds."""
+    for _ in range(40):
+        if _running(pgdata) is None:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def stop(folder: Path | str = FOLDER, *, wait_s: float = 60.0) -> bool:

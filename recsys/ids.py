@@ -8,6 +8,12 @@ from recsys.config import IdType
 from recsys.errors import ConfigError
 from recsys.types import ItemId
 
+_CONVERT = {
+    "bigint": "Convert it: int(value).",
+    "uuid": "Convert it: uuid.UUID(value).",
+    "text": "Convert it: str(value).",
+}
+
 
 def check_id(name: str, value: object, id_type: IdType) -> None:
     """Refuse an id of another type than the model's.
@@ -23,7 +29,7 @@ def check_id(name: str, value: object, id_type: IdType) -> None:
     if not good or (isinstance(value, str) and not _storable(value)):
         raise ConfigError(
             f"{name} must be {id_type}, got {type(value).__name__} {str(value)[:80]!r}",
-            hint="The model's id types are in recsys.model; convert before the call.",
+            hint=_CONVERT[id_type],
         )
 
 

@@ -18,7 +18,7 @@ from recsys._db import Connection
 from recsys._guard import exclusive
 from recsys.backfill import source_errors
 from recsys.config import ModelConfig, ProjectConfig
-from recsys.errors import SourceError, TrainingError
+from recsys.errors import ConfigError, SourceError, TrainingError
 from recsys.progress import SILENT, Progress
 from recsys.versions import VersionPlan
 
@@ -131,6 +131,8 @@ def _overridden(
     config: ModelConfig, budget_s: float | None, seed: int | None
 ) -> ModelConfig:
     train = config.train
+    if budget_s is not None and budget_s <= 0:
+        raise ConfigError(f"the budget must be positive seconds, got {budget_s}")
     if budget_s is not None:
         train = dataclasses.replace(train, budget_s=budget_s)
     if seed is not None:

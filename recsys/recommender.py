@@ -193,7 +193,7 @@ class Recommender:
                 return None
             if start[1] is None:
                 raise UnknownItem(
-                    f"item {item_id!r} has no vector in model {self.model!r} "
+                    f"item {item_id} has no vector in model {self.model!r} "
                     f"version {loaded.number}"
                 )
             vector = _db.unpack_halfvecs(start[1], loaded.tower.dim + 1)[0]

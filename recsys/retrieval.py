@@ -215,7 +215,8 @@ def filter_text(
         except psycopg.ProgrammingError as exc:
             raise ConfigError(
                 f"the parameters of the filter 'among' do not fit its SQL: {exc}",
-                hint="Pass as many as it has %s, or a mapping for %(name)s.",
+                hint="Pass as many as it has %s, or a mapping for %(name)s; with "
+                "parameters a literal percent sign is %%.",
             ) from exc
     text = text.strip().rstrip(";")
     if not text:

@@ -18,7 +18,12 @@ from psycopg.rows import tuple_row
 
 from recsys import _db, _sql
 from recsys._db import Connection
-from recsys.errors import DatabaseUnavailable, RecsysError, SchemaError
+from recsys.errors import (
+    ConfigError,
+    DatabaseUnavailable,
+    RecsysError,
+    SchemaError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -203,7 +208,7 @@ def _explained(revision: str) -> Generator[None]:
     try:
         yield
     except CommandError as exc:
-        raise _command_error(str(exc)) from exc
+        raise _command_error(str(exc), revision) from exc
     except DBAPIError as exc:
         if not isinstance(exc.orig, psycopg.Error):
             raise
@@ -211,7 +216,13 @@ def _explained(revision: str) -> Generator[None]:
             raise exc.orig from exc
 
 
-def _command_error(message: str) -> RecsysError:
+def _command_error(message: str, asked: str) -> RecsysError:
+    if any(f"'{part}'" in message for part in asked.replace(":", "@").split("@")):
+        return ConfigError(
+            f"there is no revision {asked!r}",
+            hint="Revisions are 'base', 'core@head', 'model@-1' (the last one of any "
+            "model) and, for version 2 of model shop, 'shop_2'.",
+        )
     if "Can't locate revision" in message:
         return SchemaError(
             f"the database is at a revision whose file is not here ({message})",

@@ -364,10 +364,20 @@ def get(conn: Connection, model: str, number: int) -> ModelVersion:
         UnknownModel: No model of that name is registered.
         UnknownVersion: The model has no such version.
     """
-    found = [v for v in list_versions(conn, model) if v.number == number]
-    if not found:
-        raise UnknownVersion(f"model {model!r} has no version {number}")
-    return found[0]
+    existing = list_versions(conn, model)
+    for version in existing:
+        if version.number == number:
+            return version
+    raise UnknownVersion(
+        f"model {model!r} has no version {number}", hint=_existing(model, existing)
+    )
+
+
+def _existing(model: str, existing: list[ModelVersion]) -> str:
+    if not existing:
+        return f"It has none yet: recsys train {model}"
+    numbers = ", ".join(f"{v.number} ({v.state})" for v in reversed(existing))
+    return f"It has {numbers}."
 
 
 def list_versions(conn: Connection, model: str) -> list[ModelVersion]:
@@ -398,11 +408,14 @@ def newest(conn: Connection, model: str, *, states: tuple[str, ...] = ()) -> int
         UnknownModel: No model of that name is registered.
         UnknownVersion: It has no such version.
     """
-    for version in list_versions(conn, model):
+    existing = list_versions(conn, model)
+    for version in existing:
         if not states or version.state in states:
             return version.number
     wanted = f" that is {' or '.join(states)}" if states else ""
-    raise UnknownVersion(f"model {model!r} has no version{wanted}")
+    raise UnknownVersion(
+        f"model {model!r} has no version{wanted}", hint=_existing(model, existing)
+    )
 
 
 def serving_number(conn: Connection, model: str) -> int | None:

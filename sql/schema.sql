@@ -325,6 +325,11 @@ begin
     where name = p_model
     returning * into found;
     if (found.item_type, found.user_type) is distinct from (p_item_type, p_user_type) then
+        if not exists (select from recsys.model_version where model = p_model) then
+            -- Nothing was built on the types yet: a first attempt may have been mistaken.
+            update recsys.model set item_type = p_item_type, user_type = p_user_type where name = p_model;
+            return found.last_number;
+        end if;
         raise exception 'model % is registered with item ids % and user ids %, not % and %',
             p_model, found.item_type, found.user_type, p_item_type, p_user_type
             using errcode = 'invalid_parameter_value',

@@ -216,7 +216,10 @@ def promote(settings: Settings, model: str, number: str, reason: str) -> None:
     wanted = None if number == "none" else int(number)
     with connect(settings.dsn) as conn:
         before = versions.promote(conn, model, wanted, reason=reason)
-    say(f"{model}: version {before or 'none'} -> {number}")
+    if before == wanted:
+        say(f"{model}: version {number} served already")
+    else:
+        say(f"{model}: version {before or 'none'} -> {number}")
 
 
 @click.command()

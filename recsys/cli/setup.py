@@ -99,9 +99,23 @@ def upgrade(settings: Settings, revision: str, sql: bool) -> None:
         recsys upgrade --sql > upgrade.sql
     """
     folder = _versions_folder(settings)
+    before = {} if sql else _states(settings)
     schema.upgrade(settings.dsn, folder, revision=revision, sql=sql)
-    if not sql:
-        say("The schema is up to date")
+    if sql:
+        return
+    for model, number in sorted(set(_states(settings)) - set(before)):
+        say(f"Made version {number} of {model}; next: recsys backfill {model} {number}")
+    say("The schema is up to date")
+
+
+def _states(settings: Settings) -> dict[tuple[str, int], str]:
+    """Return the state of every version; none without the schema."""
+    with connect(settings.dsn) as conn:
+        row = conn.execute("select to_regclass('recsys.model_version')").fetchone()
+        if row is None or row[0] is None:
+            return {}
+        rows = conn.execute("select model, number, state from recsys.model_version")
+        return {(model, number): state for model, number, state in rows}
 
 
 @click.command()
@@ -110,9 +124,10 @@ def upgrade(settings: Settings, revision: str, sql: bool) -> None:
 @click.option("--stop-serving", is_flag=True, help="Drop even what nothing replaces.")
 @click.pass_obj
 def downgrade(settings: Settings, revision: str, sql: bool, stop_serving: bool) -> None:
-    """Take model versions or the schema down to REVISION.
+    """Take model versions or the schema down to REVISION, which stays.
 
-    A version that serves hands over to the one before it first.
+    "model" is the branch of all model versions, in the order they were made; "model@-1"
+    is the newest of them. A version that serves hands over to the one before it first.
 
     Example:
 
@@ -121,6 +136,7 @@ def downgrade(settings: Settings, revision: str, sql: bool, stop_serving: bool) 
         recsys downgrade base --stop-serving
         recsys downgrade shop_2:shop_1 --sql
     """
+    before = {} if sql else _states(settings)
     schema.downgrade(
         settings.dsn,
         _versions_folder(settings),
@@ -128,6 +144,14 @@ def downgrade(settings: Settings, revision: str, sql: bool, stop_serving: bool) 
         sql=sql,
         stop_serving=stop_serving,
     )
+    after = {} if sql else _states(settings)
+    for model, number in sorted(set(before) - set(after)):
+        say(
+            f"Dropped version {number} of {model}; 'recsys upgrade' would make it again"
+        )
+    for (model, number), state in sorted(after.items()):
+        if state == "serving" and before.get((model, number)) != state:
+            say(f"Version {number} of {model} serves now")
 
 
 @click.command()

@@ -257,10 +257,10 @@ def test_a_model_of_other_id_types_is_refused(
     with pytest.raises(KeyboardInterrupt):
         pipeline.train_version(dsn, project(tmp_path), "shop")
 
-    with pytest.raises(ConfigError, match="registered with item ids bigint"):
+    with pytest.raises(SourceError, match=r"recsys\.toml says text"):
         pipeline.train_version(dsn, project(tmp_path, "text"), "shop")
 
-    assert left(dsn) == (1, 0, 0)
+    assert left(dsn) == (2, 0, 0)
 
 
 @pytest.fixture

@@ -174,7 +174,8 @@ def test_version_status_tells_state_coverage_and_sizes(shop: Shop) -> None:
         found = rows(
             conn,
             "select number, state, percent, phase, dim, item_count, coverage_percent,"
-            " ef_search > 0, ann_recall >= 0.95, table_bytes > 0, index_bytes > 0, error"
+            " ef_search > 0, ann_recall >= 0.95, table_bytes > 0, index_bytes > 0,"
+            " error"
             " from recsys.version_status where model = 'shop' order by number",
         )
 

@@ -70,14 +70,25 @@ def test_numbers_of_concurrent_trainings_differ(dsn: str) -> None:
     assert sorted(found) == list(range(1, 41))
 
 
-def test_other_id_types_of_a_known_model_are_refused(db: _db.Connection) -> None:
-    versions.next_number(db, world.shop_config("bigint"))
-    db.commit()
-
-    with pytest.raises(ConfigError, match="bigint") as caught:
-        versions.next_number(db, world.shop_config("uuid"))
+def test_other_id_types_of_a_model_with_versions_are_refused(shop: Shop) -> None:
+    with (
+        _db.connect(shop.dsn) as conn,
+        pytest.raises(ConfigError, match="bigint") as caught,
+    ):
+        versions.next_number(conn, world.shop_config("uuid"))
 
     assert "another model name" in caught.value.hint
+
+
+def test_mistaken_id_types_can_be_mended_before_the_first_version(
+    db: _db.Connection,
+) -> None:
+    versions.next_number(db, world.shop_config("bigint"))
+
+    assert versions.next_number(db, world.shop_config("uuid")) == 2
+
+    types = db.execute("select item_type, user_type from recsys.model").fetchone()
+    assert types == ("uuid", "uuid")
 
 
 @pytest.mark.parametrize(
