@@ -120,10 +120,8 @@ def commands(
     for line in lines:
         out.print(Text(f"  {line}"))
     if dsn is not None:
-        out.print(
-            "\n[dim]The embedded server goes on running. To stop it: "
-            'python -c "from recsys import embedded; embedded.stop()"[/dim]'
-        )
+        out.print("\n[dim]The embedded server goes on running. To stop it:[/dim]\n")
+        out.print(Text("  recsys demo --stop"))
 
 
 def _console(*, soft_wrap: bool = False) -> Console:

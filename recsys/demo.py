@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from recsys import _preset, _show, _sql, embedded, evaluate, pipeline, schema, versions
 from recsys import backfill as filling
@@ -91,6 +92,19 @@ def run(settings: Settings, *, data: Path | None = None, fresh: bool = False) ->
         dsn=dsn if _uses_embedded(settings) else None,
         config=work.project.path,
     )
+
+
+def stop_server(settings: Settings) -> bool:
+    """Stop the embedded server: the one below this folder, or that of the DSN.
+
+    Returns:
+        Whether one was running.
+    """
+    folder = FOLDER / "pgdata"
+    host = conninfo_to_dict(settings.dsn).get("host") if settings.dsn else None
+    if host and Path(str(host), "postmaster.pid").exists():
+        folder = Path(str(host))
+    return embedded.stop(folder)
 
 
 @contextmanager

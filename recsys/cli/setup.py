@@ -180,8 +180,9 @@ def doctor(settings: Settings, fmt: str) -> None:
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of a data set.")
 @click.option("--fresh", is_flag=True, help="Start over: new data, new version.")
+@click.option("--stop", is_flag=True, help="Stop the embedded server, keep its data.")
 @click.pass_obj
-def demo(settings: Settings, data: Path | None, fresh: bool) -> None:
+def demo(settings: Settings, data: Path | None, fresh: bool, stop: bool) -> None:
     """Show the whole path on a synthetic shop, or on a data set with a preset.
 
     Example:
@@ -190,7 +191,11 @@ def demo(settings: Settings, data: Path | None, fresh: bool) -> None:
         recsys demo
         recsys demo --data ../data/movietweetings
     """
-    _malloc.use_arena_settings()
-    from recsys.demo import run
+    from recsys.demo import run, stop_server
 
+    if stop:
+        stopped = stop_server(settings)
+        say("Stopped" if stopped else "No embedded server runs from this folder")
+        return
+    _malloc.use_arena_settings()
     run(settings, data=data, fresh=fresh)

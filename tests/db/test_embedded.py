@@ -113,3 +113,16 @@ def test_failing_start_quotes_the_log(tmp_path):
 
     with pytest.raises(DatabaseUnavailable, match="nonsense"):
         embedded.start(folder)
+
+
+def test_the_demo_stops_its_server(folder):
+    from click.testing import CliRunner
+
+    from recsys.cli.app import cli
+
+    dsn = embedded.start(folder)
+
+    stopped = CliRunner().invoke(cli, ["--dsn", dsn, "demo", "--stop"])
+
+    assert "Stopped" in stopped.stderr
+    assert embedded.status(folder) is None
