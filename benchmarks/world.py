@@ -1,7 +1,7 @@
 """A synthetic catalogue of any size with a registered model version, without training.
 
-Item vectors are clustered unit vectors with a popularity dimension, like learned ones;
-random Gaussian vectors have no neighbourhoods and would make any index look bad.
+Item vectors are unit vectors of few effective dimensions with a popularity dimension,
+like learned ones; isotropic random vectors would make any index look bad.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from recsys.encoder import FittedSide
 from recsys.encoder.towers import item_tower, query_tower
 
 MODEL = "bench"
-CLUSTERS_PER_ITEM = 1 / 200
 USERS = 2_000
 HISTORY = 27  # the mean of Gowalla
 
@@ -39,17 +38,14 @@ def config(dim: int) -> ModelConfig:
 
 
 def catalogue(items: int, dim: int, seed: int) -> embeddings.Embeddings:
-    """Return clustered ID embeddings and log-normal popularity."""
+    """Return ID embeddings of blended tastes and log-normal popularity."""
     rng = np.random.default_rng(seed)
-    clusters = max(2, int(items * CLUSTERS_PER_ITEM))
-    # Cluster centres themselves lie around coarser ones, as categories do.
-    coarse = rng.normal(size=(max(2, clusters // 50), dim))
-    centres = coarse[rng.integers(0, len(coarse), clusters)]
-    centres = centres + 0.8 * rng.normal(size=centres.shape)
-    member = rng.integers(0, clusters, items)
-    # This spread asks about the ef_search of learned vectors: Gowalla's 41,000 reach
-    # recall 0.96 at 40, seen items excluded.
-    served = centres[member] + 0.4 * rng.normal(size=(items, dim))
+    # Learned vectors fill few of their dimensions: a shrinking spectrum, and tastes
+    # that blend into each other. Tight clusters would cut an HNSW graph into islands.
+    spectrum = np.arange(1, dim + 1) ** -0.5
+    tastes = rng.normal(size=(64, dim)) * spectrum
+    taste = tastes[rng.integers(0, len(tastes), items)]
+    served = taste + rng.normal(size=(items, dim)) * spectrum
     served /= np.linalg.norm(served, axis=1, keepdims=True)
     popularity = rng.lognormal(1.0, 1.2, items)
     return embeddings.Embeddings(
@@ -57,7 +53,7 @@ def catalogue(items: int, dim: int, seed: int) -> embeddings.Embeddings:
         served=served.astype(np.float16),
         history=served.astype(np.float16),
         bias=(0.06 * np.log1p(popularity)).astype(np.float32),
-        default_query=coarse[0].astype(np.float32),
+        default_query=tastes[0].astype(np.float32),
     )
 
 
