@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 
-from benchmarks import process, report, serving, training, world
+from benchmarks import process, reading, report, serving, training, world
 from recsys import _db, embedded, schema, versions
 from recsys.backfill import backfill
 from recsys.cli.bars import Bars
 
-PARTS = ("process", "serving", "training")
+PARTS = ("process", "serving", "reading", "training")
 DATABASE = "recsys_bench"
 
 
@@ -22,6 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--queries", type=int, default=3_000)
+    parser.add_argument("--interactions", type=int, default=10_000_000)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--part", choices=PARTS, action="append")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
@@ -30,34 +33,53 @@ def main() -> None:
     parts = options.part or PARTS
     if "process" in parts:
         report.show("Import", process.imports(), options.out)
-    if "serving" in parts:
-        given = os.environ.get("RECSYS_DSN")
-        if given:
-            _serving(given, options)
-        else:
-            with tempfile.TemporaryDirectory(prefix="recsys-bench-") as folder:
-                data = Path(folder) / "pgdata"
-                try:
-                    _serving(embedded.start(data), options)
-                finally:
-                    embedded.stop(data)
+    for part, measure in (("serving", _serving), ("reading", _reading)):
+        if part not in parts:
+            continue
+        with _server() as server, _database(server) as dsn:
+            measure(dsn, options)
     if "training" in parts:
         rows = training.run(options.data / "gowalla", options.epochs)
         report.show("Training on Gowalla, d = 64", rows, options.out)
 
 
-def _serving(server: str, options: argparse.Namespace) -> None:
-    """Measure in a database of its own, dropped at the end."""
+@contextmanager
+def _server() -> Generator[str]:
+    """Use the server of RECSYS_DSN, or an embedded one of this run."""
+    given = os.environ.get("RECSYS_DSN")
+    if given:
+        yield given
+        return
+    with tempfile.TemporaryDirectory(prefix="recsys-bench-") as folder:
+        data = Path(folder) / "pgdata"
+        try:
+            yield embedded.start(data)
+        finally:
+            embedded.stop(data)
+
+
+def _serving(dsn: str, options: argparse.Namespace) -> None:
+    rows = serving.run(dsn, options.items, options.queries, Bars())
+    title = f"Loading and serving {options.items:,} items x 64 dimensions"
+    report.show(title, rows, options.out)
+    report.show("Serving process", _memory(dsn), options.out)
+
+
+def _reading(dsn: str, options: argparse.Namespace) -> None:
+    rows = reading.run(dsn, options.interactions)
+    report.show("Reading for training", rows, options.out)
+
+
+@contextmanager
+def _database(server: str) -> Generator[str]:
+    """Make a database of its own, dropped at the end."""
     with psycopg.connect(server, autocommit=True) as conn:
         conn.execute(f"drop database if exists {DATABASE} with (force)")
         conn.execute(f"create database {DATABASE}")
     dsn = psycopg.conninfo.make_conninfo(server, dbname=DATABASE)
     try:
         schema.upgrade(dsn)
-        rows = serving.run(dsn, options.items, options.queries, Bars())
-        title = f"Loading and serving {options.items:,} items x 64 dimensions"
-        report.show(title, rows, options.out)
-        report.show("Serving process", _memory(dsn), options.out)
+        yield dsn
     finally:
         with psycopg.connect(server, autocommit=True) as conn:
             conn.execute(f"drop database if exists {DATABASE} with (force)")

@@ -30,7 +30,8 @@ def bench(*arguments: str, dsn: str) -> list[dict]:
 
 def test_process_and_serving_are_measured(server: str, tmp_path: Path) -> None:
     rows = bench(
-        "--items", "3000", "--queries", "150", "--part", "process", "--part", "serving",
+        "--items", "3000", "--queries", "150", "--interactions", "20000",
+        "--part", "process", "--part", "serving", "--part", "reading",
         "--out", str(tmp_path / "rows.jsonl"), dsn=server,
     )  # fmt: skip
 
@@ -40,6 +41,7 @@ def test_process_and_serving_are_measured(server: str, tmp_path: Path) -> None:
     assert found["backfill / bare"] > 0
     assert found["recommend / bare p50"] > 0
     assert found["peak memory, two versions loaded"] < 250
+    assert found["peak memory of the process"] < 4096
 
 
 def test_training_is_measured(server: str, tmp_path: Path) -> None:
