@@ -2,8 +2,8 @@
 
 Both sides of a ratio are measured in one run, query by query in turn, on the same kind
 of connection (autocommit, not prepared). Left out: network latency, which would hide
-our own cost; features of users and requests, which cost the query tower 10 to 15 µs
-each (tests/unit/test_tower.py has towers with them); concurrent writers.
+our own cost; features of users and requests, which the query tower pays for;
+concurrent writers.
 """
 
 from __future__ import annotations

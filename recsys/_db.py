@@ -195,13 +195,3 @@ def unpack_halfvecs(packed: bytes | None, dim: int) -> NDArray[np.float16]:
 
 COPY_HEADER = b"PGCOPY\n\xff\r\n\0" + b"\0" * 8
 COPY_TRAILER = b"\xff\xff"
-
-
-def rowcount_estimate(conn: Connection, relation: str) -> int:
-    """Return the planner's row estimate of a relation, 0 when it has none."""
-    row = conn.execute(
-        "select greatest(reltuples, 0)::bigint from pg_catalog.pg_class"
-        " where oid = to_regclass(%s)",
-        (relation,),
-    ).fetchone()
-    return int(row[0]) if row else 0

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from psycopg import errors as pg
 from psycopg.pq import TransactionStatus
 
-from recsys import _db, artifacts, retrieval, schema
+from recsys import _db, artifacts, retrieval, schema, versions
 from recsys._db import Connection, Halfvec
 from recsys._tower import QueryTower
 from recsys.config import ModelConfig, model_from_dict
@@ -51,7 +51,6 @@ class _Loaded:
 
     generation: int
     number: int
-    suffix: str
     config: ModelConfig
     tower: QueryTower
     ef_search: int
@@ -389,15 +388,15 @@ class Recommender:
             }
         else:
             tower = known[1]
-        suffix = f"{self.model}_{row.number}"
         return _Loaded(
             generation=row.generation,
             number=row.number,
-            suffix=suffix,
             config=config,
             tower=tower,
             ef_search=row.ef_search,
-            statements=retrieval.statements(suffix, config),
+            statements=retrieval.statements(
+                versions.suffix(self.model, row.number), config
+            ),
         )
 
     def _check_ids(

@@ -13,7 +13,7 @@ _SETTINGS = {
     "MALLOC_TRIM_THRESHOLD_": "20000000000",
     "MALLOC_TOP_PAD_": "200000000",
     # OpenMP threads that spin while they wait slow each other down whenever the cores
-    # have other work: on a busy machine the same fit took 60 s instead of 13.
+    # have other work.
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 

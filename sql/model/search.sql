@@ -26,7 +26,7 @@ returns table (item_ids @item_type@[], scores real[])
 language plpgsql stable
 set hnsw.iterative_scan = 'relaxed_order'
 set hnsw.ef_search = 100
--- The statement without a filter has one good plan, on the index; planning it takes a tenth of its time.
+-- The statement without a filter has one good plan, on the index: plan it once per session.
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 as $function$
