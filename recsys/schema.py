@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from alembic.config import Config
 
-CORE_REVISION = "0001"
+CORE_REVISION = "0002"
 """The core revision this release of the code needs."""
 
 

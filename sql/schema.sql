@@ -198,6 +198,7 @@ CREATE OR REPLACE FUNCTION recsys._grant_core()
 AS $function$
 declare
     routine regprocedure;
+    part    regprocedure;
     wanted  text;
     -- pgvector may be in a schema of its own, which is nobody's at first.
     place   regnamespace := (select e.extnamespace from pg_catalog.pg_extension as e where e.extname = 'vector');
@@ -233,7 +234,11 @@ begin
     end if;
     if to_regrole('recsys_trainer') is not null then
         grant usage, create on schema recsys to recsys_trainer;
-        grant all on all tables in schema recsys to recsys_trainer;
+        grant select, insert, update, delete on all tables in schema recsys to recsys_trainer;
+        -- A trigger of a trainer would run with the rights of whoever writes, such as a definer.
+        revoke trigger, truncate, references on
+            recsys.model, recsys.model_version, recsys.rollout, recsys.artifact, recsys.promotion, recsys.interaction
+        from recsys_trainer;
         grant execute on all functions in schema recsys to recsys_trainer;
         if pg_has_role('recsys_trainer', 'usage') and pg_has_role('recsys_trainer', 'set') then
             for routine in
@@ -250,6 +255,13 @@ begin
                 using hint = format('grant recsys_trainer to %I; select recsys._grant_core();', current_user);
         end if;
     end if;
+    for part in
+        select p.oid::regprocedure from pg_catalog.pg_proc as p
+        where p.pronamespace = 'recsys'::regnamespace and p.proname ~ '^_grant_part_'
+        order by p.proname
+    loop
+        execute format('select %s', part);
+    end loop;
 end
 $function$
 ;
@@ -626,7 +638,7 @@ CREATE OR REPLACE FUNCTION recsys.schema_version()
  RETURNS text
  LANGUAGE sql
  IMMUTABLE PARALLEL SAFE
-RETURN '0001'::text
+RETURN '0002'::text
 ;
 comment on function recsys.schema_version() is 'The core revision this database is at.';
 
@@ -683,15 +695,15 @@ comment on function recsys.similar_items(text,uuid,integer) is 'The k items most
 grant create, usage on schema recsys to recsys_trainer;
 grant usage on schema recsys to recsys_analyst;
 grant usage on schema recsys to recsys_app;
-grant delete, insert, maintain, references, select, trigger, truncate, update on table recsys.artifact to recsys_trainer;
-grant delete, insert, maintain, references, select, trigger, truncate, update on table recsys.interaction to recsys_trainer;
-grant delete, insert, maintain, references, select, trigger, truncate, update on table recsys.model to recsys_trainer;
-grant delete, insert, maintain, references, select, trigger, truncate, update on table recsys.model_version to recsys_trainer;
-grant delete, insert, maintain, references, select, trigger, truncate, update on table recsys.promotion to recsys_trainer;
-grant delete, insert, maintain, references, select, trigger, truncate, update on table recsys.rollout to recsys_trainer;
 grant delete, insert, maintain, references, select, trigger, truncate, update on table recsys.switch_log to recsys_trainer;
 grant delete, insert, maintain, references, select, trigger, truncate, update on table recsys.version_metric to recsys_trainer;
 grant delete, insert, maintain, references, select, trigger, truncate, update on table recsys.version_status to recsys_trainer;
+grant delete, insert, maintain, select, update on table recsys.artifact to recsys_trainer;
+grant delete, insert, maintain, select, update on table recsys.interaction to recsys_trainer;
+grant delete, insert, maintain, select, update on table recsys.model to recsys_trainer;
+grant delete, insert, maintain, select, update on table recsys.model_version to recsys_trainer;
+grant delete, insert, maintain, select, update on table recsys.promotion to recsys_trainer;
+grant delete, insert, maintain, select, update on table recsys.rollout to recsys_trainer;
 grant insert, select on table recsys.interaction to recsys_app;
 grant select on table recsys.artifact to recsys_app;
 grant select on table recsys.model to recsys_app;

@@ -1,0 +1,1 @@
+-- Remove what the comparison files of revision 0002 made.

@@ -1,0 +1,1 @@
+-- Remove what the experiments files of revision 0002 made.

@@ -1,0 +1,1 @@
+-- Remove what the impressions files of revision 0002 made.
