@@ -29,5 +29,5 @@ def downgrade() -> None:
     for area in ("experiments", "impressions", "comparison", "live"):
         _ddl.run(f"drop_{area}.v1.sql")
     _ddl.run("functions/schema_version.v1.sql")
-    _ddl.run_text("drop function recsys._grant_core(), recsys._grant_version(text)")
+    _ddl.run_text("drop function recsys._grant_core(), recsys._grant_version(text);")
     _ddl.run("grants.v1.sql")
