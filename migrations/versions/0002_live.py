@@ -11,7 +11,11 @@ branch_labels = None
 depends_on = None
 
 LIVE = ()
-COMPARISON = ()
+COMPARISON = (
+    "tables/comparison.v1.sql",
+    "views/version_comparison.v1.sql",
+    "functions/_grant_part_comparison.v1.sql",
+)
 IMPRESSIONS = ()
 EXPERIMENTS = ()
 
