@@ -12,30 +12,25 @@ import gzip
 import json
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys import _db, _sql, retrieval, versions
-from recsys._db import Connection, Halfvec
-from recsys._tower import QueryTower
-from recsys.artifacts import get as get_artifact
+from recsys import _served, _sql, versions
+from recsys._db import Connection
+from recsys._served import Answer, Served
 from recsys.backfill import source_errors
 from recsys.config import ModelConfig
 from recsys.errors import ConfigError, SourceError, VersionStateError
 from recsys.ids import parse_id
 from recsys.progress import SILENT, Progress
-from recsys.training.metrics import HIT_DEPTH, ranking_metrics
+from recsys.training.metrics import HIT_DEPTH, user_metrics
 from recsys.types import ItemId, UserId
-from recsys.versions import ModelVersion
-
-_RECENT = timedelta(days=30)
-_BLOCK = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +111,19 @@ def evaluate(
             hint="Its users and items must occur in the training data, and its pairs "
             "must be new; check the ids' spelling and the cut-off time.",
         )
-    run = _Run(conn, version, holdout, max(k, HIT_DEPTH))
+    depth = max(k, HIT_DEPTH)
+    served = Served(conn, version, depth, holdout.before)
+    answers: list[Answer] = []
     with progress.stage("Evaluating users", len(users)) as stage:
         for user in users:
-            run.add(user)
+            answers.append(served.ask(user))
             stage.advance()
-    lists: dict[str, list[Sequence[ItemId]]] = {"model": run.lists}
+    lists: dict[str, list[Sequence[ItemId]]] = {"model": [a.items for a in answers]}
     if exact:
-        lists["exact"] = run.exact(progress)
-    lists.update(run.floors())
+        ranked = _served.exact(conn, version, answers, depth, progress=progress)
+        lists["exact"] = [ranking.items for ranking in ranked]
+    seen = [answer.seen for answer in answers]
+    lists.update(_served.floors(conn, version, holdout.before, seen, depth))
     relevant = [holdout.relevant[user] for user in users]
     return Evaluation(
         model=model,
@@ -132,167 +131,27 @@ def evaluate(
         k=k,
         users=len(users),
         hits=sum(map(len, relevant)),
-        short=sum(len(items) < run.depth for items in run.lists),
-        metrics={name: _metrics(found, relevant, k) for name, found in lists.items()},
-    )
-
-
-class _Run:
-    """One pass over the users: lists as served, and what the other methods need."""
-
-    def __init__(
-        self, conn: Connection, version: ModelVersion, holdout: Holdout, depth: int
-    ) -> None:
-        self.conn = conn
-        self.version = version
-        self.config = version.config
-        self.before = holdout.before
-        self.depth = depth
-        self.statements = retrieval.statements(version.suffix, self.config)
-        self.tower = QueryTower(
-            get_artifact(conn, version.artifacts["query_tower"]),
-            self.config.users.features,
-            self.config.context.features,
-            self.config.train.dim,
-        )
-        self.lists: list[Sequence[ItemId]] = []
-        self.queries: list[NDArray[np.float32]] = []
-        self.seen: list[Sequence[ItemId]] = []
-
-    def add(self, user: UserId) -> None:
-        state = retrieval.state(self.conn, self.statements, user, None, self.before)
-        if state is None:
-            raise SourceError(f"model {self.version.model!r} was removed meanwhile")
-        query = self.tower.encode_one(
-            _db.unpack_halfvecs(state.history, self.tower.dim),
-            np.asarray(state.weights, np.float32),
-            state.features,
-        )
-        found = retrieval.search(
-            self.conn,
-            self.statements,
-            Halfvec(query),
-            self.depth,
-            state.seen,
-            max(self.version.ef_search or 100, min(1000, 2 * self.depth)),
-        )
-        self.lists.append(found[0])
-        self.queries.append(query)
-        self.seen.append(state.seen)
-
-    def exact(self, progress: Progress) -> list[Sequence[ItemId]]:
-        """Rank by an exact scan of the stored vectors; ties by id."""
-        table = f"item_vector_{self.version.suffix}"
-        ids: list[ItemId] = []
-        packed: list[bytes] = []
-        # One statement: a backfill that moves rows cannot come between ids and vectors.
-        for item, cell in _db.binary_cursor(self.conn).execute(
-            _sql.trusted(
-                f"select item_id, halfvec_send(embedding) from recsys.{table}"
-                f" order by item_id{versions.collation(self.config.item_id)}"
+        short=sum(len(items) < depth for items in lists["model"]),
+        metrics={
+            name: {metric: float(x.mean()) for metric, x in each.items()}
+            for name, each in (
+                (name, list_metrics(found, relevant, k))
+                for name, found in lists.items()
             )
-        ):
-            ids.append(item)
-            packed.append(cell)
-        vectors = _db.unpack_halfvecs(b"".join(packed), self.version.dim)
-        vectors = vectors.astype(np.float32)
-        place = {item: i for i, item in enumerate(ids)}
-        out: list[Sequence[ItemId]] = []
-        with progress.stage("Ranking exactly", len(self.queries)) as stage:
-            for start in range(0, len(self.queries), _BLOCK):
-                queries = np.stack(self.queries[start : start + _BLOCK])
-                rounded = queries.astype(np.float16).astype(np.float32)
-                scores = rounded @ vectors.T  # (B, N)
-                for row, seen in zip(
-                    scores, self.seen[start : start + _BLOCK], strict=True
-                ):
-                    row[[place[item] for item in seen if item in place]] = -np.inf
-                    best: list[int] = _top(row, self.depth).tolist()
-                    out.append([ids[i] for i in best])
-                stage.advance(len(queries))
-        return out
-
-    def floors(self) -> dict[str, list[Sequence[ItemId]]]:
-        """Rank everybody by popularity, all time and of the last 30 days."""
-        orders = {"most_popular": _popularity(self.conn, self.version, self.before)}
-        if "occurred_at" in self.version.spec.get("columns", ()):
-            since = self.before or _latest(self.conn, self.config)
-            if since is not None:
-                orders["popular_30d"] = _popularity(
-                    self.conn, self.version, self.before, since - _RECENT
-                )
-        return {
-            name: [_unseen(order, set(seen), self.depth) for seen in self.seen]
-            for name, order in orders.items()
-        }
-
-
-def _top(scores: NDArray[np.float32], k: int) -> NDArray[np.intp]:
-    k = min(k, int(np.isfinite(scores).sum()))
-    best = np.argpartition(-scores, k - 1)[:k] if 0 < k < len(scores) else slice(None)
-    order = np.arange(len(scores))[best]
-    return order[np.argsort(-scores[order], kind="stable")][:k]
-
-
-def _unseen(order: Sequence[ItemId], seen: set[ItemId], k: int) -> list[ItemId]:
-    out: list[ItemId] = []
-    for item in order:
-        if item not in seen:
-            out.append(item)
-            if len(out) == k:
-                break
-    return out
-
-
-def _popularity(
-    conn: Connection,
-    version: ModelVersion,
-    before: datetime | None,
-    since: datetime | None = None,
-) -> list[ItemId]:
-    """Return the version's items by how many users took them, most first."""
-    config = version.config
-    columns = tuple(version.spec.get("columns", ()))
-    weight = versions.weight_expression(config, columns)
-    conditions = [f"{weight} > 0"]
-    parameters: list[float] = []
-    for bound, operator in ((before, "<"), (since, ">=")):
-        if bound is not None and "occurred_at" in columns:
-            conditions.append(f"extract(epoch from source.occurred_at) {operator} %s")
-            parameters.append(bound.timestamp())
-    query = (
-        f"select v.item_id from recsys.item_vector_{version.suffix} as v join"
-        f" (select source.item_id::{config.item_id} as item_id,"
-        " count(distinct source.user_id) as n"
-        f" from ({_percent(config.interactions.sql)}\n) as source"
-        f" where {' and '.join(map(_keep_markers, conditions))} group by 1) as counted"
-        " using (item_id) order by counted.n desc, v.item_id"
+        },
     )
-    with source_errors("interactions"):
-        return [row[0] for row in conn.execute(_sql.trusted(query), parameters)]
 
 
-def _percent(text: str) -> str:
-    return text.replace("%", "%%")
+def list_metrics(
+    lists: Sequence[Sequence[ItemId]], relevant: Sequence[Collection[ItemId]], k: int
+) -> dict[str, NDArray[np.float64]]:
+    """Return recall@k, ndcg@k and hr@10 of each user's list.
 
-
-def _keep_markers(condition: str) -> str:
-    return condition if condition.endswith("%s") else _percent(condition)
-
-
-def _latest(conn: Connection, config: ModelConfig) -> datetime | None:
-    row = conn.execute(
-        _sql.trusted(
-            f"select max(source.occurred_at)::timestamptz"
-            f" from ({config.interactions.sql}\n) as source"
-        )
-    ).fetchone()
-    return row[0] if row else None
-
-
-def _metrics(
-    lists: Sequence[Sequence[ItemId]], relevant: Sequence[Iterable[ItemId]], k: int
-) -> dict[str, float]:
+    Args:
+        lists: Item ids, best first, one list per user.
+        relevant: What counts as a hit: at least one item per user.
+        k: List length of recall and NDCG.
+    """
     index: dict[ItemId, int] = {}
     wanted = [
         np.array([index.setdefault(i, len(index)) for i in items], np.int64)
@@ -303,14 +162,28 @@ def _metrics(
     for row, items in zip(found, lists, strict=True):
         for place, item in enumerate(items[:depth]):
             row[place] = index.setdefault(item, len(index))
-    return ranking_metrics(found, wanted, k)
+    return user_metrics(found, wanted, k)
 
 
-def after(conn: Connection, model: str, number: int, cutoff: datetime) -> Holdout:
+def after(
+    conn: Connection,
+    model: str,
+    number: int,
+    cutoff: datetime,
+    *,
+    also: int | None = None,
+) -> Holdout:
     """Return what known users first did from a time on, with known items.
 
     A hit is a pair of a target kind from ``cutoff`` on that the user did not have
     before; both the user and the item have interactions before it.
+
+    Args:
+        conn: An open connection.
+        model: Name of the model.
+        number: Version whose declaration says what counts, and whose items are known.
+        cutoff: Hits begin here, histories end here.
+        also: Another version, whose items are known, too.
 
     Raises:
         ConfigError: The interaction source has no time.
@@ -325,6 +198,10 @@ def after(conn: Connection, model: str, number: int, cutoff: datetime) -> Holdou
             hint="Pass --holdout FILE instead.",
         )
     weight = versions.weight_expression(config, columns)
+    other = ""
+    if also is not None:
+        suffix = versions.suffix(model, also)
+        other = f" union select item_id from recsys.item_vector_{suffix}"
     query = (
         "with event as materialized ("
         f" select source.user_id::{config.user_id} as user_id,"
@@ -338,8 +215,9 @@ def after(conn: Connection, model: str, number: int, cutoff: datetime) -> Holdou
         " select distinct event.user_id, event.item_id from event"
         " join known using (user_id)"
         " join sold on sold.item_id = event.item_id"
-        f" join recsys.item_vector_{version.suffix} as v on v.item_id = event.item_id"
-        " where event.later and event.target and not exists"
+        " where event.later and event.target and event.item_id in"
+        f" (select item_id from recsys.item_vector_{version.suffix}{other})"
+        " and not exists"
         " (select from had where had.user_id = event.user_id"
         " and had.item_id = event.item_id)"
     )
@@ -348,6 +226,10 @@ def after(conn: Connection, model: str, number: int, cutoff: datetime) -> Holdou
         for user, item in conn.execute(_sql.trusted(query), (cutoff.timestamp(),)):
             relevant[user].add(item)
     return Holdout(relevant, cutoff)
+
+
+def _percent(text: str) -> str:
+    return text.replace("%", "%%")
 
 
 def target_expression(config: ModelConfig, columns: Sequence[str], weight: str) -> str:

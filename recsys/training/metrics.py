@@ -28,21 +28,37 @@ def ranking_metrics(
         gain with 1 / log2(rank + 1) over that of min(k, |relevant|) hits in front;
         the share of users with a hit among the first 10. All zero without users.
     """
+    each = user_metrics(recommended, relevant, k)
+    return {
+        name: float(values.mean()) if values.size else 0.0
+        for name, values in each.items()
+    }
+
+
+def user_metrics(
+    recommended: NDArray[np.integer],
+    relevant: Sequence[NDArray[np.integer]],
+    k: int,
+) -> dict[str, NDArray[np.float64]]:
+    """Return what ``ranking_metrics`` averages: one value per user, in their order.
+
+    Users without relevant items are left out.
+    """
     sizes = np.array([np.unique(items).size for items in relevant], np.int64)
     names = (f"recall@{k}", f"ndcg@{k}", f"hr@{HIT_DEPTH}")
     counted = sizes > 0
     if not counted.any():
-        return dict.fromkeys(names, 0.0)
+        return {name: np.empty(0) for name in names}
     hits = _hits(recommended, relevant)[counted]  # (U, K)
     sizes = sizes[counted]
     top = hits[:, :k]
     discount = 1.0 / np.log2(np.arange(2, max(k, top.shape[1]) + 2))
     ideal = np.concatenate([[0.0], np.cumsum(discount[:k])])
-    recall = top.sum(1) / sizes
-    gain = top @ discount[: top.shape[1]] / ideal[np.minimum(sizes, k)]
-    hit = hits[:, :HIT_DEPTH].any(1)
-    values = (recall.mean(), gain.mean(), hit.mean())
-    return {name: float(value) for name, value in zip(names, values, strict=True)}
+    recall: NDArray[np.float64] = top.sum(1) / sizes
+    gain: NDArray[np.float64] = np.asarray(top @ discount[: top.shape[1]])
+    gain /= ideal[np.minimum(sizes, k)]
+    hit = hits[:, :HIT_DEPTH].any(1).astype(np.float64)
+    return dict(zip(names, (recall, gain, hit), strict=True))
 
 
 def _hits(
