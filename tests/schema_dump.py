@@ -51,7 +51,7 @@ def dump(conn: psycopg.Connection[Any]) -> str:
 
 
 def _sections(conn: psycopg.Connection[Any]) -> Iterator[tuple[str, list[str]]]:
-    yield "tables", [_table(conn, oid, name) for oid, name in _relations(conn, "r")]
+    yield "tables", [_table(conn, oid, name) for oid, name in _relations(conn, "rp")]
     yield "views", [_view(conn, oid, name) for oid, name in _relations(conn, "v")]
     yield "functions", _functions(conn)
     yield "privileges", ["\n".join(_privileges(conn))]
@@ -65,9 +65,11 @@ def _column(conn: psycopg.Connection[Any], query: str, *values: object) -> list[
 def _relations(conn: psycopg.Connection[Any], kind: str) -> list[tuple[int, str]]:
     return conn.execute(
         "select oid::bigint, oid::regclass::text from pg_catalog.pg_class"
-        " where relnamespace = 'recsys'::regnamespace and relkind = %s"
-        " and relname <> 'alembic_version' order by relname",
-        (kind,),
+        " where relnamespace = 'recsys'::regnamespace and relkind = any (%s)"
+        " and relname <> 'alembic_version'"
+        # Partitions of days come and go.
+        r" and not (relispartition and relname ~ '_\d{8}$') order by relname",
+        (list(kind),),
     ).fetchall()
 
 
@@ -94,6 +96,21 @@ def _table(conn: psycopg.Connection[Any], oid: int, name: str) -> str:
         "select format('constraint %%I %%s', conname,"
         " pg_catalog.pg_get_constraintdef(oid, true)) from pg_catalog.pg_constraint"
         " where conrelid = %s and contype <> 'n' order by contype desc, conname",
+        oid,
+    )
+    partition = _column(
+        conn,
+        "select ' partition by ' || pg_catalog.pg_get_partkeydef(%s::oid)",
+        oid,
+    )
+    parent = _column(
+        conn,
+        "select format('alter table %%s attach partition %%s %%s;',"
+        " i.inhparent::regclass, c.oid::regclass,"
+        " pg_catalog.pg_get_expr(c.relpartbound, c.oid))"
+        " from pg_catalog.pg_class as c"
+        " join pg_catalog.pg_inherits as i on i.inhrelid = c.oid"
+        " where c.oid = %s and c.relispartition",
         oid,
     )
     options = _column(
@@ -126,7 +143,8 @@ def _table(conn: psycopg.Connection[Any], oid: int, name: str) -> str:
         oid,
         oid,
     )
-    lines = [f"create table {name} (\n{body}\n){''.join(options)};", *after]
+    tail = "".join([*partition, *options])
+    lines = [f"create table {name} (\n{body}\n){tail};", *parent, *after]
     return "\n".join([*lines, *_comments(conn, oid, "table", name)])
 
 
@@ -193,8 +211,9 @@ def _privileges(conn: psycopg.Connection[Any]) -> Iterator[str]:
             acl="relacl",
             kind="r",
             owner="relowner",
-            where=f"o.relnamespace = {_SCHEMA} and o.relkind in ('r', 'v')"
-            " and o.relname <> 'alembic_version'",
+            where=f"o.relnamespace = {_SCHEMA} and o.relkind in ('r', 'p', 'v')"
+            " and o.relname <> 'alembic_version'"
+            r" and not (o.relispartition and o.relname ~ '_\d{8}$')",
         ),
     )
     yield from _column(

@@ -16,7 +16,18 @@ COMPARISON = (
     "views/version_comparison.v1.sql",
     "functions/_grant_part_comparison.v1.sql",
 )
-IMPRESSIONS = ()
+IMPRESSIONS = (
+    "tables/impression.v1.sql",
+    "tables/outcome.v1.sql",
+    "tables/retention.v1.sql",
+    "tables/guardrail.v1.sql",
+    "views/impression_item.v1.sql",
+    "views/version_outcome.v1.sql",
+    "functions/_log_answers.v1.sql",
+    "functions/_make_partitions.v1.sql",
+    "functions/_drop_old_partitions.v1.sql",
+    "functions/_grant_part_impressions.v1.sql",
+)
 EXPERIMENTS = ()
 
 

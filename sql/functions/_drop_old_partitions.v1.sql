@@ -1,0 +1,50 @@
+-- recsys._drop_old_partitions: drop the days of recsys.impression and recsys.outcome that are over for good
+--
+--   p_keep   at least a day
+--   -> number of partitions dropped
+--
+-- Dropping a partition locks the parent, behind which every writer would queue: so it waits 100 ms and otherwise
+-- leaves the rest for the next run. Rows older than p_keep in the default partitions, or as far in the future, are
+-- deleted.
+--
+-- Runs as its owner: only the owner of a table may drop it.
+--
+-- tests: tests/db/test_impression_tables.py
+
+create function recsys._drop_old_partitions(p_keep interval)
+returns integer
+language plpgsql security definer
+set search_path from current
+set lock_timeout = '100ms'
+set timezone = 'UTC'
+as $function$
+declare
+    dropped integer := 0;
+    place   text;
+begin
+    if p_keep is null or p_keep < interval '1 day' then
+        raise exception 'impressions are kept for at least a day, got %', p_keep
+            using errcode = 'invalid_parameter_value';
+    end if;
+    delete from recsys.impression_default where occurred_at not between now() - p_keep and now() + p_keep;
+    delete from recsys.outcome_default where occurred_at not between now() - p_keep and now() + p_keep;
+    for place in
+        select c.relname
+        from pg_catalog.pg_inherits as i
+        join pg_catalog.pg_class as c on c.oid = i.inhrelid
+        where i.inhparent in ('recsys.impression'::regclass, 'recsys.outcome'::regclass)
+          and c.relname ~ '^(impression|outcome)_[0-9]{8}$'
+          and to_date(right(c.relname, 8), 'YYYYMMDD') + 1 <= now() - p_keep
+        order by right(c.relname, 8), c.relname
+    loop
+        begin
+            execute format('drop table recsys.%I', place);
+            dropped := dropped + 1;
+        exception
+            when lock_not_available or deadlock_detected then
+                exit;
+        end;
+    end loop;
+    return dropped;
+end
+$function$;
