@@ -319,3 +319,26 @@ def _latest(conn: Connection, config: ModelConfig) -> datetime | None:
 
 def _percent(text: str) -> str:
     return text.replace("%", "%%")
+
+
+def newest_items(
+    conn: Connection,
+    version: ModelVersion,
+    user: UserId,
+    before: datetime | None,
+    limit: int,
+) -> list[ItemId]:
+    """Return what a user liked last, newest first, to show beside a list."""
+    config = version.config
+    columns = tuple(version.spec.get("columns", ()))
+    taste = _percent(versions.taste(config, columns=columns))
+    rows = conn.execute(
+        _sql.trusted(
+            f"select item.item_id from (select %s::{config.user_id} as p_user,"
+            f" %s::float8 as p_before) as given, lateral ({taste}) as item"
+            " where item.weight > 0 order by item.liked_at desc nulls last,"
+            f" item.item_id{versions.collation(config.item_id)} limit %s"
+        ),
+        (user, before.timestamp() if before else None, limit),
+    ).fetchall()
+    return [row[0] for row in rows]

@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,7 +106,8 @@ def train_version(
             if number in revisions.numbers(project.versions, model):
                 # Someone else's file of that number came while we trained.
                 number = _number(conn, config, project.versions)
-            plan = _store(conn, config, columns, number, trained)
+            end = trained_until(trained.report.get("until"), until, datetime.now(UTC))
+            plan = _store(conn, config, columns, number, trained, end)
             if not revision:
                 versions.create(conn, plan)
         if revision:
@@ -125,6 +126,32 @@ def _number(conn: Connection, config: ModelConfig, folder: Path) -> int:
     while number <= known:
         number = versions.next_number(conn, config)
     return number
+
+
+def trained_until(
+    last: float | None, until: datetime | None, now: datetime
+) -> datetime | None:
+    """Return the time from which on nothing was in the training data.
+
+    Args:
+        last: Time of the last interaction in it, seconds since 1970.
+        until: As given to the training; without a time zone it is UTC.
+        now: A time after the data were read.
+
+    Returns:
+        ``until`` when that time has come, else the moment after the last interaction;
+        None when no interaction has a time.
+    """
+    if last is None:
+        return None
+    if until is not None:
+        until = until.replace(tzinfo=until.tzinfo or UTC)
+        if until <= now:
+            return until
+    try:
+        return datetime.fromtimestamp(last, UTC) + timedelta(microseconds=1)
+    except (ValueError, OverflowError, OSError):
+        return None  # Postgres knows later years than Python
 
 
 def _overridden(
@@ -195,6 +222,7 @@ def _store(
     columns: Sequence[str],
     number: int,
     trained: TrainedModel,
+    end: datetime | None,
 ) -> VersionPlan:
     learned: list[int] = np.flatnonzero(trained.trained).tolist()
     rows = embeddings.Embeddings(
@@ -216,6 +244,7 @@ def _store(
         "weights": artifacts.put(conn, "safetensors", warm_start_artifact(trained)),
         "report": artifacts.put(conn, "json", report),
     }
-    spec = json.loads(json.dumps({**config.to_dict(), "columns": list(columns)}))
+    more = {"columns": list(columns), "trained_until": end.isoformat() if end else None}
+    spec = json.loads(json.dumps({**config.to_dict(), **more}))
     metrics = {"validation": trained.report.get("validation", {})}
     return VersionPlan(config.name, number, spec, hashes, metrics)

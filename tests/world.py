@@ -21,7 +21,7 @@ import psycopg
 from numpy.typing import NDArray
 from psycopg import sql
 
-from recsys import _db, artifacts, config, embeddings, versions
+from recsys import _db, artifacts, config, embeddings, rollout, versions
 from recsys.backfill import backfill
 from recsys.config import IdType, ModelConfig
 from recsys.encoder import FittedSide, fit, towers
@@ -316,6 +316,7 @@ def plan(
     number: int,
     *,
     metrics: Mapping[str, Any] | None = None,
+    trained_until: datetime | None = None,
 ) -> VersionPlan:
     """Store the artifacts and return the version plan, as a training would."""
     model = learned.config
@@ -337,6 +338,8 @@ def plan(
     spec = json.loads(
         json.dumps({**model.to_dict(), "columns": ["occurred_at", "kind"]})
     )
+    if trained_until is not None:
+        spec["trained_until"] = trained_until.isoformat()
     return VersionPlan(model.name, number, spec, hashes, metrics or {})
 
 
@@ -349,17 +352,19 @@ def add_version(
     promote: bool = False,
     cold: int = 0,
     metrics: Mapping[str, Any] | None = None,
+    trained_until: datetime | None = None,
 ) -> tuple[int, Learned]:
     """Make a version without training; backfilled unless told otherwise."""
     with _db.connect(dsn) as conn:
         number = versions.next_number(conn, model)
         learned = learn(conn, model, seed=seed, cold=cold)
-        versions.create(conn, plan(conn, learned, number, metrics=metrics))
+        made = plan(conn, learned, number, metrics=metrics, trained_until=trained_until)
+        versions.create(conn, made)
     if ready or promote:
         backfill(dsn, model.name, number)
     if promote:
         with _db.connect(dsn) as conn:
-            versions.promote(conn, model.name, number)
+            rollout.promote(conn, model.name, number, reason="test", force=True)
     return number, learned
 
 

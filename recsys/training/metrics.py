@@ -54,11 +54,13 @@ def user_metrics(
     top = hits[:, :k]
     discount = 1.0 / np.log2(np.arange(2, max(k, top.shape[1]) + 2))
     ideal = np.concatenate([[0.0], np.cumsum(discount[:k])])
-    recall: NDArray[np.float64] = top.sum(1) / sizes
-    gain: NDArray[np.float64] = np.asarray(top @ discount[: top.shape[1]])
-    gain /= ideal[np.minimum(sizes, k)]
-    hit = hits[:, :HIT_DEPTH].any(1).astype(np.float64)
-    return dict(zip(names, (recall, gain, hit), strict=True))
+    gain = top @ discount[: top.shape[1]] / ideal[np.minimum(sizes, k)]
+    hit = hits[:, :HIT_DEPTH].any(1)
+    each = (top.sum(1) / sizes, gain, hit)
+    return {
+        name: np.asarray(values, np.float64)
+        for name, values in zip(names, each, strict=True)
+    }
 
 
 def _hits(
