@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 
 from benchmarks import process, reading, report, serving, training, world
-from recsys import _db, embedded, schema, versions
+from recsys import _db, embedded, rollout, schema
 from recsys.backfill import backfill
 from recsys.cli.bars import Bars
 
@@ -95,7 +95,7 @@ def _memory(dsn: str) -> list[report.Row]:
 
     def promote() -> None:
         with _db.connect(dsn) as conn:
-            versions.promote(conn, world.MODEL, number)
+            rollout.promote(conn, world.MODEL, number, reason="test", force=True)
 
     return process.memory(dsn, promote)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from benchmarks import world
 from benchmarks.report import Row
-from recsys import Recommender, _copy, _db, _index, versions
+from recsys import Recommender, _copy, _db, _index, rollout
 from recsys._db import Halfvec
 from recsys.backfill import backfill
 from recsys.progress import Progress
@@ -42,7 +42,7 @@ def run(dsn: str, items: int, queries: int, progress: Progress) -> list[Row]:
     ours_s = time.perf_counter() - start
     with _db.connect(dsn) as conn:
         conn.execute("drop table recsys.bench_bare")
-        versions.promote(conn, world.MODEL, number)
+        rollout.promote(conn, world.MODEL, number, reason="test", force=True)
     phases = ", ".join(f"{name} {s:.0f} s" for name, s in report.seconds.items())
     loading = [
         Row("bare COPY + CREATE INDEX", bare_s, "s", note=f"{items:,} x {dim + 1}"),

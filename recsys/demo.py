@@ -16,7 +16,17 @@ from pathlib import Path
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from recsys import _preset, _show, _sql, embedded, evaluate, pipeline, schema, versions
+from recsys import (
+    _preset,
+    _show,
+    _sql,
+    embedded,
+    evaluate,
+    pipeline,
+    rollout,
+    schema,
+    versions,
+)
 from recsys import backfill as filling
 from recsys import config as configuration
 from recsys._db import Connection, connect
@@ -243,7 +253,7 @@ def _fill(work: Workplace, number: int) -> str:
         filling.backfill(work.dsn, model, number, progress=Bars())
     with connect(work.dsn) as conn:
         if version.state != "serving":
-            versions.promote(conn, model, number, reason="recsys demo")
+            rollout.promote(conn, model, number, reason="recsys demo")
         conn.commit()
         version = versions.get(conn, model, number)
     return (

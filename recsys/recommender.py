@@ -1,38 +1,32 @@
 """Recommender: what web applications import.
 
-One answer is two SQL statements and one ONNX call. The first statement reads, in one
-snapshot, the model's generation and the user's history rows of the version this process
-has cached; when the generation moved, the process reloads and asks again. So a switch
-takes effect on the first request after its commit, and no answer mixes versions.
+One answer is two SQL statements and one ONNX call. The process caches who is served by
+what, and the generation of that. The first statement reads, in one snapshot, the
+model's generation and the user's history rows of the version that serves the user; when
+the generation moved, the process reloads and asks again. So a switch takes effect on
+the first request after its commit, and no answer mixes versions.
 """
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import numpy as np
-import psycopg
 from numpy.typing import NDArray
-from psycopg import errors as pg
-from psycopg.pq import TransactionStatus
 
-from recsys import _db, artifacts, retrieval, schema, versions
+from recsys import _db, retrieval, schema
 from recsys._db import Connection, Halfvec
-from recsys._tower import QueryTower
-from recsys.config import ModelConfig, model_from_dict
+from recsys._loaded import Loaded, LoadedVersions, Turn
+from recsys._own import ConnectionLost, OwnConnections, savepoint
+from recsys.config import ModelConfig
 from recsys.errors import (
     ConfigError,
     DatabaseUnavailable,
     UnknownItem,
-    UnknownModel,
-    VersionStateError,
 )
 from recsys.ids import check_id
 from recsys.settings import Settings
@@ -43,29 +37,6 @@ _ATTEMPTS = 4
 _MAX_HISTORY = 10_000
 
 Among = str | tuple[str, Sequence[Any] | Mapping[str, Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    """The version this process answers with: one immutable whole, replaced at once."""
-
-    generation: int
-    number: int
-    config: ModelConfig
-    tower: QueryTower
-    ef_search: int
-    statements: retrieval.Statements
-
-    def query(
-        self, state: retrieval.State, context: Mapping[str, object] | None
-    ) -> NDArray[np.float32]:
-        """Return the query vector of a state, shape (D + 1,), float32."""
-        return self.tower.encode_one(
-            _db.unpack_halfvecs(state.history, self.tower.dim),
-            np.asarray(state.weights, np.float32),
-            state.features,
-            context,
-        )
 
 
 class Recommender:
@@ -95,17 +66,16 @@ class Recommender:
         connection: Connection | None = None,
     ) -> None:
         self.model = model
-        self._dsn = Settings.from_env().dsn if dsn is None else dsn
+        self._own = OwnConnections(Settings.from_env().dsn if dsn is None else dsn)
         self._borrowed = connection
-        self._local = threading.local()
-        self._loaded: _Loaded | None = None
-        self._towers: dict[int, tuple[str, QueryTower]] = {}
+        self._versions = LoadedVersions(model)
 
     def recommend(
         self,
         user_id: UserId | None = None,
         *,
         k: int = 20,
+        unit: str | None = None,
         history: Sequence[ItemId] | None = None,
         context: Mapping[str, object] | None = None,
         among: Among | None = None,
@@ -118,6 +88,9 @@ class Recommender:
             user_id: The application's user id. Unknown users get an answer from their
                 features, the context and popularity.
             k: List length, 1 to 1000.
+            unit: What rollouts and experiments assign to a version, when it is not the
+                user: the key of an anonymous session. Without one, and without a user,
+                the base answers.
             history: Item ids of a session, newest first, instead of the stored
                 history. Unknown items are passed over.
             context: Request-time features by name; absent ones are missing.
@@ -142,24 +115,26 @@ class Recommender:
         _check_k(k)
         excluded = list(exclude)
 
-        def ask(conn: Connection, loaded: _Loaded) -> Page | None:
-            self._check_ids(loaded.config, user_id, history, excluded)
-            _check_context(loaded.config, context)
-            state = retrieval.state(conn, loaded.statements, user_id, history)
-            if state is None or state.generation != loaded.generation:
+        def ask(conn: Connection, turn: Turn) -> Page | None:
+            version = turn.version
+            self._check_ids(version.config, user_id, history, excluded)
+            _check_context(version.config, context)
+            state = retrieval.state(conn, version.statements, user_id, history)
+            if state is None or state.generation != turn.generation:
                 return None
-            query = loaded.query(state, context)
+            query = version.query(state, context)
             seen = state.seen if exclude_seen else ()
-            found = self._search(conn, loaded, query, k, [*seen, *excluded], among)
-            return self._page(loaded, found)
+            found = self._search(conn, version, query, k, [*seen, *excluded], among)
+            return self._page(turn, found)
 
-        return self._answer(ask)
+        return self._answer(ask, _unit(user_id, unit))
 
     def similar_items(
         self,
         item_id: ItemId,
         *,
         k: int = 20,
+        unit: str | None = None,
         among: Among | None = None,
         exclude: Iterable[ItemId] = (),
     ) -> Page:
@@ -168,6 +143,8 @@ class Recommender:
         Args:
             item_id: The application's item id.
             k: List length, 1 to 1000.
+            unit: ``str(user_id)``, or the key of a session: who sees a version in
+                ``recommend`` then sees it here; default the base.
             among: Only these items; as in ``recommend``.
             exclude: Item ids never to return.
 
@@ -185,22 +162,23 @@ class Recommender:
         _check_k(k)
         excluded = [item_id, *exclude]
 
-        def ask(conn: Connection, loaded: _Loaded) -> Page | None:
-            self._check_ids(loaded.config, None, excluded, [])
-            start = retrieval.direction(conn, loaded.statements, item_id)
-            if start is None or start[0] != loaded.generation:
+        def ask(conn: Connection, turn: Turn) -> Page | None:
+            version = turn.version
+            self._check_ids(version.config, None, excluded, [])
+            start = retrieval.direction(conn, version.statements, item_id)
+            if start is None or start[0] != turn.generation:
                 return None
             if start[1] is None:
                 raise UnknownItem(
                     f"item {item_id} has no vector in model {self.model!r} "
-                    f"version {loaded.number}"
+                    f"version {version.number}"
                 )
-            vector = _db.unpack_halfvecs(start[1], loaded.tower.dim + 1)[0]
+            vector = _db.unpack_halfvecs(start[1], version.tower.dim + 1)[0]
             query = vector.astype(np.float32)
-            found = self._search(conn, loaded, query, k, excluded, among)
-            return self._page(loaded, found)
+            found = self._search(conn, version, query, k, excluded, among)
+            return self._page(turn, found)
 
-        return self._answer(ask)
+        return self._answer(ask, _unit(None, unit))
 
     def record(
         self,
@@ -229,11 +207,12 @@ class Recommender:
             VersionStateError: No version of the model serves.
         """
 
-        def ask(conn: Connection, loaded: _Loaded) -> bool | None:
-            if retrieval.generation(conn, self.model) != loaded.generation:
+        def ask(conn: Connection, turn: Turn) -> bool | None:
+            config = turn.version.config
+            if retrieval.generation(conn, self.model) != turn.generation:
                 return None
-            self._check_ids(loaded.config, user_id, [item_id], [])
-            weights = loaded.config.interactions.weights
+            self._check_ids(config, user_id, [item_id], [])
+            weights = config.interactions.weights
             if weights and kind not in weights:
                 raise ConfigError(
                     f"kind {kind!r} has no weight in model {self.model!r}",
@@ -241,7 +220,7 @@ class Recommender:
                 )
             retrieval.record(
                 conn,
-                loaded.config,
+                config,
                 user_id=user_id,
                 item_id=item_id,
                 kind=kind,
@@ -251,7 +230,7 @@ class Recommender:
             return True
 
         # A lost connection may have stored it: only the caller can tell.
-        self._answer(ask, repeatable=False)
+        self._answer(ask, str(user_id), repeatable=False)
 
     def query_vector(
         self, user_id: UserId, *, before: datetime | None = None
@@ -263,22 +242,20 @@ class Recommender:
         """
 
         def ask(
-            conn: Connection, loaded: _Loaded
+            conn: Connection, turn: Turn
         ) -> tuple[NDArray[np.float32], list[ItemId]] | None:
-            self._check_ids(loaded.config, user_id, None, [])
-            state = retrieval.state(conn, loaded.statements, user_id, None, before)
-            if state is None or state.generation != loaded.generation:
+            version = turn.version
+            self._check_ids(version.config, user_id, None, [])
+            state = retrieval.state(conn, version.statements, user_id, None, before)
+            if state is None or state.generation != turn.generation:
                 return None
-            return loaded.query(state, None), list(state.seen)
+            return version.query(state, None), list(state.seen)
 
-        return self._answer(ask)
+        return self._answer(ask, str(user_id))
 
     def close(self) -> None:
         """Close this thread's own connection; the next request opens another."""
-        conn: Connection | None = getattr(self._local, "connection", None)
-        if conn is not None and self._local.pid == os.getpid():
-            conn.close()
-        self._local.connection = None
+        self._own.close()
 
     def __enter__(self) -> Recommender:
         return self
@@ -288,7 +265,8 @@ class Recommender:
 
     def _answer(
         self,
-        ask: Callable[[Connection, _Loaded], _T | None],
+        ask: Callable[[Connection, Turn], _T | None],
+        unit: str | None,
         *,
         repeatable: bool = True,
     ) -> _T:
@@ -296,108 +274,56 @@ class Recommender:
 
         Args:
             ask: Gives an answer, or None when the generation differs.
+            unit: What is assigned to a version.
             repeatable: It may be asked again after a lost connection.
         """
         for attempt in range(_ATTEMPTS):
             try:
                 with self._connection() as conn:
-                    loaded = self._current(conn)
-                    with _savepoint(conn):
-                        answer = ask(conn, loaded)
+                    turn = self._turn(conn, unit)
+                    with savepoint(conn):
+                        answer = ask(conn, turn)
             except retrieval.VersionGone:
                 answer = None
-            except _ConnectionLost:
+            except ConnectionLost:
                 # An idle connection that something between cut: worth one more.
                 if attempt or not repeatable or self._borrowed is not None:
                     raise
                 continue
             if answer is not None:
                 return answer
-            self._loaded = None
+            self._versions.forget()
         raise _unsettled(self.model)
 
     def _search(
         self,
         conn: Connection,
-        loaded: _Loaded,
+        version: Loaded,
         query: NDArray[np.float32],
         k: int,
         exclude: Sequence[ItemId],
         among: Among | None,
     ) -> retrieval.Found:
-        ef_search = max(loaded.ef_search, min(1000, 2 * k))
+        ef_search = max(version.ef_search, min(1000, 2 * k))
         return retrieval.search(
-            conn, loaded.statements, Halfvec(query), k, exclude, ef_search, among
+            conn, version.statements, Halfvec(query), k, exclude, ef_search, among
         )
 
     def _connection(self) -> AbstractContextManager[Connection]:
         if self._borrowed is not None:
             return nullcontext(self._borrowed)
-        conn: Connection | None = getattr(self._local, "connection", None)
-        if conn is not None and self._local.pid != os.getpid():
-            # The parent's socket: closing it would end the parent's session.
-            _LEFT_TO_PARENT.append(conn)
-            conn = None
-        if conn is None or conn.closed:
-            conn = _db.connect(self._dsn, autocommit=True)
-            try:
-                schema.check(conn)
-            except BaseException:
-                conn.close()
-                raise
-            self._local.connection = conn
-            self._local.pid = os.getpid()
-        return _own(conn)
+        return self._own.use()
 
-    def _current(self, conn: Connection) -> _Loaded:
-        loaded = self._loaded
-        if loaded is None:
-            # Two threads may load at once: wasted work, but no lock to inherit locked
-            # by a fork.
-            try:
-                with _savepoint(conn):
-                    loaded = self._loaded = self._load(conn)
-            except retrieval.ABSENT:
-                schema.check(conn)  # a borrowed connection comes unchecked
-                raise
-        return loaded
-
-    def _load(self, conn: Connection) -> _Loaded:
-        row = retrieval.serving(conn, self.model)
-        if row is None:
-            raise UnknownModel(f"no model named {self.model!r} is registered")
-        if row.number is None:
-            raise VersionStateError(
-                f"no version of model {self.model!r} is serving",
-                hint=f"Run 'recsys promote {self.model} NUMBER'.",
-            )
-        config = model_from_dict(row.spec)
-        sha256 = row.artifacts["query_tower"]
-        known = self._towers.get(row.number)
-        if known is None or known[0] != sha256:
-            tower = QueryTower(
-                artifacts.get(conn, sha256),
-                config.users.features,
-                config.context.features,
-                config.train.dim,
-            )
-            # Two versions stay loaded, so that a rollback need not load anything.
-            kept = sorted(self._towers)[-1:]
-            self._towers = {n: self._towers[n] for n in kept} | {
-                row.number: (sha256, tower)
-            }
-        else:
-            tower = known[1]
-        return _Loaded(
-            generation=row.generation,
-            number=row.number,
-            config=config,
-            tower=tower,
-            ef_search=row.ef_search,
-            statements=retrieval.statements(
-                versions.suffix(self.model, row.number), config
-            ),
-        )
+    def _turn(self, conn: Connection, unit: str | None) -> Turn:
+        turn = self._versions.cached(unit)
+        if turn is not None:
+            return turn
+        try:
+            with savepoint(conn):
+                return self._versions.turn(conn, unit)
+        except retrieval.ABSENT:
+            schema.check(conn)  # a borrowed connection comes unchecked
+            raise
 
     def _check_ids(
         self,
@@ -416,18 +342,24 @@ class Recommender:
         for item in (*(items or ()), *exclude):
             check_id("item_id", item, config.item_id)
 
-    def _page(self, loaded: _Loaded, found: retrieval.Found) -> Page:
+    def _page(self, turn: Turn, found: retrieval.Found) -> Page:
         return Page(
             items=tuple(map(Recommendation, found[0], found[1])),
             request_id=uuid4(),
             model=self.model,
-            version=loaded.number,
+            version=turn.version.number,
+            experiment=turn.assignment.experiment,
+            arm=turn.assignment.arm,
         )
 
 
-_LEFT_TO_PARENT: list[Connection] = []
-_ENDED = (pg.AdminShutdown, pg.CrashShutdown, pg.IdleSessionTimeout)
-"""What the server says before it ends a session."""
+def _unit(user_id: UserId | None, unit: str | None) -> str | None:
+    """Return what rollouts and experiments assign: the user, unless told otherwise."""
+    if unit is None:
+        return None if user_id is None else str(user_id)
+    if not isinstance(unit, str) or not unit.isprintable():  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"unit must be printable text, got {unit!r}")
+    return unit
 
 
 def _check_k(k: int) -> None:
@@ -446,39 +378,6 @@ def _check_context(config: ModelConfig, context: Mapping[str, object] | None) ->
                 f"unknown context feature {name!r}",
                 hint=f"The version knows: {', '.join(known) or 'none'}.",
             )
-
-
-class _ConnectionLost(DatabaseUnavailable):
-    """An own connection ended; the next request opens another."""
-
-
-@contextmanager
-def _own(conn: Connection) -> Generator[Connection]:
-    """Give up an own connection that the server ended; the next request opens one."""
-    try:
-        yield conn
-    except psycopg.OperationalError as exc:
-        if not conn.closed and not isinstance(exc, _ENDED):
-            raise
-        conn.close()
-        raise _ConnectionLost(
-            f"the connection to Postgres was lost: {str(exc).strip().splitlines()[0]}",
-            hint="Ask again: the next request connects anew.",
-        ) from exc
-
-
-def _savepoint(conn: Connection) -> AbstractContextManager[object]:
-    """On a borrowed connection: an error here must not abort the caller's work.
-
-    On an own connection every statement is its own transaction, and a savepoint would
-    cost two round trips.
-    """
-    if conn.info.transaction_status == TransactionStatus.IDLE:
-        if conn.autocommit:
-            return nullcontext()
-        # Begin the caller's transaction: the outermost block of psycopg would commit.
-        conn.execute("select")
-    return conn.transaction()
 
 
 def _unsettled(model: str) -> DatabaseUnavailable:

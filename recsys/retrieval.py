@@ -19,6 +19,7 @@ from psycopg.rows import tuple_row
 
 from recsys import _sql
 from recsys._db import Connection, Halfvec, binary_cursor
+from recsys.assignment import Plan, experiment_from_json
 from recsys.config import ModelConfig
 from recsys.errors import (
     ConfigError,
@@ -39,11 +40,9 @@ class VersionGone(VersionStateError):
 Found = tuple[Sequence[ItemId], Sequence[float]]
 
 
-class Serving(NamedTuple):
-    """The version that answers most users, or None in ``number``."""
+class Registered(NamedTuple):
+    """What a request process must know of a version."""
 
-    generation: int
-    number: int | None
     spec: Mapping[str, Any]
     artifacts: Mapping[str, str]
     ef_search: int
@@ -95,20 +94,36 @@ def statements(suffix: str, config: ModelConfig) -> Statements:
     )
 
 
-def serving(conn: Connection, model: str) -> Serving | None:
-    """Return the version that answers, or None for an unknown model."""
+def plan(conn: Connection, model: str) -> Plan | None:
+    """Return who serves whom and the generation, or None for an unknown model."""
     with conn.cursor(row_factory=tuple_row) as cur:
         row = cur.execute(
-            "select m.generation, r.number, v.spec, v.artifacts,"
-            " coalesce(v.ef_search, 100)"
-            " from recsys.model as m"
-            " left join recsys.rollout as r on r.model = m.name"
-            " left join recsys.model_version as v"
-            " on v.model = r.model and v.number = r.number"
-            " where m.name = %s order by r.percent desc nulls last limit 1",
+            "select generation, base, candidate, percent, salt, experiment"
+            " from recsys._plan(%s)",
             (model,),
         ).fetchone()
-    return Serving(*row) if row else None
+    if row is None:
+        return None
+    generation, base, candidate, percent, salt, experiment = row
+    return Plan(
+        generation=generation,
+        base=base,
+        candidate=candidate,
+        percent=float(percent or 0),
+        salt=salt,
+        experiment=experiment_from_json(experiment),
+    )
+
+
+def registered(conn: Connection, model: str, number: int) -> Registered | None:
+    """Return a version as requests need it, or None when it was dropped."""
+    with conn.cursor(row_factory=tuple_row) as cur:
+        row = cur.execute(
+            "select spec, artifacts, coalesce(ef_search, 100)"
+            " from recsys.model_version where model = %s and number = %s",
+            (model, number),
+        ).fetchone()
+    return Registered(*row) if row else None
 
 
 def state(

@@ -34,12 +34,16 @@ class Page(Sequence[Recommendation]):
         request_id: Identifies this answer in ``record()`` and in the impressions.
         model: Name of the model.
         version: Number of the model version that made every part of the answer.
+        experiment: Name of the experiment the user takes part in, or None.
+        arm: Name of the user's arm in it, or None.
     """
 
     items: tuple[Recommendation, ...]
     request_id: UUID
     model: str
     version: int
+    experiment: str | None = None
+    arm: str | None = None
 
     @overload
     def __getitem__(self, index: int) -> Recommendation: ...

@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from psycopg import errors as pg
 from psycopg.rows import dict_row
 
 from recsys import _sql
 from recsys._db import Connection, translated
 from recsys.config import IdType, ModelConfig, model_from_dict
 from recsys.encoder.values import json_projection
-from recsys.errors import ConfigError, UnknownModel, UnknownVersion, VersionStateError
+from recsys.errors import ConfigError, UnknownModel, UnknownVersion
 
 _MAX_EVENTS = 20_000
 """Newest events of a user that a request reads: a bound on one user's cost."""
-_LOCK_TIMEOUT = "5s"
+LOCK_TIMEOUT = "5s"
 """Nobody queues behind a promotion or drop that itself waits for another."""
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,23}")
 
@@ -146,7 +144,7 @@ def drop_statements(
     values = {"s": suffix(model, number), "item_type": item_id, "user_type": user_id}
     stop = "true" if stop_serving else "false"
     return [
-        f"set local lock_timeout = '{_LOCK_TIMEOUT}'",
+        f"set local lock_timeout = '{LOCK_TIMEOUT}'",
         f"select recsys._retire_for_drop({_sql.literal(model)}, {number}, {stop})",
         _sql.render("model/drop.sql", values),
     ]
@@ -276,87 +274,6 @@ def create(conn: Connection, plan: VersionPlan) -> None:
             conn.execute(_sql.trusted(statement))
 
 
-def hand_over(
-    conn: Connection, model: str, number: int, *, stop_serving: bool = False
-) -> int | None:
-    """Let the previous version take over if this one serves, as before a drop.
-
-    Commit it before ``drop``, so that requests never wait for the removal of tables.
-
-    Returns:
-        The number that serves now, None when none does.
-
-    Raises:
-        VersionStateError: It serves and no earlier version can take over, or another
-            transaction holds a lock for longer than five seconds.
-    """
-    get(conn, model, number)
-    with _locking(conn, model):
-        conn.execute("select from recsys.model where name = %s for update", (model,))
-        current = serving_number(conn, model)
-        if current != number:
-            return current
-        row = conn.execute(
-            "select recsys._previous_version(%s, %s)", (model, number)
-        ).fetchone()
-    previous = int(row[0]) if row and row[0] is not None else None
-    if previous is None and not stop_serving:
-        raise VersionStateError(
-            f"version {number} of model {model} is serving and no earlier version can"
-            " take over",
-            hint="Promote another version first, or stop serving with"
-            f" 'recsys promote {model} none'.",
-        )
-    _switch(conn, model, previous, "drop", f"version {number} dropped")
-    return previous
-
-
-def drop(
-    conn: Connection, model: str, number: int, *, stop_serving: bool = False
-) -> None:
-    """Remove a version; one that serves hands over in the same transaction.
-
-    Until the caller commits, requests of the version wait: ``hand_over`` and commit
-    before.
-
-    Raises:
-        VersionStateError: It serves and no earlier version can take over, or another
-            transaction holds a lock for longer than five seconds.
-    """
-    config = get(conn, model, number).config
-    with _locking(conn, model):
-        for statement in drop_statements(
-            model,
-            number,
-            item_id=config.item_id,
-            user_id=config.user_id,
-            stop_serving=stop_serving,
-        ):
-            conn.execute(_sql.trusted(statement))
-
-
-@contextmanager
-def _locking(conn: Connection, model: str) -> Generator[None]:
-    """Wait for locks a few seconds only, and say whom to blame.
-
-    The caller's own lock_timeout is back afterwards.
-    """
-    with conn.transaction():
-        before = conn.execute("select current_setting('lock_timeout')").fetchone()
-        conn.execute("select set_config('lock_timeout', %s, true)", (_LOCK_TIMEOUT,))
-        try:
-            with translated():
-                yield
-        except VersionStateError as exc:
-            if not isinstance(exc.__cause__, pg.LockNotAvailable):
-                raise
-            raise VersionStateError(
-                f"model {model!r} is locked by another transaction",
-                hint="Try again; the transaction that uses the model must end first.",
-            ) from exc.__cause__
-        conn.execute("select set_config('lock_timeout', %s, true)", before or ("0",))
-
-
 def get(conn: Connection, model: str, number: int) -> ModelVersion:
     """Return one registered version.
 
@@ -419,73 +336,9 @@ def newest(conn: Connection, model: str, *, states: tuple[str, ...] = ()) -> int
 
 
 def serving_number(conn: Connection, model: str) -> int | None:
-    """Return the number of the version that serves most users, or None."""
+    """Return the base: who answers whom no candidate answers; None: nothing serves."""
     row = conn.execute(
-        "select number from recsys.rollout where model = %s"
-        " order by percent desc limit 1",
+        "select number from recsys.rollout where model = %s and not candidate",
         (model,),
     ).fetchone()
     return int(row[0]) if row else None
-
-
-def promote(
-    conn: Connection, model: str, number: int | None, *, reason: str = ""
-) -> int | None:
-    """Let one version answer every user from this commit on; None stops serving.
-
-    Returns:
-        The number that served before.
-
-    Raises:
-        UnknownModel: No model of that name is registered.
-        UnknownVersion: The model has no such version.
-        VersionStateError: The version is not ready.
-    """
-    if number is not None:
-        get(conn, model, number)
-    else:
-        list_versions(conn, model)
-    return _switch(conn, model, number, "promote", reason)
-
-
-def _switch(
-    conn: Connection, model: str, number: int | None, kind: str, reason: str
-) -> int | None:
-    with _locking(conn, model):
-        row = conn.execute(
-            "select recsys._promote(%s, %s, %s, %s)", (model, number, reason, kind)
-        ).fetchone()
-    return row[0] if row else None
-
-
-def rollback(conn: Connection, model: str, *, reason: str = "rollback") -> int:
-    """Go back to the version that served before, in one commit.
-
-    Twice goes back two steps: a rollback is not itself gone back to.
-
-    Returns:
-        The number that serves now.
-
-    Raises:
-        VersionStateError: Nothing serves, or nothing served before.
-    """
-    list_versions(conn, model)
-    # Nobody promotes between the look and the switch.
-    with _locking(conn, model):
-        conn.execute("select from recsys.model where name = %s for update", (model,))
-    current = serving_number(conn, model)
-    if current is None:
-        raise VersionStateError(
-            f"no version of model {model!r} is serving",
-            hint=f"Run 'recsys promote {model} NUMBER'.",
-        )
-    row = conn.execute(
-        "select recsys._previous_version(%s, %s)", (model, current)
-    ).fetchone()
-    if row is None or row[0] is None:
-        raise VersionStateError(
-            f"no version of model {model!r} served before version {current}",
-            hint=f"Run 'recsys promote {model} NUMBER' with one that is ready.",
-        )
-    _switch(conn, model, int(row[0]), "rollback", reason)
-    return int(row[0])

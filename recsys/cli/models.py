@@ -10,7 +10,7 @@ from typing import Any, cast
 import click
 from psycopg.rows import dict_row
 
-from recsys import artifacts, evaluate, pipeline, schema, versions
+from recsys import artifacts, evaluate, pipeline, rollout, schema, versions
 from recsys import backfill as filling
 from recsys import config as configuration
 from recsys._db import Connection, connect
@@ -215,7 +215,7 @@ def promote(settings: Settings, model: str, number: str, reason: str) -> None:
         raise ConfigError(f"NUMBER must be a version number or 'none', got {number!r}")
     wanted = None if number == "none" else int(number)
     with connect(settings.dsn) as conn:
-        before = versions.promote(conn, model, wanted, reason=reason)
+        before = rollout.promote(conn, model, wanted, reason=reason)
     if before == wanted:
         say(f"{model}: version {number} served already")
     else:
@@ -235,7 +235,7 @@ def rollback(settings: Settings, model: str, reason: str) -> None:
         recsys rollback shop
     """
     with connect(settings.dsn) as conn:
-        number = versions.rollback(conn, model, reason=reason)
+        number = rollout.rollback(conn, model, reason=reason)
     say(f"{model}: version {number} serves again")
 
 
@@ -256,9 +256,9 @@ def drop(settings: Settings, model: str, number: int, stop_serving: bool) -> Non
     """
     with connect(settings.dsn) as conn:
         # Requests must not wait for the removal of the tables.
-        versions.hand_over(conn, model, number, stop_serving=stop_serving)
+        rollout.hand_over(conn, model, number, stop_serving=stop_serving)
         conn.commit()
-        versions.drop(conn, model, number, stop_serving=stop_serving)
+        rollout.drop(conn, model, number, stop_serving=stop_serving)
     say(f"{model}: version {number} dropped")
 
 

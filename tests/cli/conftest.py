@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import world
 
-from recsys import _db, versions
+from recsys import _db, rollout
 from recsys.cli import app
 
 
@@ -63,7 +63,7 @@ def shop_dsn(server: str, template: str) -> Iterator[str]:
                 dsn, world.shop_config(features=True), seed=seed, metrics=metrics
             )
         with _db.connect(dsn) as conn:
-            versions.promote(conn, "shop", 1)
+            rollout.promote(conn, "shop", 1, reason="test", force=True)
         yield dsn
 
 

@@ -8,7 +8,7 @@ import pytest
 import world
 from world import Shop
 
-from recsys import _db, versions
+from recsys import _db, rollout
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +22,7 @@ def shop_template(server: str, template: str) -> Iterator[Shop]:
             number, made = world.add_version(dsn, model, seed=seed)
             learned[number] = made
         with _db.connect(dsn) as conn:
-            versions.promote(conn, "shop", 1)
+            rollout.promote(conn, "shop", 1, reason="test", force=True)
         yield Shop(dsn, learned)
 
 

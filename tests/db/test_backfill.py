@@ -25,6 +25,7 @@ from recsys import (
     artifacts,
     embedded,
     evaluate,
+    rollout,
     schema,
     versions,
 )
@@ -93,7 +94,7 @@ def assert_unreadable(dsn: str) -> None:
     assert state(dsn).state in ("building", "failed")
     with _db.connect(dsn, autocommit=True) as conn:
         with pytest.raises(VersionStateError):
-            versions.promote(conn, "shop", 1)
+            rollout.promote(conn, "shop", 1, reason="test", force=True)
         with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
             conn.execute("select * from recsys.recommend('shop', 7)")
         with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
@@ -193,7 +194,7 @@ def test_a_second_run_completes_what_changed_and_keeps_serving(dsn: str) -> None
     building(dsn)
     backfill(dsn, "shop")
     with _db.connect(dsn) as conn:
-        versions.promote(conn, "shop", 1)
+        rollout.promote(conn, "shop", 1, reason="test", force=True)
         conn.execute("delete from event; delete from product where id <= 3")
         world.add_products(conn, "bigint", [501, 502])
 
@@ -391,7 +392,7 @@ def test_a_source_that_went_bad_is_named_and_remembered(
     assert state(dsn).state == "building"
     assert message in (state(dsn).error or "")
     with _db.connect(dsn) as conn, pytest.raises(VersionStateError):
-        versions.promote(conn, "shop", 1)
+        rollout.promote(conn, "shop", 1, reason="test", force=True)
 
 
 def test_the_remembered_error_goes_when_a_run_succeeds(dsn: str) -> None:
@@ -549,7 +550,7 @@ def test_a_request_refuses_rows_of_another_dimension(dsn: str) -> None:
     building(dsn)
     backfill(dsn, "shop", 1)
     with _db.connect(dsn) as conn:
-        versions.promote(conn, "shop", 1)
+        rollout.promote(conn, "shop", 1, reason="test", force=True)
         conn.execute(
             "alter table recsys.item_embedding_shop_1 alter embedding type halfvec(4)"
             " using subvector(embedding, 1, 4)"
@@ -590,7 +591,7 @@ def test_a_version_dropped_meanwhile_is_told(
 
     def drop_first(*args: Any) -> Any:
         with _db.connect(dsn) as conn:
-            versions.drop(conn, "shop", 1)
+            rollout.drop(conn, "shop", 1)
         return build(*args)
 
     monkeypatch.setattr(_index, "build", drop_first)

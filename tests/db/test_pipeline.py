@@ -15,7 +15,7 @@ import pytest
 import world
 from psycopg import sql
 
-from recsys import Recommender, _db, artifacts, pipeline, schema, versions
+from recsys import Recommender, _db, artifacts, pipeline, rollout, schema, versions
 from recsys._guard import exclusive
 from recsys.backfill import backfill
 from recsys.config import IdType, ProjectConfig, from_mapping
@@ -66,7 +66,7 @@ def test_a_version_is_trained_declared_filled_and_serves(
     schema.upgrade(dsn, config.versions)
     report = backfill(dsn, "shop")
     with _db.connect(dsn) as conn:
-        versions.promote(conn, "shop", 1)
+        rollout.promote(conn, "shop", 1, reason="test", force=True)
         version = versions.get(conn, "shop", 1)
         stored = json.loads(artifacts.get(conn, version.artifacts["report"]))
     assert report.item_count == 200
@@ -236,7 +236,7 @@ def test_the_smallest_shops_train_or_say_why_not(
         return
     backfill(dsn, "shop")
     with _db.connect(dsn) as conn:
-        versions.promote(conn, "shop", 1)
+        rollout.promote(conn, "shop", 1, reason="test", force=True)
     with Recommender("shop", dsn=dsn) as model:
         seen = min(sizes["events"], sizes["items"])
         assert len(model.recommend(1)) == sizes["items"] - seen

@@ -12,7 +12,7 @@ from psycopg import errors as pg
 from psycopg import sql
 from world import Shop
 
-from recsys import Recommender, _db, schema, versions
+from recsys import Recommender, _db, rollout, schema
 from recsys.backfill import backfill
 from recsys.errors import SchemaError, SourceError
 
@@ -196,8 +196,8 @@ def test_a_trainer_makes_fills_promotes_and_drops_a_version(shop: Shop) -> None:
         found = conn.execute("select * from recsys.recommend('shop', 7)").fetchall()
         assert len(found) == 20
     with _db.connect(dsn) as conn:
-        assert versions.rollback(conn, "shop") == 1
-        versions.drop(conn, "shop", number)
+        assert rollout.rollback(conn, "shop") == 1
+        rollout.drop(conn, "shop", number)
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_everything_works_without_a_superuser(server: str, role: str) -> None:
             with _db.connect(mine, autocommit=True) as conn:
                 query = "select * from recsys.recommend('shop', 7)"
                 assert len(conn.execute(query.encode()).fetchall()) == 20
-                versions.drop(conn, "shop", 1, stop_serving=True)
+                rollout.drop(conn, "shop", 1, stop_serving=True)
             schema.downgrade(mine, revision="base")
         finally:
             with _db.connect(dsn, autocommit=True) as conn:

@@ -23,7 +23,7 @@ from psycopg import errors as pg
 from psycopg.pq import TransactionStatus
 from world import Shop
 
-from recsys import Recommender, _db, embedded, versions
+from recsys import Recommender, _db, embedded, rollout
 from recsys.config import IdType
 from recsys.errors import (
     ConfigError,
@@ -52,7 +52,7 @@ def model(still: Shop) -> Iterator[Recommender]:
 
 def promote(dsn: str, number: int | None) -> None:
     with _db.connect(dsn) as conn:
-        versions.promote(conn, "shop", number)
+        rollout.promote(conn, "shop", number, reason="test", force=True)
 
 
 # answers ---------------------------------------------------------------------------
@@ -450,7 +450,7 @@ def test_another_process_sees_the_new_version(shop: Shop) -> None:
 
 def test_a_switch_is_not_seen_before_its_commit(shop: Shop) -> None:
     with _db.connect(shop.dsn) as conn, Recommender("shop", dsn=shop.dsn) as model:
-        versions.promote(conn, "shop", 2)
+        rollout.promote(conn, "shop", 2, reason="test", force=True)
         assert model.recommend(7).version == 1
         conn.rollback()
         assert model.recommend(7).version == 1
@@ -478,7 +478,7 @@ def test_one_version_makes_the_whole_answer_while_promotions_go_on(
             number = 1
             while not stop.is_set():
                 number = 3 - number
-                versions.promote(conn, "shop", number)
+                rollout.promote(conn, "shop", number, reason="test", force=True)
                 conn.commit()
                 stop.wait(0.01)
 
@@ -533,7 +533,7 @@ def test_requests_survive_versions_that_are_dropped_and_made(shop: Shop) -> None
             number, _ = world.add_version(shop.dsn, model, seed=seed, promote=True)
             time.sleep(0.1)
             with _db.connect(shop.dsn) as conn:
-                versions.drop(conn, "shop", number)
+                rollout.drop(conn, "shop", number)
     finally:
         stop.set()
         for thread in threads:
@@ -555,7 +555,7 @@ def test_a_version_dropped_between_two_statements_is_no_error(
         if not dropped:
             dropped.append(True)
             with _db.connect(shop.dsn) as conn:
-                versions.drop(conn, "shop", 2)
+                rollout.drop(conn, "shop", 2)
         return found
 
     monkeypatch.setattr(retrieval, "state", state)

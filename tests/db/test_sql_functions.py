@@ -12,7 +12,7 @@ import world
 from psycopg import errors as pg
 from world import Shop
 
-from recsys import Recommender, _db, versions
+from recsys import Recommender, _db, rollout
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def test_wrong_arguments_are_named(
 
 def test_nothing_serving_says_what_to_do(shop: Shop) -> None:
     with _db.connect(shop.dsn, autocommit=True) as conn:
-        versions.promote(conn, "shop", None)
+        rollout.promote(conn, "shop", None)
 
         with pytest.raises(pg.ObjectNotInPrerequisiteState) as caught:
             rows(conn, "select * from recsys.recommend('shop', 7)")

@@ -11,7 +11,7 @@ import world
 from click.testing import CliRunner
 from world import Shop
 
-from recsys import _db, versions
+from recsys import _db, rollout, versions
 from recsys.cli.app import cli
 from recsys.errors import (
     ArtifactError,
@@ -181,7 +181,7 @@ def test_promotion_is_one_commit_with_its_log(shop: Shop) -> None:
     with _db.connect(shop.dsn) as conn:
         before = generation(conn)
 
-        previous = versions.promote(conn, "shop", 2, reason="better")
+        previous = rollout.promote(conn, "shop", 2, reason="better", force=True)
 
         with _db.connect(shop.dsn) as other:
             assert versions.serving_number(other, "shop") == 1
@@ -200,28 +200,28 @@ def test_promoting_the_serving_version_changes_nothing(shop: Shop) -> None:
     with _db.connect(shop.dsn) as conn:
         before = generation(conn)
 
-        assert versions.promote(conn, "shop", 1) == 1
+        assert rollout.promote(conn, "shop", 1, reason="test", force=True) == 1
 
         assert generation(conn) == before
 
 
 def test_serving_can_stop_and_start_again(shop: Shop) -> None:
     with _db.connect(shop.dsn) as conn:
-        assert versions.promote(conn, "shop", None) == 1
+        assert rollout.promote(conn, "shop", None) == 1
         assert versions.serving_number(conn, "shop") is None
         assert states(conn) == {1: "ready", 2: "ready"}
-        assert versions.promote(conn, "shop", 1) is None
+        assert rollout.promote(conn, "shop", 1, reason="test", force=True) is None
         assert states(conn)[1] == "serving"
 
 
 def test_what_is_not_there_cannot_be_promoted(shop: Shop) -> None:
     with _db.connect(shop.dsn) as conn:
         with pytest.raises(UnknownModel):
-            versions.promote(conn, "nope", 1)
+            rollout.promote(conn, "nope", 1, reason="test", force=True)
         with pytest.raises(UnknownModel):
-            versions.promote(conn, "nope", None)
+            rollout.promote(conn, "nope", None)
         with pytest.raises(UnknownVersion, match="no version 99"):
-            versions.promote(conn, "shop", 99)
+            rollout.promote(conn, "shop", 99, reason="test", force=True)
 
 
 def test_a_building_version_cannot_be_promoted(shop: Shop) -> None:
@@ -232,16 +232,16 @@ def test_a_building_version_cannot_be_promoted(shop: Shop) -> None:
         _db.connect(shop.dsn) as conn,
         pytest.raises(VersionStateError, match="building") as caught,
     ):
-        versions.promote(conn, "shop", number)
+        rollout.promote(conn, "shop", number, reason="test", force=True)
 
     assert f"recsys backfill shop {number}" in caught.value.hint
 
 
 def test_rollback_goes_to_the_version_that_served_before(shop: Shop) -> None:
     with _db.connect(shop.dsn) as conn:
-        versions.promote(conn, "shop", 2)
+        rollout.promote(conn, "shop", 2, reason="test", force=True)
 
-        assert versions.rollback(conn, "shop") == 1
+        assert rollout.rollback(conn, "shop") == 1
 
         assert states(conn) == {1: "serving", 2: "ready"}
 
@@ -250,24 +250,24 @@ def test_rolling_back_twice_goes_back_two_steps(shop: Shop) -> None:
     model = world.shop_config(features=True)
     number, _ = world.add_version(shop.dsn, model, seed=3)
     with _db.connect(shop.dsn) as conn:
-        versions.promote(conn, "shop", 2)
-        versions.promote(conn, "shop", number)
+        rollout.promote(conn, "shop", 2, reason="test", force=True)
+        rollout.promote(conn, "shop", number, reason="test", force=True)
 
-        assert versions.rollback(conn, "shop") == 2
-        assert versions.rollback(conn, "shop") == 1
+        assert rollout.rollback(conn, "shop") == 2
+        assert rollout.rollback(conn, "shop") == 1
         with pytest.raises(VersionStateError, match="served before version 1"):
-            versions.rollback(conn, "shop")
+            rollout.rollback(conn, "shop")
 
 
 def test_a_version_rolled_back_from_takes_over_no_more(shop: Shop) -> None:
     model = world.shop_config(features=True)
     number, _ = world.add_version(shop.dsn, model, seed=3)
     with _db.connect(shop.dsn) as conn:
-        versions.promote(conn, "shop", 2)
-        versions.promote(conn, "shop", number)
-        versions.rollback(conn, "shop")
+        rollout.promote(conn, "shop", 2, reason="test", force=True)
+        rollout.promote(conn, "shop", number, reason="test", force=True)
+        rollout.rollback(conn, "shop")
 
-        versions.drop(conn, "shop", 2)
+        rollout.drop(conn, "shop", 2)
 
         assert versions.serving_number(conn, "shop") == 1
 
@@ -277,15 +277,15 @@ def test_rollback_never_chooses_a_version_nobody_has_seen(shop: Shop) -> None:
         _db.connect(shop.dsn) as conn,
         pytest.raises(VersionStateError, match="served before version 1"),
     ):
-        versions.rollback(conn, "shop")
+        rollout.rollback(conn, "shop")
 
 
 def test_rollback_needs_a_serving_version(shop: Shop) -> None:
     with _db.connect(shop.dsn) as conn:
-        versions.promote(conn, "shop", None)
+        rollout.promote(conn, "shop", None)
 
         with pytest.raises(VersionStateError, match="is serving") as caught:
-            versions.rollback(conn, "shop")
+            rollout.rollback(conn, "shop")
 
     assert "recsys promote shop" in caught.value.hint
 
@@ -294,7 +294,9 @@ def test_concurrent_promotions_leave_exactly_one_serving(shop: Shop) -> None:
     def toggle(first: int) -> None:
         with _db.connect(shop.dsn) as conn:
             for i in range(15):
-                versions.promote(conn, "shop", 1 + (first + i) % 2)
+                rollout.promote(
+                    conn, "shop", 1 + (first + i) % 2, reason="test", force=True
+                )
                 conn.commit()
 
     threads = [threading.Thread(target=toggle, args=(i,)) for i in range(4)]
@@ -316,7 +318,7 @@ def test_concurrent_promotions_leave_exactly_one_serving(shop: Shop) -> None:
 
 def test_dropping_removes_every_object(shop: Shop) -> None:
     with _db.connect(shop.dsn) as conn:
-        versions.drop(conn, "shop", 2)
+        rollout.drop(conn, "shop", 2)
         conn.commit()
 
         assert objects(conn, 2) == set()
@@ -328,9 +330,9 @@ def test_dropping_removes_every_object(shop: Shop) -> None:
 
 def test_dropping_the_serving_version_hands_over(shop: Shop) -> None:
     with _db.connect(shop.dsn) as conn:
-        versions.promote(conn, "shop", 2)
+        rollout.promote(conn, "shop", 2, reason="test", force=True)
 
-        versions.drop(conn, "shop", 2)
+        rollout.drop(conn, "shop", 2)
 
         assert versions.serving_number(conn, "shop") == 1
 
@@ -340,28 +342,28 @@ def test_dropping_the_last_that_served_is_refused_and_changes_nothing(
 ) -> None:
     with _db.connect(shop.dsn) as conn:
         with pytest.raises(VersionStateError, match="no earlier version") as caught:
-            versions.drop(conn, "shop", 1)
+            rollout.drop(conn, "shop", 1)
         conn.rollback()
 
         assert "promote shop none" in caught.value.hint
         assert versions.serving_number(conn, "shop") == 1
         assert len(objects(conn, 1)) == 8
 
-        versions.drop(conn, "shop", 1, stop_serving=True)
+        rollout.drop(conn, "shop", 1, stop_serving=True)
         assert versions.serving_number(conn, "shop") is None
 
 
 def test_handing_over_before_the_drop_commits_the_switch(shop: Shop) -> None:
     with _db.connect(shop.dsn) as conn:
-        versions.promote(conn, "shop", 2)
-        assert versions.hand_over(conn, "shop", 2) == 1
-        assert versions.hand_over(conn, "shop", 2) == 1  # nothing left to do
+        rollout.promote(conn, "shop", 2, reason="test", force=True)
+        assert rollout.hand_over(conn, "shop", 2) == 1
+        assert rollout.hand_over(conn, "shop", 2) == 1  # nothing left to do
         last = "select kind, reason from recsys.promotion order by id desc limit 1"
         assert conn.execute(last).fetchone() == ("drop", "version 2 dropped")
         with pytest.raises(VersionStateError, match="no earlier version"):
-            versions.hand_over(conn, "shop", 1)
-        assert versions.hand_over(conn, "shop", 1, stop_serving=True) is None
-        versions.drop(conn, "shop", 2)
+            rollout.hand_over(conn, "shop", 1)
+        assert rollout.hand_over(conn, "shop", 1, stop_serving=True) is None
+        rollout.drop(conn, "shop", 2)
 
 
 @pytest.mark.parametrize("action", ["promote", "rollback", "hand_over", "drop"])
@@ -370,7 +372,7 @@ def test_nothing_waits_for_ever_for_another_transaction(
 ) -> None:
     monkeypatch.setattr(versions, "_LOCK_TIMEOUT", "200ms")
     with _db.connect(shop.dsn) as conn:
-        versions.promote(conn, "shop", 2)
+        rollout.promote(conn, "shop", 2, reason="test", force=True)
         # The functions have the limit too, for callers in SQL; shortened for the test.
         for name in ("_promote(text,integer,text,text)",
                      "_retire_for_drop(text,integer,boolean)"):  # fmt: skip
@@ -378,10 +380,12 @@ def test_nothing_waits_for_ever_for_another_transaction(
                 f"alter function recsys.{name} set lock_timeout = '200ms'".encode()
             )
     calls: dict[str, Callable[[_db.Connection], object]] = {
-        "promote": lambda conn: versions.promote(conn, "shop", 1),
-        "rollback": lambda conn: versions.rollback(conn, "shop"),
-        "hand_over": lambda conn: versions.hand_over(conn, "shop", 2),
-        "drop": lambda conn: versions.drop(conn, "shop", 2),
+        "promote": lambda conn: rollout.promote(
+            conn, "shop", 1, reason="test", force=True
+        ),
+        "rollback": lambda conn: rollout.rollback(conn, "shop"),
+        "hand_over": lambda conn: rollout.hand_over(conn, "shop", 2),
+        "drop": lambda conn: rollout.drop(conn, "shop", 2),
     }
     with _db.connect(shop.dsn) as other, _db.connect(shop.dsn) as conn:
         conn.execute("set statement_timeout = '20s'")
@@ -410,7 +414,7 @@ def test_the_functions_themselves_wait_five_seconds_at_most(shop: Shop) -> None:
 def test_a_request_in_flight_does_not_undo_the_hand_over_of_a_drop(shop: Shop) -> None:
     """The CLI commits the switch; the tables go when nobody reads them any more."""
     with _db.connect(shop.dsn) as conn:
-        versions.promote(conn, "shop", 2)
+        rollout.promote(conn, "shop", 2, reason="test", force=True)
     environment = {"RECSYS_DSN": shop.dsn}
     command = ["drop", "shop", "2"]
     with _db.connect(shop.dsn) as request:

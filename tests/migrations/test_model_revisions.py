@@ -12,7 +12,7 @@ import pytest
 import world
 from schema_dump import dump
 
-from recsys import _db, artifacts, revisions, schema, versions
+from recsys import _db, artifacts, revisions, rollout, schema, versions
 from recsys.backfill import backfill
 from recsys.config import IdType
 from recsys.errors import (
@@ -59,7 +59,7 @@ def serving(dsn: str) -> int | None:
 def promote(dsn: str, number: int) -> None:
     backfill(dsn, "shop", number)
     with _db.connect(dsn) as conn:
-        versions.promote(conn, "shop", number)
+        rollout.promote(conn, "shop", number, reason="test", force=True)
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_both_roads_give_the_same_and_meet(shop_dsn: str, folder: Path) -> None:
     assert text_of(shop_dsn) == direct
     with _db.connect(shop_dsn) as conn:
         versions.create(conn, plan)
-        versions.drop(conn, "shop", 1)
+        rollout.drop(conn, "shop", 1)
     schema.downgrade(shop_dsn, folder, revision="model@base")
     schema.upgrade(shop_dsn, folder)
     assert text_of(shop_dsn) == direct

@@ -1,0 +1,153 @@
+"""The versions a process answers with: plan, towers and statements, by generation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys import _db, artifacts, retrieval, versions
+from recsys._db import Connection
+from recsys._tower import QueryTower
+from recsys.assignment import Assignment, Plan
+from recsys.config import ModelConfig, model_from_dict
+from recsys.errors import UnknownModel, VersionStateError
+
+_SPARE = 2
+"""Towers kept of versions out of service, so that a rollback need not load any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """One version as this process answers with it: an immutable whole."""
+
+    number: int
+    config: ModelConfig
+    tower: QueryTower
+    ef_search: int
+    statements: retrieval.Statements
+
+    def query(
+        self, state: retrieval.State, context: Mapping[str, object] | None
+    ) -> NDArray[np.float32]:
+        """Return the query vector of a state, shape (D + 1,), float32."""
+        return self.tower.encode_one(
+            _db.unpack_halfvecs(state.history, self.tower.dim),
+            np.asarray(state.weights, np.float32),
+            state.features,
+            context,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one attempt at an answer goes by: one generation, one version.
+
+    Attributes:
+        generation: Of the plan; an answer counts only when the first statement of the
+            request finds the same.
+        version: Who answers.
+        assignment: Why this version.
+    """
+
+    generation: int
+    version: Loaded
+    assignment: Assignment
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    """The plan of one generation and the versions loaded under it."""
+
+    plan: Plan
+    versions: Mapping[int, Loaded]
+
+
+class LoadedVersions:
+    """The cache of one process; any thread may use it.
+
+    Two threads may load at once: wasted work, but no lock to inherit locked by a fork.
+    """
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        self._snapshot: _Snapshot | None = None
+        self._towers: dict[str, QueryTower] = {}
+
+    def forget(self) -> None:
+        """Read the plan and the versions again at the next turn; towers stay."""
+        self._snapshot = None
+
+    def cached(self, unit: str | None) -> Turn | None:
+        """Return who answers a unit, None when that has to be read."""
+        snapshot = self._snapshot
+        assignment = snapshot.plan.assign(unit) if snapshot else None
+        version = (
+            snapshot.versions.get(assignment.number)
+            if snapshot and assignment
+            else None
+        )
+        if snapshot is None or assignment is None or version is None:
+            return None
+        return Turn(snapshot.plan.generation, version, assignment)
+
+    def turn(self, conn: Connection, unit: str | None) -> Turn:
+        """Return who answers a unit, after reading what is not cached.
+
+        Raises:
+            UnknownModel: No model of that name is registered.
+            VersionStateError: No version of the model serves.
+            ArtifactError: The towers cannot be loaded.
+        """
+        snapshot = self._snapshot
+        if snapshot is None:
+            snapshot = self._snapshot = _Snapshot(self._plan(conn), {})
+        assignment = snapshot.plan.assign(unit)
+        if assignment is None:
+            raise VersionStateError(
+                f"no version of model {self.model!r} is serving",
+                hint=f"Run 'recsys promote {self.model} NUMBER'.",
+            )
+        version = snapshot.versions.get(assignment.number)
+        if version is None:
+            version = self._load(conn, assignment.number, snapshot.plan)
+            merged = {**snapshot.versions, version.number: version}
+            self._snapshot = _Snapshot(snapshot.plan, merged)
+        return Turn(snapshot.plan.generation, version, assignment)
+
+    def _plan(self, conn: Connection) -> Plan:
+        plan = retrieval.plan(conn, self.model)
+        if plan is None:
+            raise UnknownModel(f"no model named {self.model!r} is registered")
+        return plan
+
+    def _load(self, conn: Connection, number: int, plan: Plan) -> Loaded:
+        row = retrieval.registered(conn, self.model, number)
+        if row is None:
+            raise retrieval.VersionGone(
+                f"version {number} of model {self.model!r} was dropped meanwhile"
+            )
+        config = model_from_dict(row.spec)
+        sha256 = row.artifacts["query_tower"]
+        tower = self._towers.get(sha256)
+        if tower is None:
+            tower = QueryTower(
+                artifacts.get(conn, sha256),
+                config.users.features,
+                config.context.features,
+                config.train.dim,
+            )
+            # Oldest first out; what the plan names is never more than a few.
+            kept = list(self._towers.items())[-(_SPARE + len(plan.numbers)) :]
+            self._towers = {**dict(kept), sha256: tower}
+        return Loaded(
+            number=number,
+            config=config,
+            tower=tower,
+            ef_search=row.ef_search,
+            statements=retrieval.statements(
+                versions.suffix(self.model, number), config
+            ),
+        )

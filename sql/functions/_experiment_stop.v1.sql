@@ -1,0 +1,45 @@
+-- recsys._experiment_stop: from this commit on, everybody is served by the rollout again
+--
+--   raises 22023 unknown experiment; 55000 not running; 55P03 a lock was not to be had for 5 seconds
+--
+-- The results of that moment go to the audit: impressions and outcomes are forgotten one day.
+--
+-- tests: tests/db/test_experiment_store.py
+
+create function recsys._experiment_stop(p_name text, p_reason text default '')
+returns void
+language plpgsql
+set search_path from current
+set lock_timeout = '5s'
+as $function$
+declare
+    e       recsys.experiment;
+    results jsonb;
+begin
+    -- Before the lock: it reads every impression of the experiment. Whatever is wrong with the numbers, stopping works.
+    begin
+        select jsonb_object_agg(r.metric || ' ' || r.arm, jsonb_strip_nulls(to_jsonb(r) - 'metric' - 'arm')) into results
+        from recsys.experiment_result_at(p_name, now()) as r;
+    exception when others then
+        results := jsonb_build_object('error', sqlerrm);
+    end;
+    perform from recsys.model as m
+    where m.name = (select x.model from recsys.experiment as x where x.name = p_name) for update;
+    select * into e from recsys.experiment where name = p_name for update;
+    if not found then
+        raise exception 'unknown experiment %', p_name
+            using errcode = 'invalid_parameter_value', hint = '''recsys experiment list'' lists them.';
+    elsif e.state <> 'running' then
+        raise exception 'experiment % is %, not running', p_name, e.state
+            using errcode = 'object_not_in_prerequisite_state',
+                  hint = case e.state when 'draft' then format('Start it: recsys experiment start %s', p_name)
+                                      else 'Nothing is left to stop.' end;
+    end if;
+    update recsys.experiment set state = 'stopped', stopped_at = now(), reason = coalesce(p_reason, '')
+    where name = p_name;
+    update recsys.model set generation = generation + 1 where name = e.model;
+    perform recsys._audit(
+        e.model, null, 'experiment', '{"state": "running"}',
+        jsonb_build_object('experiment', p_name, 'state', 'stopped'), p_reason, coalesce(results, '{}'));
+end
+$function$;

@@ -1,0 +1,23 @@
+-- recsys._grant_part_live: privileges on what change capture, the workers and the rollout made
+
+create function recsys._grant_part_live()
+returns void
+language plpgsql
+set search_path from current
+as $function$
+begin
+    if to_regrole('recsys_app') is not null then
+        grant execute on function recsys._plan(text) to recsys_app;
+        grant select on recsys.capture, recsys.item_change to recsys_app;
+        grant insert on recsys.item_change to recsys_app;
+        grant execute on function recsys._queue_items(text, text[]), recsys._item_bucket(text) to recsys_app;
+    end if;
+    if to_regrole('recsys_analyst') is not null then
+        grant select on recsys.audit_log, recsys.dead_letter, recsys.change_status, recsys.rollout_status to recsys_analyst;
+    end if;
+    if to_regrole('recsys_trainer') is not null then
+        revoke update, delete on recsys.audit from recsys_trainer;
+        grant usage, select on sequence recsys.capture_failure to recsys_trainer;
+    end if;
+end
+$function$;
