@@ -81,7 +81,23 @@ EXPERIMENTS = (
     "tables/experiment_arm.v1.sql",
     "tables/experiment_metric.v1.sql",
     "tables/exposure.v1.sql",
+    "functions/_experiment_frozen.v1.sql",
+    "functions/_experiment_unit.v1.sql",
+    "functions/_experiment_moment.v1.sql",
+    "functions/_bilinear.v1.sql",
+    "functions/_critical_value.v1.sql",
+    "functions/_chi_square_tail.v1.sql",
+    "functions/_lift.v1.sql",
+    "functions/experiment_result_at.v1.sql",
+    "functions/experiment_health_at.v1.sql",
     "functions/_experiment_uses.v1.sql",
+    "functions/_check_experiment.v1.sql",
+    "functions/_experiment_start.v1.sql",
+    "functions/_experiment_stop.v1.sql",
+    "views/experiment_status.v1.sql",
+    "views/experiment_result.v1.sql",
+    "views/experiment_health.v1.sql",
+    "functions/_grant_part_experiments.v1.sql",
 )
 
 

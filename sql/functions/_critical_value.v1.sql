@@ -15,7 +15,7 @@ declare
     step float8;
 begin
     for i in 1..100 loop
-        step := (erfc(z / sqrt(2.0::float8)) - alpha) / (sqrt(2.0::float8 / pi()) * exp(-z * z / 2));
+        step := (erfc(z / sqrt(2::float8)) - alpha) / (sqrt(2::float8 / pi()) * exp(-z * z / 2));
         z := z + step;
         exit when abs(step) < 1e-13;
     end loop;

@@ -100,8 +100,10 @@ begin
     ), tested as (
         select c.*, c.metric_name = e.primary_metric as main,
                sqrt(2 * (c.spread + 1) / c.spread * ln(sqrt(c.spread + 1) / e.alpha)) as factor,
-               erfc(abs(c.z) / sqrt(2.0::float8)) as p,
-               exp(greatest(least(ln(c.spread + 1) / 2 - c.z * c.z * c.spread / (2 * (c.spread + 1)), 0), -700)) as s
+               erfc(abs(c.z) / sqrt(2::float8)) as p,
+               case when c.spread is not null
+                    then exp(greatest(least(ln(c.spread + 1) / 2 - c.z ^ 2 * c.spread / (2 * (c.spread + 1)), 0), -700))
+                    end as s
         from compared as c
     ), ranked as (
         -- Holm's factors: among the treatments for the primary metric, among all the rest for the others.
@@ -113,10 +115,9 @@ begin
     select r.metric_name, r.main, r.arm_name, r.control, r.t_users, r.t_value,
            r.diff, r.diff_se, r.diff - bound * r.diff_se, r.diff + bound * r.diff_se,
            r.diff - r.factor * r.diff_se, r.diff + r.factor * r.diff_se,
-           exp(r.log_ratio) - 1,
-           LO1, HI1,
-           exp(greatest(r.log_ratio - r.factor * r.log_se, -700)) - 1,
-           exp(least(r.log_ratio + r.factor * r.log_se, 700)) - 1,
+           recsys._lift(r.log_ratio),
+           recsys._lift(r.log_ratio - bound * r.log_se), recsys._lift(r.log_ratio + bound * r.log_se),
+           recsys._lift(r.log_ratio - r.factor * r.log_se), recsys._lift(r.log_ratio + r.factor * r.log_se),
            r.p, case when r.p is not null
                      then least(max(r.p * r.p_factor) over (partition by r.main order by r.p_factor desc), 1) end,
            r.s, case when r.s is not null
