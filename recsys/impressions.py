@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from numbers import Real
+from numbers import Integral, Real
 from typing import Literal, cast
 from uuid import UUID
 
@@ -265,9 +265,9 @@ def _plain(value: object) -> object:
     """Return a value as JSON has it."""
     if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, int) and -(2**63) <= value < 2**63:
+    if isinstance(value, Integral) and -(2**63) <= int(value) < 2**63:
         return int(value)
-    if isinstance(value, Real) and not isinstance(value, int):
+    if isinstance(value, Real) and not isinstance(value, Integral):
         number = float(value)
         if math.isfinite(number):
             return number

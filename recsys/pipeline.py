@@ -99,6 +99,7 @@ def train_version(
             columns = interaction_columns(conn, config)
             number = _number(conn, config, project.versions)
             conn.commit()
+            started = datetime.now(UTC)
             dataset = _read(conn, config, until, progress)
         trained = _fit(dataset, config, progress)
         del dataset
@@ -106,7 +107,7 @@ def train_version(
             if number in revisions.numbers(project.versions, model):
                 # Someone else's file of that number came while we trained.
                 number = _number(conn, config, project.versions)
-            end = trained_until(trained.report.get("until"), until, datetime.now(UTC))
+            end = trained_until(trained.report.get("until"), until, started)
             plan = _store(conn, config, columns, number, trained, end)
             if not revision:
                 versions.create(conn, plan)
@@ -136,7 +137,7 @@ def trained_until(
     Args:
         last: Time of the last interaction in it, seconds since 1970.
         until: As given to the training; without a time zone it is UTC.
-        now: A time after the data were read.
+        now: When the data were read.
 
     Returns:
         ``until`` when that time has come, else the moment after the last interaction;

@@ -21,7 +21,7 @@ from recsys._db import Connection, translated
 from recsys._tower import ItemTower, QueryTower
 from recsys.errors import ArtifactError, ConfigError, VersionStateError
 
-LOCK_TIMEOUT = versions.LOCK_TIMEOUT
+_LOCK_TIMEOUT = versions.LOCK_TIMEOUT
 
 
 def promote(
@@ -216,10 +216,13 @@ def retire(conn: Connection, model: str, number: int, *, reason: str = "") -> No
 
 def hand_over(
     conn: Connection, model: str, number: int, *, stop_serving: bool = False
-) -> None:
+) -> int | None:
     """Let another version take over if this one serves, as before a drop.
 
     Commit it before ``drop``, so that requests never wait for the removal of tables.
+
+    Returns:
+        The base now, None when nothing serves.
 
     Raises:
         VersionStateError: It serves and no earlier version can take over, a running
@@ -232,6 +235,7 @@ def hand_over(
         conn.execute(
             "select recsys._hand_over(%s, %s, %s)", (model, number, stop_serving)
         )
+    return versions.serving_number(conn, model)
 
 
 def drop(
@@ -265,7 +269,7 @@ def locking(conn: Connection, model: str) -> Generator[None]:
     """
     with conn.transaction():
         before = conn.execute("select current_setting('lock_timeout')").fetchone()
-        conn.execute("select set_config('lock_timeout', %s, true)", (LOCK_TIMEOUT,))
+        conn.execute("select set_config('lock_timeout', %s, true)", (_LOCK_TIMEOUT,))
         try:
             with translated():
                 yield

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import psycopg
 
-from recsys.cli import ask, models, setup
+from recsys.cli import ask, compare, models, setup
 from recsys.errors import RecsysError, SchemaError
 from recsys.settings import Settings
 
@@ -29,6 +29,7 @@ COMMANDS = (
     models.rollback,
     models.drop,
     models.evaluate_,
+    compare.compare,
     models.status,
     models.artifacts_,
     ask.recommend,

@@ -207,8 +207,8 @@ def test_every_public_object_has_a_comment(db: _db.Connection) -> None:
         " where pronamespace = 'recsys'::regnamespace and proname !~ '^_'"
         " and obj_description(oid, 'pg_proc') is null union all"
         " select oid::regclass::text from pg_class"
-        " where relnamespace = 'recsys'::regnamespace and relkind in ('r', 'v')"
-        " and relname !~ '^(_|alembic)' and obj_description(oid, 'pg_class') is null",
+        " where relnamespace = 'recsys'::regnamespace and relkind in ('r', 'p', 'v')"
+        " and not relispartition and relname !~ '^(_|alembic)' and obj_description(oid, 'pg_class') is null",
     )
 
     assert missing == []

@@ -370,15 +370,16 @@ def test_handing_over_before_the_drop_commits_the_switch(shop: Shop) -> None:
 def test_nothing_waits_for_ever_for_another_transaction(
     shop: Shop, action: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(versions, "_LOCK_TIMEOUT", "200ms")
+    monkeypatch.setattr(rollout, "_LOCK_TIMEOUT", "200ms")
+    monkeypatch.setattr(versions, "LOCK_TIMEOUT", "200ms")
     with _db.connect(shop.dsn) as conn:
         rollout.promote(conn, "shop", 2, reason="test", force=True)
         # The functions have the limit too, for callers in SQL; shortened for the test.
-        for name in ("_promote(text,integer,text,text)",
-                     "_retire_for_drop(text,integer,boolean)"):  # fmt: skip
-            conn.execute(
-                f"alter function recsys.{name} set lock_timeout = '200ms'".encode()
-            )
+        for (name,) in conn.execute(
+            "select oid::regprocedure::text from pg_proc"
+            " where proconfig @> '{lock_timeout=5s}'"
+        ).fetchall():
+            conn.execute(f"alter function {name} set lock_timeout = '200ms'".encode())
     calls: dict[str, Callable[[_db.Connection], object]] = {
         "promote": lambda conn: rollout.promote(
             conn, "shop", 1, reason="test", force=True
@@ -408,7 +409,9 @@ def test_the_functions_themselves_wait_five_seconds_at_most(shop: Shop) -> None:
             " order by 1"
         ).fetchall()
 
-    assert rows == [("_promote",), ("_retire_for_drop",)]
+    assert {"_promote", "_rollback", "_retire", "_hand_over", "_retire_for_drop"} <= {
+        name for (name,) in rows
+    }
 
 
 def test_a_request_in_flight_does_not_undo_the_hand_over_of_a_drop(shop: Shop) -> None:
@@ -420,7 +423,7 @@ def test_a_request_in_flight_does_not_undo_the_hand_over_of_a_drop(shop: Shop) -
     with _db.connect(shop.dsn) as request:
         request.execute("select from recsys.item_vector_shop_2 limit 1")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(versions, "_LOCK_TIMEOUT", "200ms")
+            patch.setattr(versions, "LOCK_TIMEOUT", "200ms")
             found = CliRunner().invoke(cli, command, env=environment)
         assert found.exit_code != 0
 
