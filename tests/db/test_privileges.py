@@ -137,22 +137,18 @@ def test_analysts_call_the_functions_and_read_the_views(town: Shop) -> None:
 
 def test_analysts_never_touch_tables_nor_internal_functions(town: Shop) -> None:
     with _db.connect(town.dsn) as conn:
-        internal = [
-            row[0]
-            for row in conn.execute(
-                "select format('select %s(%s)', oid::regproc, (select string_agg("
-                "  format('null::%s', format_type(t, null)), ', ' order by o)"
-                "  from unnest(proargtypes) with ordinality as a(t, o)))"
-                " from pg_proc where pronamespace = 'recsys'::regnamespace"
-                " and proname ~ '^_'"
-            )
-        ]
+        internal = conn.execute(
+            "select proname, has_function_privilege('recsys_analyst', oid, 'execute')"
+            " from pg_proc where pronamespace = 'recsys'::regnamespace"
+            " and proname ~ '^_'"
+        ).fetchall()
     assert len(internal) >= 15
+    # Asked, not called: a strict function of null is null before anybody checks.
+    assert [name for name, allowed in internal if allowed] == []
 
     with connected(town, "recsys_analyst") as conn:
         denied(conn, *[f"select from recsys.{name}" for name in TABLES])
         denied(conn, *[f"delete from recsys.{name}" for name in TABLES])
-        denied(conn, *internal)
         denied(conn, "select from product", "create table recsys.mine (x int)")
 
 
