@@ -8,25 +8,25 @@ to a thread (recsys/_writer.py). Whatever goes wrong, the answer is returned.
 
 from __future__ import annotations
 
-import json
 import logging
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
+from datetime import datetime
 from decimal import Decimal, InvalidOperation
-from numbers import Integral, Real
-from typing import Literal, cast
-from uuid import UUID
+from typing import Any, Literal
+from uuid import UUID, uuid4
 
 import psycopg
 from psycopg.conninfo import make_conninfo
 
 from recsys import _db, _writer
+from recsys._answer import Answer, encode, encode_exposure
 from recsys._db import Connection
 from recsys._writer import LogStats, Row
-from recsys.errors import ConfigError
-from recsys.types import ItemId, Recommendation, UserId
+from recsys.assignment import Assignment
+from recsys.errors import ConfigError, DatabaseUnavailable, RecsysError
+from recsys.types import ItemId, Page, UserId
 
 logger = logging.getLogger(__name__)
 
@@ -35,51 +35,7 @@ MODES: tuple[Mode, ...] = ("off", "transaction", "background")
 KEEP_DAYS = 90
 """Days that impressions are kept for a model without a row in recsys.retention."""
 
-_MAX_TEXT = 1000
 _MAX_VALUE = Decimal(10) ** 15
-_ENCODER = json.JSONEncoder(separators=(",", ":"), check_circular=False, default=str)
-_encode = cast("Callable[[object], str]", _ENCODER.encode)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What is logged of one answer, or of one that failed.
-
-    Attributes:
-        request_id: ``page.request_id``.
-        model: Name of the model.
-        k: How many items were asked for.
-        version: The version that answered; None when it failed before that was known.
-        user_id: The application's user id.
-        unit: What was bucketed into a version; None for nobody in particular.
-        items: What is shown, best first.
-        channel: Where the items came from.
-        page_offset: Items shown on pages before this one.
-        context: Request-time features.
-        experiment: A running experiment that the unit is part of.
-        arm: Its arm.
-        took_ms: Milliseconds from the call to the answer.
-        degraded: Why it is less than a full answer.
-        error: What the caller got instead.
-        occurred_at: When; default now.
-    """
-
-    request_id: UUID
-    model: str
-    k: int
-    version: int | None = None
-    user_id: UserId | None = None
-    unit: str | None = None
-    items: Sequence[Recommendation] = ()
-    channel: str = "two-tower"
-    page_offset: int = 0
-    context: Mapping[str, object] | None = None
-    experiment: str | None = None
-    arm: str | None = None
-    took_ms: float | None = None
-    degraded: str | None = None
-    error: str | None = None
-    occurred_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 class NotLogged(Exception):
@@ -123,7 +79,7 @@ class ImpressionLog:
             writer = _writer.writer(self._dsn)
             key = (experiment, unit)
             if key not in writer.seen:
-                writer.put(Row(None, _exposure(experiment, unit, arm), key))
+                writer.put(Row(None, encode_exposure(experiment, unit, arm), key))
         elif self.mode == "off" and experiment not in self._warned:
             self._warned.add(experiment)
             logger.warning(
@@ -153,7 +109,7 @@ class ImpressionLog:
         if answer.experiment and answer.unit is not None and answer.arm is not None:
             key = (answer.experiment, answer.unit)
             if key not in self._seen:
-                row = Row(row.answer, _exposure(*key, answer.arm), key)
+                row = Row(row.answer, encode_exposure(*key, answer.arm), key)
         try:
             if conn is None or conn.closed:
                 raise psycopg.OperationalError("there is no connection")
@@ -188,6 +144,70 @@ class ImpressionLog:
         return _writer.writer(self._dsn).flush(timeout_s)
 
 
+class Entry:
+    """One request on its way to its row: assigned, then done or failed.
+
+    Args:
+        log: Where it goes.
+        model: Name of the model.
+        k: How many items were asked for.
+        unit: What is assigned to a version.
+        given: The other columns that are known before the answer.
+    """
+
+    __slots__ = ("_given", "_log", "_started", "_turn", "_unit")
+
+    def __init__(
+        self, log: ImpressionLog, model: str, k: int, unit: str | None, **given: Any
+    ) -> None:
+        self._log = log
+        self._unit = unit
+        self._given: dict[str, Any] = {"model": model, "k": k, "unit": unit, **given}
+        self._turn: dict[str, Any] = {}
+        self._started = time.perf_counter()
+
+    def assigned(self, number: int, to: Assignment) -> None:
+        """Note who answers; may come again after a switch."""
+        self._turn = {"version": number, "experiment": to.experiment, "arm": to.arm}
+        if to.experiment and to.arm and self._unit is not None:
+            self._log.expose(to.experiment, self._unit, to.arm)
+
+    def done(self, conn: Connection, page: Page) -> None:
+        """Log the answer.
+
+        Raises:
+            NotLogged: As ``ImpressionLog.record``.
+        """
+        if self._log.mode != "off":
+            self._log.record(conn, self._answer(page.request_id, items=page.items))
+
+    def failed(
+        self, exc: Exception, connection: Callable[[], AbstractContextManager[Any]]
+    ) -> None:
+        """Log that there was no answer; never raises.
+
+        Args:
+            exc: What the caller gets.
+            connection: Gives the connection of the request, inside a savepoint.
+        """
+        if self._log.mode == "off":
+            return
+        said = f"{type(exc).__name__}: {str(exc).strip()}".split("\n")[0][:300]
+        answer = self._answer(uuid4(), error=said)
+        # Connecting once more would make the caller wait as long again.
+        gone = isinstance(exc, DatabaseUnavailable | psycopg.OperationalError)
+        with suppress(NotLogged, RecsysError, psycopg.Error):
+            if gone or self._log.mode == "background":
+                self._log.record(None, answer)
+            else:
+                with connection() as conn:
+                    self._log.record(conn, answer)
+
+    def _answer(self, request_id: UUID, **more: Any) -> Answer:
+        took = (time.perf_counter() - self._started) * 1e3
+        return Answer(request_id, took_ms=took, **self._given, **self._turn, **more)
+
+
 def _idle(conn: Connection) -> bool:
     return conn.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
 
@@ -197,85 +217,6 @@ def dsn_of(conn: Connection) -> str:
     info = conn.info
     password = {"password": info.password} if info.password else {}
     return make_conninfo(info.dsn, **password)
-
-
-def encode(answer: Answer) -> str:
-    """Return an answer as a JSON object in ASCII, with the table's column names.
-
-    Nothing in it keeps the database from storing it: text is cleaned of what Postgres
-    cannot hold, long text is cut, values of the context that JSON has no word for are
-    logged as text.
-    """
-    items = answer.items
-    return _encode(
-        {
-            "request_id": answer.request_id,
-            "model": answer.model,
-            "version": answer.version,
-            "user_id": _id(answer.user_id),
-            "unit": _text(answer.unit),
-            "occurred_at": answer.occurred_at.isoformat(),
-            "item_ids": [item.item_id for item in items],
-            "scores": [item.score for item in items],
-            "channels": [answer.channel] if items else [],
-            "page_offset": answer.page_offset,
-            "k": answer.k,
-            "experiment": answer.experiment,
-            "arm": answer.arm,
-            "context": _context(answer.context),
-            "took_ms": answer.took_ms,
-            "degraded": _text(answer.degraded),
-            "error": _text(answer.error),
-        }
-    )
-
-
-def _exposure(experiment: str, unit: str, arm: str) -> str:
-    return _encode(
-        {
-            "experiment": experiment,
-            "unit": _text(unit),
-            "arm": arm,
-            "first_at": datetime.now(UTC).isoformat(),
-        }
-    )
-
-
-def _id(value: UserId | None) -> str | None:
-    return None if value is None else _text(str(value))
-
-
-def _text(text: str | None) -> str | None:
-    """Return text that Postgres can hold: no NUL, no lone surrogate, bounded."""
-    if text is None:
-        return None
-    text = text[:_MAX_TEXT]
-    if not text.isascii():
-        text = text.encode("utf-8", "replace").decode()
-    return text.replace("\0", "�") if "\0" in text else text
-
-
-def _context(context: Mapping[str, object] | None) -> dict[str, object] | None:
-    if not context:
-        return None
-    return {_text(str(name)) or "": _plain(value) for name, value in context.items()}
-
-
-def _plain(value: object) -> object:
-    """Return a value as JSON has it."""
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, Integral) and -(2**63) <= int(value) < 2**63:
-        return int(value)
-    if isinstance(value, Real) and not isinstance(value, Integral):
-        number = float(value)
-        if math.isfinite(number):
-            return number
-    try:
-        return _text(str(value))
-    except Exception:
-        # Somebody else's __str__ is no reason to lose the answer.
-        return f"<{type(value).__name__}>"
 
 
 def check_value(value: object) -> Decimal | None:

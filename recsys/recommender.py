@@ -9,9 +9,10 @@ the first request after its commit, and no answer mixes versions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
@@ -19,22 +20,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys import _db, retrieval, schema
+from recsys._arguments import check_context, check_ids, check_k, check_offset, unit_of
 from recsys._db import Connection, Halfvec
 from recsys._loaded import Loaded, LoadedVersions, Turn
 from recsys._own import ConnectionLost, OwnConnections, savepoint
-from recsys.config import ModelConfig
-from recsys.errors import (
-    ConfigError,
-    DatabaseUnavailable,
-    UnknownItem,
+from recsys.errors import ConfigError, DatabaseUnavailable, UnknownItem
+from recsys.impressions import (
+    Entry,
+    ImpressionLog,
+    Mode,
+    NotLogged,
+    check_value,
+    dsn_of,
+    record_outcome,
 )
-from recsys.ids import check_id
 from recsys.settings import Settings
 from recsys.types import ItemId, Page, Recommendation, UserId
 
 _T = TypeVar("_T")
 _ATTEMPTS = 4
-_MAX_HISTORY = 10_000
 
 Among = str | tuple[str, Sequence[Any] | Mapping[str, Any]]
 
@@ -51,6 +55,12 @@ class Recommender:
         connection: A connection to use instead of own ones. Statements then run in a
             savepoint of its transaction, nothing is committed, and no setting stays
             behind. It must not be used by two threads at once.
+        impressions: Log every answer: "off", "transaction" (with the connection of the
+            answer) or "background" (a bounded queue and a thread per process). What
+            became of the rows: ``impressions.stats()``.
+
+    Raises:
+        ConfigError: ``impressions`` is none of these.
 
     Example:
         >>> shop = Recommender("shop")
@@ -64,10 +74,15 @@ class Recommender:
         *,
         dsn: str | None = None,
         connection: Connection | None = None,
+        impressions: Mode = "off",
     ) -> None:
         self.model = model
-        self._own = OwnConnections(Settings.from_env().dsn if dsn is None else dsn)
+        own = Settings.from_env().dsn if dsn is None else dsn
+        self._own = OwnConnections(own)
         self._borrowed = connection
+        if connection is not None and dsn is None and impressions == "background":
+            own = dsn_of(connection)
+        self.impressions = ImpressionLog(impressions, own)
         self._versions = LoadedVersions(model)
 
     def recommend(
@@ -81,6 +96,7 @@ class Recommender:
         among: Among | None = None,
         exclude: Iterable[ItemId] = (),
         exclude_seen: bool = True,
+        page_offset: int = 0,
     ) -> Page:
         """Return the k best items for a user or a session.
 
@@ -101,6 +117,7 @@ class Recommender:
             exclude: Item ids never to return.
             exclude_seen: Leave out what the user has interacted with, in the newest
                 20,000 interactions.
+            page_offset: Items that pages before this one showed; only logged.
 
         Returns:
             k recommendations, best first, ties within the page by item id; fewer only
@@ -112,13 +129,15 @@ class Recommender:
             VersionStateError: No version of the model serves.
             DatabaseUnavailable: No connection.
         """
-        _check_k(k)
+        check_k(k)
+        check_offset(page_offset)
+        unit = unit_of(user_id, unit)
         excluded = list(exclude)
 
         def ask(conn: Connection, turn: Turn) -> Page | None:
             version = turn.version
-            self._check_ids(version.config, user_id, history, excluded)
-            _check_context(version.config, context)
+            check_ids(version.config, user_id, history, excluded)
+            check_context(version.config, context)
             state = retrieval.state(conn, version.statements, user_id, history)
             if state is None or state.generation != turn.generation:
                 return None
@@ -127,7 +146,16 @@ class Recommender:
             found = self._search(conn, version, query, k, [*seen, *excluded], among)
             return self._page(turn, found)
 
-        return self._answer(ask, _unit(user_id, unit))
+        entry = Entry(
+            self.impressions,
+            self.model,
+            k,
+            unit,
+            user_id=user_id,
+            context=context,
+            page_offset=page_offset,
+        )
+        return self._answer(ask, unit, entry)
 
     def similar_items(
         self,
@@ -159,12 +187,13 @@ class Recommender:
             VersionStateError: No version of the model serves.
             DatabaseUnavailable: No connection.
         """
-        _check_k(k)
+        check_k(k)
+        unit = unit_of(None, unit)
         excluded = [item_id, *exclude]
 
         def ask(conn: Connection, turn: Turn) -> Page | None:
             version = turn.version
-            self._check_ids(version.config, None, excluded, [])
+            check_ids(version.config, None, excluded, [])
             start = retrieval.direction(conn, version.statements, item_id)
             if start is None or start[0] != turn.generation:
                 return None
@@ -178,7 +207,8 @@ class Recommender:
             found = self._search(conn, version, query, k, excluded, among)
             return self._page(turn, found)
 
-        return self._answer(ask, _unit(None, unit))
+        entry = Entry(self.impressions, self.model, k, unit, channel="similar")
+        return self._answer(ask, unit, entry)
 
     def record(
         self,
@@ -188,11 +218,14 @@ class Recommender:
         *,
         occurred_at: datetime | None = None,
         request_id: UUID | None = None,
+        value: float | Decimal | None = None,
     ) -> None:
         """Store one interaction, where the model's ``interactions.record`` says.
 
-        Without such a statement it goes to ``recsys.interaction``. On an own
-        connection it is committed; on a borrowed one the caller commits.
+        Without such a statement it goes to ``recsys.interaction``. With a request id
+        or a value, and whenever impressions are logged, it is also an outcome, in the
+        same transaction. On an own connection both are committed; on a borrowed one
+        the caller commits.
 
         Args:
             user_id: The application's user id.
@@ -200,33 +233,51 @@ class Recommender:
             kind: What happened, such as "view"; a kind with a weight in recsys.toml.
             occurred_at: When; default now.
             request_id: ``page.request_id`` of the answer that led to it.
+            value: What it was worth, such as the price paid.
 
         Raises:
-            ConfigError: The kind has no weight, or an id has the wrong type.
+            ConfigError: The kind has no weight, an id has the wrong type, or the value
+                is no finite number.
             UnknownModel: No model of that name is registered.
             VersionStateError: No version of the model serves.
         """
+        worth = check_value(value)
+        wanted = request_id is not None or worth is not None
+        outcome = wanted or self.impressions.mode != "off"
+        when = occurred_at or datetime.now(UTC)
 
         def ask(conn: Connection, turn: Turn) -> bool | None:
             config = turn.version.config
             if retrieval.generation(conn, self.model) != turn.generation:
                 return None
-            self._check_ids(config, user_id, [item_id], [])
+            check_ids(config, user_id, [item_id], [])
             weights = config.interactions.weights
             if weights and kind not in weights:
                 raise ConfigError(
                     f"kind {kind!r} has no weight in model {self.model!r}",
                     hint=f"Kinds: {', '.join(weights)}.",
                 )
-            retrieval.record(
-                conn,
-                config,
-                user_id=user_id,
-                item_id=item_id,
-                kind=kind,
-                occurred_at=occurred_at or datetime.now(UTC),
-                request_id=request_id,
-            )
+            with conn.transaction() if outcome else nullcontext():
+                retrieval.record(
+                    conn,
+                    config,
+                    user_id=user_id,
+                    item_id=item_id,
+                    kind=kind,
+                    occurred_at=when,
+                    request_id=request_id,
+                )
+                if outcome:
+                    record_outcome(
+                        conn,
+                        self.model,
+                        user_id=user_id,
+                        item_id=item_id,
+                        kind=kind,
+                        value=worth,
+                        request_id=request_id,
+                        occurred_at=when,
+                    )
             return True
 
         # A lost connection may have stored it: only the caller can tell.
@@ -245,7 +296,7 @@ class Recommender:
             conn: Connection, turn: Turn
         ) -> tuple[NDArray[np.float32], list[ItemId]] | None:
             version = turn.version
-            self._check_ids(version.config, user_id, None, [])
+            check_ids(version.config, user_id, None, [])
             state = retrieval.state(conn, version.statements, user_id, None, before)
             if state is None or state.generation != turn.generation:
                 return None
@@ -254,8 +305,12 @@ class Recommender:
         return self._answer(ask, str(user_id))
 
     def close(self) -> None:
-        """Close this thread's own connection; the next request opens another."""
+        """Close this thread's own connection; the next request opens another.
+
+        Waits up to two seconds for impressions that are still to be written.
+        """
         self._own.close()
+        self.impressions.flush()
 
     def __enter__(self) -> Recommender:
         return self
@@ -267,22 +322,47 @@ class Recommender:
         self,
         ask: Callable[[Connection, Turn], _T | None],
         unit: str | None,
+        entry: Entry | None = None,
         *,
         repeatable: bool = True,
     ) -> _T:
-        """Ask with one version, whole; again when it moved or the session had ended.
+        """Ask with one version, whole; log the answer or the failure.
 
         Args:
             ask: Gives an answer, or None when the generation differs.
             unit: What is assigned to a version.
+            entry: What is logged, where the answer is a page.
             repeatable: It may be asked again after a lost connection.
         """
+        try:
+            return self._settled(ask, unit, entry, repeatable=repeatable)
+        except Exception as exc:
+            if entry is not None:
+                entry.failed(exc, self._saved)
+            raise
+
+    def _settled(
+        self,
+        ask: Callable[[Connection, Turn], _T | None],
+        unit: str | None,
+        entry: Entry | None,
+        *,
+        repeatable: bool,
+    ) -> _T:
+        """Ask again when the version moved or the session had ended."""
         for attempt in range(_ATTEMPTS):
+            answer = None
             try:
                 with self._connection() as conn:
                     turn = self._turn(conn, unit)
+                    if entry is not None:
+                        entry.assigned(turn.version.number, turn.assignment)
                     with savepoint(conn):
                         answer = ask(conn, turn)
+                        if entry is not None and isinstance(answer, Page):
+                            entry.done(conn, answer)
+            except NotLogged:
+                pass  # counted and said; the answer stands
             except retrieval.VersionGone:
                 answer = None
             except ConnectionLost:
@@ -314,6 +394,11 @@ class Recommender:
             return nullcontext(self._borrowed)
         return self._own.use()
 
+    @contextmanager
+    def _saved(self) -> Generator[Connection]:
+        with self._connection() as conn, savepoint(conn):
+            yield conn
+
     def _turn(self, conn: Connection, unit: str | None) -> Turn:
         turn = self._versions.cached(unit)
         if turn is not None:
@@ -325,23 +410,6 @@ class Recommender:
             schema.check(conn)  # a borrowed connection comes unchecked
             raise
 
-    def _check_ids(
-        self,
-        config: ModelConfig,
-        user_id: UserId | None,
-        items: Sequence[ItemId] | None,
-        exclude: Sequence[ItemId],
-    ) -> None:
-        if user_id is not None:
-            check_id("user_id", user_id, config.user_id)
-        if items is not None and len(items) > _MAX_HISTORY:
-            raise ConfigError(
-                f"a history of {len(items)} items is too long",
-                hint=f"Pass the newest {_MAX_HISTORY} at most.",
-            )
-        for item in (*(items or ()), *exclude):
-            check_id("item_id", item, config.item_id)
-
     def _page(self, turn: Turn, found: retrieval.Found) -> Page:
         return Page(
             items=tuple(map(Recommendation, found[0], found[1])),
@@ -351,33 +419,6 @@ class Recommender:
             experiment=turn.assignment.experiment,
             arm=turn.assignment.arm,
         )
-
-
-def _unit(user_id: UserId | None, unit: str | None) -> str | None:
-    """Return what rollouts and experiments assign: the user, unless told otherwise."""
-    if unit is None:
-        return None if user_id is None else str(user_id)
-    if not isinstance(unit, str) or not unit.isprintable():  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ConfigError(f"unit must be printable text, got {unit!r}")
-    return unit
-
-
-def _check_k(k: int) -> None:
-    if type(k) is not int or not 1 <= k <= 1000:
-        raise ConfigError(
-            f"k must be a whole number from 1 to 1000, got {k!r}",
-            hint="Ask for one page at a time.",
-        )
-
-
-def _check_context(config: ModelConfig, context: Mapping[str, object] | None) -> None:
-    known = [feature.name for feature in config.context.features]
-    for name in context or ():
-        if name not in known:
-            raise ConfigError(
-                f"unknown context feature {name!r}",
-                hint=f"The version knows: {', '.join(known) or 'none'}.",
-            )
 
 
 def _unsettled(model: str) -> DatabaseUnavailable:

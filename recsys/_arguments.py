@@ -1,0 +1,76 @@
+"""The arguments of a request, checked before SQL or a tower sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from recsys.config import ModelConfig
+from recsys.errors import ConfigError
+from recsys.ids import check_id
+from recsys.types import ItemId, UserId
+
+_MAX_HISTORY = 10_000
+
+
+def unit_of(user_id: UserId | None, unit: str | None) -> str | None:
+    """Return what rollouts and experiments assign: the user, unless told otherwise."""
+    if unit is None:
+        return None if user_id is None else str(user_id)
+    if not isinstance(unit, str) or not unit.isprintable():  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"unit must be printable text, got {unit!r}")
+    return unit
+
+
+def check_k(k: int) -> None:
+    """Refuse a list length that is no whole number from 1 to 1000."""
+    if type(k) is not int or not 1 <= k <= 1000:
+        raise ConfigError(
+            f"k must be a whole number from 1 to 1000, got {k!r}",
+            hint="Ask for one page at a time.",
+        )
+
+
+def check_context(config: ModelConfig, context: Mapping[str, object] | None) -> None:
+    """Refuse context features that the version does not know."""
+    known = [feature.name for feature in config.context.features]
+    for name in context or ():
+        if name not in known:
+            raise ConfigError(
+                f"unknown context feature {name!r}",
+                hint=f"The version knows: {', '.join(known) or 'none'}.",
+            )
+
+
+def check_ids(
+    config: ModelConfig,
+    user_id: UserId | None,
+    items: Sequence[ItemId] | None,
+    exclude: Sequence[ItemId],
+) -> None:
+    """Refuse ids of another type than the model's, and endless histories.
+
+    Raises:
+        ConfigError: An id has the wrong type, or there are too many.
+    """
+    if user_id is not None:
+        check_id("user_id", user_id, config.user_id)
+    if items is not None and len(items) > _MAX_HISTORY:
+        raise ConfigError(
+            f"a history of {len(items)} items is too long",
+            hint=f"Pass the newest {_MAX_HISTORY} at most.",
+        )
+    for item in (*(items or ()), *exclude):
+        check_id("item_id", item, config.item_id)
+
+
+def check_offset(value: object) -> None:
+    """Refuse what is no number of items.
+
+    Raises:
+        ConfigError: It is no whole number from 0 to a million.
+    """
+    if type(value) is not int or not 0 <= value <= 1_000_000:
+        raise ConfigError(
+            f"page_offset must be a whole number from 0 to a million, got {value!r}",
+            hint="Pass how many items the earlier pages showed.",
+        )
