@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import psycopg
 
-from recsys.cli import ask, compare, models, setup
+from recsys.cli import ask, compare, experiment, models, setup
 from recsys.errors import RecsysError, SchemaError
 from recsys.settings import Settings
 
@@ -30,6 +30,7 @@ COMMANDS = (
     models.drop,
     models.evaluate_,
     compare.compare,
+    experiment.experiment,
     models.status,
     models.artifacts_,
     ask.recommend,
