@@ -84,7 +84,10 @@ class Warner:
             return
         self._next = now + _WARN_EVERY_S
         count, self._lost = self._lost, 0
-        logger.warning("%d impressions were not logged: %s", count, why)
+        if count:
+            logger.warning("%d impressions were not logged: %s", count, why)
+        else:
+            logger.warning("impressions are waiting to be logged: %s", why)
 
 
 class Seen:
@@ -224,7 +227,7 @@ class Writer:
 
     def _drop(self, row: Row, why: str) -> bool:
         self._dropped += row.answer is not None
-        self._warner.lost(1, f"{why} ('recsys doctor' and docs/impressions.md)")
+        self._warner.lost(1, f"{why} (docs/impressions.md)")
         return False
 
     def _start(self) -> None:
@@ -287,7 +290,7 @@ class Writer:
                 # Gone, full, locked, or the row's partition was made this moment.
                 wait = _BACKOFF_S[min(tries, len(_BACKOFF_S) - 1)]
                 if tries == len(_BACKOFF_S):
-                    self._warner.lost(0, f"waiting for the database: {_line(exc)}")
+                    self._warner.lost(0, _line(exc))
                 tries += 1
                 if self._conn is not None and self._conn.closed:
                     self._conn = None
