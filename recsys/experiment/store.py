@@ -299,6 +299,7 @@ def start(conn: Connection, name: str, *, reason: str = "") -> None:
         VersionStateError: It has started before, another one runs on the model, or a
             version is not ready; or a lock was not to be had for five seconds.
     """
+    get(conn, name)  # begins the caller's transaction: the next one is a savepoint
     with translated(), conn.transaction():
         conn.execute("select recsys._experiment_start(%s, %s)", (name, reason))
 
@@ -311,6 +312,7 @@ def stop(conn: Connection, name: str, *, reason: str = "") -> None:
         VersionStateError: It is not running, or a lock was not to be had for five
             seconds.
     """
+    get(conn, name)  # begins the caller's transaction: the next one is a savepoint
     with translated(), conn.transaction():
         conn.execute("select recsys._experiment_stop(%s, %s)", (name, reason))
 
