@@ -48,6 +48,7 @@ def connect(dsn: str, *, autocommit: bool = False) -> Connection:
             application_name="recsys",
         )
         conn.adapters.register_dumper(Halfvec, HalfvecDumper)
+        conn.adapters.register_dumper(HalfvecArray, HalfvecDumper)
         return conn
     except psycopg.OperationalError as exc:
         raise DatabaseUnavailable(
@@ -109,6 +110,7 @@ def binary_cursor(conn: Connection) -> psycopg.Cursor[Any]:
         conn.adapters.get_dumper(Halfvec, PyFormat.AUTO)
     except psycopg.ProgrammingError:
         cursor.adapters.register_dumper(Halfvec, HalfvecDumper)
+        cursor.adapters.register_dumper(HalfvecArray, HalfvecDumper)
     return cursor
 
 
@@ -155,16 +157,37 @@ class Halfvec:
 
 
 class HalfvecDumper(Dumper):
-    """Send ``Halfvec`` in binary; the type comes from the cast in the statement.
+    """Send halfvecs in binary; the type comes from the cast in the statement.
 
     Registered on our own cursors only: a borrowed connection keeps its adapters.
     """
 
     format = Format.BINARY
 
-    def dump(self, obj: Halfvec) -> bytes:
+    def dump(self, obj: Halfvec | HalfvecArray) -> bytes:
         """Return the binary form."""
         return obj.data
+
+
+class HalfvecArray:
+    """Rows of vectors on their way to the server as halfvec[].
+
+    Attributes:
+        data: The binary form that array_recv reads.
+    """
+
+    __slots__ = ("data",)
+
+    def __init__(self, rows: NDArray[np.float32], halfvec_oid: int) -> None:
+        n, dim = rows.shape
+        record = np.dtype([("size", ">i4"), ("head", ">u4"), ("values", ">f2", (dim,))])
+        body = np.zeros(n, dtype=record)
+        body["size"] = 4 + 2 * dim
+        body["head"] = dim << 16
+        body["values"] = rows
+        # One dimension, no nulls, the element type, length, lower bound.
+        header = struct.pack(">iiIii", 1, 0, halfvec_oid, n, 1)
+        self.data = header + body.tobytes()
 
 
 def unpack_halfvecs(packed: bytes | None, dim: int) -> NDArray[np.float16]:

@@ -21,6 +21,11 @@ TIME_PARTS = ("age", "year", "week", "day")
 # alembic keeps revision ids such as "<model>_<number>" in 32 characters, and Postgres
 # cuts identifiers at 63 bytes.
 _MODEL_NAME = re.compile(r"[a-z][a-z0-9_]{0,23}")
+_FOLLOWED = ("watch", "updated_at", "sweep_s")
+_WATCH_HINT = (
+    'Such as watch = { product = "id", brand = "select product.id from product join '
+    'changed on product.brand_id = changed.id" }.'
+)
 _COLUMN_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 
@@ -57,11 +62,24 @@ class Feature:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """SQL over the application's tables and the features declared on its columns."""
+    """SQL over the application's tables and the features declared on its columns.
+
+    Attributes:
+        sql: The query.
+        features: Declared on its columns, in order.
+        watch: Items only: table -> which items a changed row concerns. A column of
+            that table that holds the item id, or a query over ``changed``, the changed
+            rows, that returns item ids.
+        updated_at: Items only: a column of the query, a timestamp that every change
+            moves, by which changes are found where triggers cannot be.
+        sweep_s: Items only: seconds between two looks at ``updated_at``.
+    """
 
     sql: str = ""
     features: tuple[Feature, ...] = ()
     watch: Mapping[str, str] = field(default_factory=dict[str, str])
+    updated_at: str = ""
+    sweep_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +253,8 @@ def model_from_dict(data: Mapping[str, Any]) -> ModelConfig:
 
     def source(part: Mapping[str, Any]) -> Source:
         features = tuple(Feature(**_with_tuple(f, "parts")) for f in part["features"])
-        return Source(sql=part["sql"], features=features, watch=part["watch"])
+        values: dict[str, Any] = {**part, "features": features}
+        return Source(**values)
 
     inter = data["interactions"]
     return ModelConfig(
@@ -311,14 +330,40 @@ def _source(
         return Source()
     here = f"[{where[1:-1]}.{key}]"
     part = _table(table, key, where)
-    _keys(part, ("sql", "features", "watch") if sql else ("features",), here)
+    known = ("sql", "features") if sql else ("features",)
+    _keys(part, (*known, *(_FOLLOWED if key == "items" else ())), here)
     declared = _table(part, "features", here)
     watch = _table(part, "watch", here)
+    for name, item in watch.items():
+        if not isinstance(item, str) or not item.strip():
+            raise ConfigError(
+                f"{here} watch.{name} must be the column that holds the item id, or a "
+                "query over 'changed'",
+                hint=_WATCH_HINT,
+            )
     return Source(
         sql=_sql(part, here) if sql else "",
         features=tuple(_feature(n, declared[n], here) for n in declared),
-        watch={str(k): str(v) for k, v in watch.items()},
+        watch={name: str(item).strip() for name, item in watch.items()},
+        updated_at=_updated_at(part, here),
+        sweep_s=_sweep(part, here),
     )
+
+
+def _updated_at(part: Mapping[str, Any], here: str) -> str:
+    column = part.get("updated_at", "")
+    if not isinstance(column, str) or (column and not _COLUMN_NAME.fullmatch(column)):
+        raise ConfigError(
+            f"{here} updated_at must name a column of its sql, got {column!r}"
+        )
+    return column
+
+
+def _sweep(part: Mapping[str, Any], here: str) -> float:
+    seconds = part.get("sweep_s", 60.0)
+    if type(seconds) not in (int, float) or not 1 <= seconds <= 86_400:
+        raise ConfigError(f"{here} sweep_s must be from 1 to 86400 seconds")
+    return float(seconds)
 
 
 def _interactions(table: Mapping[str, Any], where: str) -> Interactions:

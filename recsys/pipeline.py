@@ -101,13 +101,13 @@ def train_version(
             conn.commit()
             started = datetime.now(UTC)
             dataset = _read(conn, config, until, progress)
+        end = trained_until(dataset.until, until, started)
         trained = _fit(dataset, config, progress)
         del dataset
         with _db.connect(dsn) as conn:
             if number in revisions.numbers(project.versions, model):
                 # Someone else's file of that number came while we trained.
                 number = _number(conn, config, project.versions)
-            end = trained_until(trained.report.get("until"), until, started)
             plan = _store(conn, config, columns, number, trained, end)
             if not revision:
                 versions.create(conn, plan)

@@ -42,6 +42,7 @@ drop function
     recsys._plan(text),
     recsys._serving(text, text),
     recsys._assign(text, text),
+    recsys._superfluous(text),
     recsys._retire(text, integer, text),
     recsys._rollback(text, text),
     recsys._retire_for_drop(text, integer, boolean),

@@ -34,6 +34,7 @@ LIVE = (
     "functions/_rollback.v1.sql",
     "functions/_retire.v1.sql",
     "functions/_register_version.v2.sql",
+    "functions/_superfluous.v1.sql",
     "functions/_assign.v1.sql",
     "functions/_serving.v2.sql",
     "functions/_plan.v1.sql",
@@ -74,6 +75,7 @@ IMPRESSIONS = (
     "functions/_log_answers.v1.sql",
     "functions/_make_partitions.v1.sql",
     "functions/_drop_old_partitions.v1.sql",
+    "functions/_guard_moments.v1.sql",
     "functions/_grant_part_impressions.v1.sql",
 )
 EXPERIMENTS = (

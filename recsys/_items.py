@@ -1,0 +1,115 @@
+"""From rows of the item source to the two vectors of each item, for one version.
+
+Backfill, worker and ``sync_items`` all go through here, so that bulk and stream make
+the same vectors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys import _db, artifacts
+from recsys._db import Connection
+from recsys._tower import ItemTower
+from recsys.encoder.values import projection
+from recsys.errors import ArtifactError, SourceError
+from recsys.types import ItemId
+from recsys.versions import ModelVersion
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Items and their vectors.
+
+    Attributes:
+        ids: N item ids.
+        vectors: As searched, shape (N, dim + 1), float32.
+        history: As a query is made of them, shape (N, dim), float32.
+    """
+
+    ids: list[ItemId]
+    vectors: NDArray[np.float32]
+    history: NDArray[np.float32]
+
+
+class ItemEncoder:
+    """The item tower of a version, with the query that feeds it."""
+
+    def __init__(self, conn: Connection, version: ModelVersion) -> None:
+        """Load the tower.
+
+        Raises:
+            ArtifactError: It is missing, corrupted or does not fit the tables.
+        """
+        config = version.config
+        if version.dim != config.train.dim + 1:
+            raise ArtifactError(
+                f"the tables have {version.dim} dimensions, the towers "
+                f"{config.train.dim + 1}",
+                hint="The registry was edited: drop the version and train again.",
+            )
+        self.version = version
+        self.config = config
+        self.tower = ItemTower(
+            artifacts.get(conn, version.artifacts["item_tower"]),
+            config.items.features,
+            config.train.dim,
+        )
+
+    def select(self, extra: str = "") -> str:
+        """Return the query of what ``encode`` takes, without a where clause.
+
+        Args:
+            extra: Further columns, after those that ``encode`` takes.
+        """
+        fields = projection(self.config.items.features, "s")
+        id_type = self.config.item_id
+        return (
+            f"select s.item_id::{id_type}, halfvec_send(e.served),"
+            f" halfvec_send(e.history), e.bias{', ' if fields else ''}{fields}{extra}"
+            f" from ({self.config.items.sql}\n) as s"
+            f" left join recsys.id_embedding_{self.version.suffix} as e"
+            f" on e.item_id = s.item_id::{id_type}"
+        )
+
+    def encode(self, rows: Sequence[Sequence[Any]]) -> Encoded:
+        """Encode rows of ``select``; further columns are passed over.
+
+        Raises:
+            SourceError: An item id is null.
+        """
+        dim = self.tower.dim
+        if not rows:
+            none = np.empty((0, dim), np.float32)
+            return Encoded([], np.empty((0, dim + 1), np.float32), none)
+        ids, served, history, bias, *cells = zip(*rows, strict=True)
+        if None in ids:
+            raise SourceError(
+                "the item source returns a null item_id",
+                hint="Add 'where ... is not null' to items.sql.",
+            )
+        names = [feature.name for feature in self.config.items.features]
+        vectors, past = self.tower.encode(
+            dict(zip(names, cells, strict=False)),
+            len(ids),
+            unpack_rows(served, dim),
+            unpack_rows(history, dim),
+            np.array([math.nan if b is None else b for b in bias], np.float32),
+        )
+        return Encoded(list(ids), vectors, past)
+
+
+def unpack_rows(cells: Sequence[bytes | None], dim: int) -> NDArray[np.float32]:
+    """Return halfvec_send values as rows, shape (N, dim); None becomes zeros."""
+    present = np.array([cell is not None for cell in cells])
+    out = np.zeros((len(cells), dim), dtype=np.float32)
+    if present.any():
+        packed = b"".join(cell for cell in cells if cell is not None)
+        out[present] = _db.unpack_halfvecs(packed, dim)
+    return out

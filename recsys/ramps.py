@@ -1,0 +1,87 @@
+"""Ramps: the workers raise a candidate's percentage, step by step, under guardrails."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+from recsys import guardrails, rollout
+from recsys._db import Connection
+
+logger = logging.getLogger(__name__)
+
+
+def advance(conn: Connection, model: str) -> str:
+    """Check the guardrails of a rollout, and take the ramp's next step when it is due.
+
+    A breached guardrail ends the ramp, and rolls back when it says so; the reason is in
+    the audit. Without a ramp, a candidate is guarded all the same.
+
+    Args:
+        conn: An autocommit connection.
+        model: Name of the model.
+
+    Returns:
+        What happened, empty for nothing.
+    """
+    with conn.transaction():
+        conn.execute("select set_config('lock_timeout', '5s', true)")
+        conn.execute("select from recsys.model where name = %s for update", (model,))
+        candidate = conn.execute(
+            "select r.number, r.percent, coalesce(a.step_at, p.promoted_at)"
+            " from recsys.rollout as r"
+            " left join recsys.ramp as a on a.model = r.model and a.number = r.number"
+            " left join lateral (select promoted_at from recsys.promotion as p"
+            " where p.model = r.model and p.number = r.number order by p.id desc"
+            " limit 1) as p on true"
+            " where r.model = %s and r.candidate",
+            (model,),
+        ).fetchone()
+        if candidate is None:
+            conn.execute("select recsys._end_ramp(%s, 'no candidate')", (model,))
+            return ""
+        number, percent, since = candidate
+        breaches = guardrails.check(conn, model, since=since)
+        if breaches:
+            return _react(conn, model, number, breaches)
+        return _step(conn, model, number, percent)
+
+
+def _react(
+    conn: Connection, model: str, number: int, breaches: list[guardrails.Breach]
+) -> str:
+    worst = next((b for b in breaches if b.action == "rollback"), breaches[0])
+    reason = f"guardrail {worst.metric}: {worst.reason}"
+    stopped = conn.execute(
+        "select recsys._end_ramp(%s, %s)", (model, reason)
+    ).fetchone()
+    if worst.action != "rollback" and not (stopped and stopped[0]):
+        return ""  # it was stopped before, and the audit knows
+    numbers = {b.metric: {"base": b.base, "candidate": b.candidate} for b in breaches}
+    conn.execute(
+        "select recsys._audit(%s, %s, 'guardrail', recsys._rollout(%s), %s, %s, %s)",
+        (model, number, model, json.dumps(worst.action), reason, json.dumps(numbers)),
+    )
+    if worst.action == "rollback":
+        base = rollout.rollback(conn, model, reason=reason)
+        return f"rolled back to version {base}: {reason}"
+    return f"the ramp was stopped: {reason}"
+
+
+def _step(conn: Connection, model: str, number: int, percent: float) -> str:
+    row = conn.execute(
+        "update recsys.ramp set step = step + 1, step_at = now(),"
+        " next_at = now() + every where model = %s and number = %s"
+        " and next_at <= now() returning steps[step], step = cardinality(steps), reason",
+        (model, number),
+    ).fetchone()
+    if row is None:
+        return ""
+    share, last, reason = row
+    conn.execute(
+        "select recsys._promote(%s, %s, %s, %s, 'promote', false, true)",
+        (model, number, share, f"ramp, from {percent} %: {reason}"),
+    )
+    if last:
+        conn.execute("select recsys._end_ramp(%s, 'the last step was taken')", (model,))
+    return f"version {number}: {percent} % -> {share} %"

@@ -1,0 +1,1 @@
+"""The workers: they bring changed items into every live version."""

@@ -1,0 +1,329 @@
+"""Bring the current state of some items into every live version of a model.
+
+Correctness rests on the order of three steps inside one transaction: take the items out
+of the queue, which locks them until it ends (sql/functions/_claim_changes.v1.sql), then
+read which versions live, then read the source. Whatever the queue rows stand for
+is committed by then and so is read; who reads the item after it, writes after us.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from psycopg import errors as pg
+
+from recsys import _db, _sql, versions
+from recsys._db import Connection, HalfvecArray
+from recsys._items import Encoded, ItemEncoder
+from recsys.errors import RecsysError
+from recsys.versions import ModelVersion
+
+logger = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 6
+"""Attempts before an item stays a dead letter: about half an hour of back-off."""
+_LIVE = ("building", "ready", "serving")
+_LOCK_TIMEOUT = "200ms"
+_SOURCE_BROKEN = (
+    pg.UndefinedTable,
+    pg.UndefinedColumn,
+    pg.UndefinedFunction,
+    pg.InsufficientPrivilege,
+)
+"""What a source says that does not fit the database any more: no half is better."""
+_NOT_THE_ITEM = (
+    pg.DiskFull,
+    pg.OutOfMemory,
+    pg.QueryCanceled,
+    pg.DeadlockDetected,
+    pg.SerializationFailure,
+    psycopg.InterfaceError,
+)
+"""What is no item's fault: the whole batch goes back to the queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What one batch did.
+
+    Attributes:
+        items: Items brought up to date, the deleted ones included.
+        failed: Items that went to ``recsys.item_failure``.
+        oldest: When the oldest change was made; None when there was nothing.
+    """
+
+    items: int = 0
+    failed: int = 0
+    oldest: datetime | None = None
+
+
+class LiveModel:
+    """The live versions of one model, as this process has loaded them."""
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        self._followers: dict[tuple[int, str], _Follower] = {}
+
+    def apply_changes(self, conn: Connection, limit: int) -> Applied:
+        """Take about ``limit`` changes out of the queue and apply them.
+
+        Args:
+            conn: A connection outside any transaction; one is made and committed.
+            limit: Queue rows at most.
+
+        Returns:
+            What was done; nothing when the queue is empty or others work on it.
+        """
+        with conn.transaction():
+            conn.execute(
+                "select set_config('lock_timeout', %s, true)", (_LOCK_TIMEOUT,)
+            )
+            claimed = conn.execute(
+                "select item_id, changed_at from recsys._claim_changes(%s, %s)",
+                (self.model, limit),
+            ).fetchall()
+            if not claimed:
+                return Applied()
+            followers = self._followers_now(conn)
+            ids = sorted(item for item, _ in claimed if item is not None)
+            if len(ids) < len(claimed):
+                _queue_everything(conn, self.model, followers)
+            failed = self.bring(conn, followers, ids)
+        return Applied(len(ids) - failed, failed, min(time for _, time in claimed))
+
+    def sync(self, conn: Connection, ids: Sequence[str]) -> None:
+        """Apply some items in the caller's transaction; an error is the caller's.
+
+        The caller has queued them: a worker confirms them after the commit, whatever
+        other transactions did meanwhile.
+        """
+        for follower in self._followers_now(conn):
+            follower.bring(conn, sorted(set(ids)))
+
+    def bring(
+        self, conn: Connection, followers: Iterable[_Follower], ids: Sequence[str]
+    ) -> int:
+        """Bring items into every version; record the items that cannot be.
+
+        Returns:
+            How many could not be brought into some version.
+        """
+        broken: set[str] = set()
+        for follower in followers:
+            errors = _in_halves(conn, follower, ids)
+            if errors:
+                _record_failures(conn, follower.version, errors)
+                broken |= set(errors)
+            _forget_failures(conn, follower.version, ids, errors)
+        return len(broken)
+
+    def _followers_now(self, conn: Connection) -> list[_Follower]:
+        rows = conn.execute(
+            "select number, phase, artifacts ->> 'item_tower' from"
+            " recsys.model_version where model = %s and state = any(%s)"
+            # Before its learned rows are in, a version would get wrong vectors; its
+            # backfill reads the source later than this moment.
+            " and phase <> 'created' order by number",
+            (self.model, list(_LIVE)),
+        ).fetchall()
+        found: dict[tuple[int, str], _Follower] = {}
+        for number, phase, tower in rows:
+            known = self._followers.get((number, tower))
+            if known is None:
+                known = _Follower(conn, versions.get(conn, self.model, number))
+            known.loading = phase != "done"
+            found[number, tower] = known
+        self._followers = found
+        return list(found.values())
+
+
+class _Follower:
+    """One live version: reads, encodes and writes items."""
+
+    def __init__(self, conn: Connection, version: ModelVersion) -> None:
+        self.version = version
+        self.encoder = ItemEncoder(conn, version)
+        self.loading = True
+        config, suffix = version.config, version.suffix
+        with _db.binary_cursor(conn) as cur:
+            cur.execute(_sql.trusted(f"select item_id from ({config.items.sql}\n) as s"
+                                     " limit 0"))  # fmt: skip
+            own_type = cur.description[0].type_code if cur.description else 0
+            # Compared in its own type, so that the source's index is used.
+            row = cur.execute(
+                "select format_type(%s, null), 'halfvec'::regtype::oid", (own_type,)
+            ).fetchone()
+        id_type, self._halfvec = row or (config.item_id, 0)
+        select = self.encoder.select().replace("%", "%%")
+        self._read = _sql.trusted(
+            f"{select} where s.item_id = any(%s::text[]::{id_type}[])"
+        )
+        self._delete = [
+            _sql.trusted(
+                f"delete from recsys.{table}_{suffix}"
+                f" where item_id = any(%s::text[]::{config.item_id}[])"
+            )
+            for table in ("item_vector", "item_embedding")
+        ]
+        self._write = [
+            _sql.trusted(
+                f"insert into recsys.{table}_{suffix} as stored (item_id, embedding)"
+                f" select * from unnest(%s::{config.item_id}[], %s::halfvec[])"
+                " on conflict (item_id) do update set embedding = excluded.embedding"
+                # An equal vector is not written: HNSW pays for every row version.
+                " where stored.embedding is distinct from excluded.embedding"
+            )
+            for table in ("item_vector", "item_embedding")
+        ]
+
+    def bring(self, conn: Connection, ids: Sequence[str]) -> None:
+        """Read the items as they are now and store or delete their vectors."""
+        if not ids:
+            return
+        with _db.binary_cursor(conn) as cur:
+            rows = cur.execute(self._read, (list(ids),)).fetchall()
+            encoded = self.encoder.encode(rows)
+            self._store(cur, encoded)
+            present = {str(item) for item in encoded.ids}
+            gone = [item for item in ids if item not in present]
+            if gone:
+                self._remove(cur, gone)
+
+    def busy(self, conn: Connection, ids: Sequence[str]) -> set[str]:
+        """Return the items whose vectors another transaction is writing."""
+        query = (
+            f"select item_id::text from recsys.item_vector_{self.version.suffix}"
+            f" where item_id = any(%s::text[]::{self.version.config.item_id}[])"
+        )
+        stored = {i for (i,) in conn.execute(_sql.trusted(query), (list(ids),))}
+        locking = _sql.trusted(f"{query} for update skip locked")
+        return stored - {i for (i,) in conn.execute(locking, (list(ids),))}
+
+    def _store(self, cur: psycopg.Cursor[Any], encoded: Encoded) -> None:
+        if not encoded.ids:
+            return
+        for statement, rows in zip(
+            self._write, (encoded.vectors, encoded.history), strict=True
+        ):
+            cur.execute(statement, (encoded.ids, HalfvecArray(rows, self._halfvec)))
+
+    def _remove(self, cur: psycopg.Cursor[Any], gone: list[str]) -> None:
+        for statement in self._delete:
+            cur.execute(statement, (gone,))
+        if self.loading:
+            # A backfill may hold an older copy of these items.
+            cur.execute(
+                "insert into recsys.item_gone (model, number, item_id)"
+                " select %s, %s, unnest(%s::text[]) on conflict do nothing",
+                (self.version.model, self.version.number, gone),
+            )
+
+
+def _in_halves(
+    conn: Connection, follower: _Follower, ids: Sequence[str]
+) -> dict[str, str]:
+    """Bring the items; on an error each half alone, down to the item at fault.
+
+    Returns:
+        Item -> error of those that cannot be brought.
+    """
+    if not ids:
+        return {}
+    try:
+        with conn.transaction():
+            follower.bring(conn, ids)
+        return {}
+    except _NOT_THE_ITEM:
+        raise
+    except pg.LockNotAvailable:
+        # The application writes some of them in this moment: later, without counting.
+        busy = set(ids) if len(ids) == 1 else follower.busy(conn, ids)
+        if busy:
+            conn.execute(
+                "select recsys._queue_items(%s, %s)", (follower.version.model, [*busy])
+            )
+            return _in_halves(conn, follower, [i for i in ids if i not in busy])
+    except _SOURCE_BROKEN as exc:
+        message = exc.diag.message_primary or str(exc)
+        if f"_{follower.version.suffix}" in message:
+            raise  # the version was dropped meanwhile
+        return dict.fromkeys(ids, _message(exc))
+    except psycopg.OperationalError:
+        raise
+    except (psycopg.Error, RecsysError, ArithmeticError, ValueError, TypeError) as exc:
+        if len(ids) == 1:
+            return {ids[0]: _message(exc)}
+    except Exception as exc:
+        # onnxruntime raises classes of its own, without a common base but Exception.
+        if not type(exc).__module__.startswith("onnxruntime"):
+            raise
+        if len(ids) == 1:
+            return {ids[0]: _message(exc)}
+    middle = len(ids) // 2
+    return {
+        **_in_halves(conn, follower, ids[:middle]),
+        **_in_halves(conn, follower, ids[middle:]),
+    }
+
+
+def _message(exc: Exception) -> str:
+    primary = exc.diag.message_primary if isinstance(exc, psycopg.Error) else None
+    return f"{type(exc).__name__}: {primary or exc}"[:1000]
+
+
+def _record_failures(
+    conn: Connection, version: ModelVersion, errors: dict[str, str]
+) -> None:
+    """Keep the error; try again after 5 s, 20 s, 80 s, ..., then give up."""
+    for item, error in errors.items():
+        logger.warning(
+            "item %s of %s version %d: %s", item, version.model, version.number, error
+        )
+        conn.execute(
+            "insert into recsys.item_failure as f"
+            " (model, number, item_id, error, retry_at)"
+            " values (%s, %s, %s, %s, now() + interval '5 seconds')"
+            " on conflict (model, number, item_id) do update set"
+            " attempts = f.attempts + 1, error = excluded.error, failed_at = now(),"
+            " retry_at = case when f.attempts + 1 < %s"
+            " then now() + interval '5 seconds' * 4 ^ f.attempts end",
+            (version.model, version.number, item, error, MAX_ATTEMPTS),
+        )
+
+
+def _forget_failures(
+    conn: Connection, version: ModelVersion, ids: Sequence[str], errors: dict[str, str]
+) -> None:
+    healthy = [item for item in ids if item not in errors]
+    conn.execute(
+        "delete from recsys.item_failure"
+        " where model = %s and number = %s and item_id = any(%s)",
+        (version.model, version.number, healthy),
+    )
+
+
+def _queue_everything(
+    conn: Connection, model: str, followers: Sequence[_Follower]
+) -> None:
+    """Queue every item that a source or a version knows."""
+    parts = {f"select item_id::text from ({f.version.config.items.sql}\n) as s"
+             for f in followers}  # fmt: skip
+    parts |= {f"select item_id::text from recsys.item_vector_{f.version.suffix}"
+              for f in followers}  # fmt: skip
+    if parts:
+        conn.execute(
+            _sql.trusted(
+                "insert into recsys.item_change (model, bucket, item_id)"
+                f" select {_sql.literal(model)}, recsys._item_bucket(item_id), item_id"
+                f" from ({' union '.join(sorted(parts))}) as every_item"
+                " where item_id is not null"
+            )
+        )
+    conn.execute(
+        "update recsys.capture set reconciled_at = now() where model = %s", (model,)
+    )

@@ -1,0 +1,115 @@
+"""The periodic tasks of the workers, and who runs which when.
+
+A task is due when its row of ``recsys.schedule`` says so. Claiming it moves the row to
+the next time and commits, so that any number of workers share the tasks, a killed one
+delays a task by one interval, and no transaction stays open while it runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+import psycopg
+
+from recsys import capture_check, clean_up, impressions, ramps
+from recsys._db import Connection
+from recsys.errors import RecsysError
+
+logger = logging.getLogger(__name__)
+
+Run = Callable[[Connection, str], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One kind of periodic work.
+
+    Attributes:
+        run: Takes an autocommit connection and a model (or "" when not per model) and
+            returns what it did in a few words, empty for nothing.
+        every: Default interval; a row of recsys.schedule may say otherwise.
+        per_model: One row per model.
+    """
+
+    run: Run
+    every: timedelta
+    per_model: bool = True
+
+
+def _maintain_impressions(conn: Connection, model: str) -> str:
+    del model
+    return impressions.maintain(conn)
+
+
+TASKS: dict[str, Task] = {
+    "capture": Task(capture_check.check, timedelta(seconds=5)),
+    "ramp": Task(ramps.advance, timedelta(seconds=10)),
+    "compare ids": Task(capture_check.compare_ids, timedelta(days=1)),
+    "clean up": Task(clean_up.run, timedelta(minutes=10)),
+    "impressions": Task(_maintain_impressions, timedelta(hours=1), per_model=False),
+}
+
+
+def plan(conn: Connection) -> None:
+    """Give every task its row; rows that are there keep their interval."""
+    for name, task in TASKS.items():
+        models = "select name from recsys.model" if task.per_model else "select ''"
+        conn.execute(
+            "insert into recsys.schedule (task, model, every) select %s, m.name, %s"
+            f" from ({models}) as m(name) on conflict do nothing".encode(),
+            (name, task.every),
+        )
+
+
+def run_due(conn: Connection) -> int:
+    """Run every task that is due, one after the other.
+
+    Args:
+        conn: An autocommit connection.
+
+    Returns:
+        How many ran.
+    """
+    done = 0
+    while (claimed := _claim(conn)) is not None:
+        name, model = claimed
+        start = time.perf_counter()
+        result = error = None
+        try:
+            result = TASKS[name].run(conn, model)
+        except psycopg.OperationalError:
+            raise
+        except (RecsysError, psycopg.Error) as exc:
+            error = f"{type(exc).__name__}: {exc}"[:1000]
+            logger.warning("task %r of model %r failed: %s", name, model, error)
+        if result:
+            logger.info("%s %s: %s", name, model, result)
+        conn.execute(
+            "update recsys.schedule set ran_at = now(), took = %s, error = %s,"
+            " result = coalesce(nullif(%s, ''), result) where task = %s and model = %s",
+            (
+                timedelta(seconds=time.perf_counter() - start),
+                error,
+                result,
+                name,
+                model,
+            ),
+        )
+        done += 1
+    return done
+
+
+def _claim(conn: Connection) -> tuple[str, str] | None:
+    row = conn.execute(
+        "update recsys.schedule as s set next_at = now() + every from ("
+        " select task, model from recsys.schedule"
+        " where next_at <= now() and task = any(%s)"
+        " order by next_at for update skip locked limit 1) as due"
+        " where s.task = due.task and s.model = due.model returning s.task, s.model",
+        (list(TASKS),),
+    ).fetchone()
+    return (row[0], row[1]) if row else None
