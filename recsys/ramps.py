@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+from datetime import datetime
+from decimal import Decimal
 
 from recsys import guardrails, rollout
 from recsys._db import Connection
@@ -24,27 +26,33 @@ def advance(conn: Connection, model: str) -> str:
     Returns:
         What happened, empty for nothing.
     """
-    with conn.transaction():
-        conn.execute("select set_config('lock_timeout', '5s', true)")
+    before = _candidate(conn, model)
+    if before is None:
+        return ""
+    # Reads impressions, which can take a while: before the lock.
+    breaches = guardrails.check(conn, model, since=before[2])
+    with rollout.locking(conn, model):
         conn.execute("select from recsys.model where name = %s for update", (model,))
-        candidate = conn.execute(
-            "select r.number, r.percent, coalesce(a.step_at, p.promoted_at)"
-            " from recsys.rollout as r"
-            " left join recsys.ramp as a on a.model = r.model and a.number = r.number"
-            " left join lateral (select promoted_at from recsys.promotion as p"
-            " where p.model = r.model and p.number = r.number order by p.id desc"
-            " limit 1) as p on true"
-            " where r.model = %s and r.candidate",
-            (model,),
-        ).fetchone()
-        if candidate is None:
-            conn.execute("select recsys._end_ramp(%s, 'no candidate')", (model,))
-            return ""
-        number, percent, since = candidate
-        breaches = guardrails.check(conn, model, since=since)
+        if _candidate(conn, model) != before:
+            return ""  # somebody switched meanwhile
         if breaches:
-            return _react(conn, model, number, breaches)
-        return _step(conn, model, number, percent)
+            return _react(conn, model, before[0], breaches)
+        return _step(conn, model, before[0], before[1])
+
+
+def _candidate(conn: Connection, model: str) -> tuple[int, Decimal, datetime] | None:
+    """Return a rollout's version, its percentage, and since when it has that."""
+    row = conn.execute(
+        "select r.number, r.percent, coalesce(a.step_at, p.promoted_at, now())"
+        " from recsys.rollout as r"
+        " left join recsys.ramp as a on a.model = r.model and a.number = r.number"
+        " left join lateral (select promoted_at from recsys.promotion as p"
+        " where p.model = r.model and p.number = r.number order by p.id desc"
+        " limit 1) as p on true"
+        " where r.model = %s and r.candidate",
+        (model,),
+    ).fetchone()
+    return (row[0], row[1], row[2]) if row else None
 
 
 def _react(
@@ -68,11 +76,12 @@ def _react(
     return f"the ramp was stopped: {reason}"
 
 
-def _step(conn: Connection, model: str, number: int, percent: float) -> str:
+def _step(conn: Connection, model: str, number: int, percent: Decimal) -> str:
     row = conn.execute(
         "update recsys.ramp set step = step + 1, step_at = now(),"
         " next_at = now() + every where model = %s and number = %s"
-        " and next_at <= now() returning steps[step], step = cardinality(steps), reason",
+        " and next_at <= now()"
+        " returning steps[step], step = cardinality(steps), reason",
         (model, number),
     ).fetchone()
     if row is None:

@@ -124,19 +124,13 @@ class Worker:
         except psycopg.OperationalError as exc:
             if conn.closed:
                 raise
-            logger.warning(
-                "a batch of %s goes back to the queue: %s", model, _line(exc)
-            )
-            self._stop.wait(self._poll_s)
+            self._put_back(model, exc)
             return Applied()
         except (RecsysError, psycopg.Error) as exc:
             # A version was dropped between two statements, its artifacts are gone, ...:
             # the batch is in the queue again.
-            logger.warning(
-                "a batch of %s goes back to the queue: %s", model, _line(exc)
-            )
             self._live.pop(model, None)
-            self._stop.wait(self._poll_s)
+            self._put_back(model, exc)
             return Applied()
         self._items += done.items
         self._failed += done.failed
@@ -144,12 +138,17 @@ class Worker:
             self._on_batch(model, done)
         return done
 
+    def _put_back(self, model: str, exc: Exception) -> None:
+        logger.warning("a batch of %s goes back to the queue: %s", model, _line(exc))
+        self._stop.wait(self._poll_s)
+
     def _heartbeat(self, conn: Connection) -> None:
         if time.monotonic() - self._seen_at < _HEARTBEAT_S:
             return
         self._seen_at = time.monotonic()
         conn.execute(
-            "insert into recsys.worker (id, host, pid) values (%(id)s, %(host)s, %(pid)s)"
+            "insert into recsys.worker (id, host, pid)"
+            " values (%(id)s, %(host)s, %(pid)s)"
             " on conflict (id) do update set seen_at = now(),"
             " items = %(items)s, failed = %(failed)s",
             {

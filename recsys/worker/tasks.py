@@ -86,6 +86,7 @@ def run_due(conn: Connection) -> int:
         except (RecsysError, psycopg.Error) as exc:
             error = f"{type(exc).__name__}: {exc}"[:1000]
             logger.warning("task %r of model %r failed: %s", name, model, error)
+        seconds = time.perf_counter() - start
         if result:
             logger.info("%s %s: %s", name, model, result)
         conn.execute(
