@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,12 @@ def test_a_version_is_trained_declared_filled_and_serves(
     assert version.spec["train"]["seed"] == 7
     assert set(version.metrics["validation"]) >= {"model", "most_popular"}
     assert stored["curves"]
+    with _db.connect(dsn) as conn:
+        late = conn.execute(
+            "select v.trained_until - e.last from recsys.model_version as v,"
+            " (select max(created_at) as last from event) as e"
+        ).fetchone()
+    assert late == (timedelta(microseconds=1),)
     with Recommender("shop", dsn=dsn) as model:
         assert len(model.recommend(7)) == 20
 
@@ -84,9 +91,11 @@ def test_without_a_revision_the_version_is_made_directly(
     world.fill_shop(dsn, id_type, items=40, users=10, events=6)
     config = project(tmp_path, id_type)
 
-    trained = pipeline.train_version(dsn, config, "shop", revision=False)
+    until = world.NOW - timedelta(days=30)
+    trained = pipeline.train_version(dsn, config, "shop", until=until, revision=False)
 
     assert trained.revision is None
+    assert trained.plan.spec["trained_until"] == until.isoformat()
     assert not config.versions.exists()
     assert left(dsn)[:2] == (1, 1)
     assert backfill(dsn, "shop").item_count == 40
