@@ -1,6 +1,7 @@
 -- Remove what the impressions files of revision 0002 made.
 
 drop function recsys._grant_part_impressions();
+drop function recsys._guard_moments(text, integer[], timestamptz, real);
 drop function recsys._drop_old_partitions(interval);
 drop function recsys._make_partitions(integer);
 drop function recsys._log_answers(json, json);

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import psycopg
 
-from recsys.cli import ask, compare, experiment, models, setup
+from recsys.cli import ask, compare, experiment, guardrail, models, setup
 from recsys.errors import RecsysError, SchemaError
 from recsys.settings import Settings
 
@@ -31,6 +31,7 @@ COMMANDS = (
     models.evaluate_,
     compare.compare,
     experiment.experiment,
+    guardrail.guardrail,
     models.status,
     models.artifacts_,
     ask.recommend,

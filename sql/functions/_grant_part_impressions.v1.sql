@@ -28,7 +28,8 @@ begin
             recsys.impression_default, recsys.outcome_default from recsys_trainer;
         grant execute on function
             recsys._log_answers(json, json), recsys._make_partitions(integer),
-            recsys._drop_old_partitions(interval) to recsys_trainer;
+            recsys._drop_old_partitions(interval),
+            recsys._guard_moments(text, integer[], timestamptz, real) to recsys_trainer;
     end if;
 end
 $function$;
