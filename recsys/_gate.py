@@ -71,9 +71,7 @@ def judge(gate: Gate, facts: Facts) -> tuple[bool, str]:
             f" {facts.number} is ready"
         )
     if facts.users < gate.min_users:
-        return False, (
-            f"too little data: {facts.users} users, {gate.min_users} are needed; {told}"
-        )
+        return False, (f"too little data: {gate.min_users} users are needed; {told}")
     if reasons:
         return False, f"failed: {'; '.join(reasons)}; {told}"
     return True, f"passed: {told}"
@@ -85,7 +83,7 @@ def _change(facts: Facts) -> str:
 
 
 def _users(facts: Facts) -> str:
-    users = f"{facts.users:,} users"
+    users = f"{facts.users:,} user{'' if facts.users == 1 else 's'}"
     if facts.users == facts.population:
         return users
     return f"{users} (a sample of {facts.population:,})"

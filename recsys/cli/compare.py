@@ -123,7 +123,7 @@ def _rows(found: Comparison) -> list[Row]:
 
 
 def _summary(found: Comparison) -> str:
+    hits = f"{found.hits:,} hit{'' if found.hits == 1 else 's'}"
     return (
-        f"{found.model} version {found.number} {found.verdict}"
-        f" ({found.hits:,} hits, k = {found.k})"
+        f"{found.model} version {found.number} {found.verdict} ({hits}, k = {found.k})"
     )

@@ -74,7 +74,9 @@ def _cell(value: object) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
-        return f"{value:.4f}"
+        # Five digits say enough, and keep a table of many columns narrow.
+        size = abs(value)
+        return f"{value:.{4 if size < 10 else 2 if size < 1000 else 0}f}"
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M}"
     return str(_plain(value))

@@ -83,7 +83,7 @@ def test_a_holdout_and_thresholds_are_taken(
         "--max-latency", 9, "--seed", 4,
     )  # fmt: skip
 
-    assert "too little data: 30 users, 31 are needed" in result.err
+    assert "too little data: 31 users are needed" in result.err
 
 
 class Checker(HTMLParser):

@@ -98,7 +98,7 @@ def test_the_metrics_are_those_computed_by_hand(line: Connection) -> None:
     assert metrics["recall@2"].popular == pytest.approx(0.25)
     assert (found.users, found.hits, found.k) == (2, 3, 2)
     assert (found.cutoff, found.base_number, found.number) == (CUT, 1, 2)
-    assert "too little data: 2 users" in found.verdict
+    assert "too little data: 30 users are needed" in found.verdict
 
 
 def test_the_numbers_are_those_of_an_evaluation(line: Connection) -> None:

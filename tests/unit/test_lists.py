@@ -142,7 +142,7 @@ def test_a_version_as_good_as_the_other_passes() -> None:
     [
         ({"ndcg": Paired(0.2, 0.18, -0.02, -0.05, 0.01)}, "fell by 10.0%"),
         ({"ndcg": Paired(0.2, 0.196, -0.004, -0.006, -0.002)}, "fell for certain"),
-        ({"users": 29}, "too little data: 29 users"),
+        ({"users": 29}, "too little data: 30 users are needed"),
         ({"ann_high": 0.94}, "ANN recall on these users is at most 0.940"),
         ({"ann_recall": Paired(0.99, 0.93)}, "ANN recall is 0.930"),
         ({"coverage": Paired(0.5, 0.2)}, "coverage is 20.0%"),
