@@ -170,6 +170,7 @@ def results(conn: Connection, name: str, at: datetime | None = None) -> list[Res
     Raises:
         ConfigError: No experiment has that name.
     """
+    store.get(conn, name)  # an error in SQL would end the caller's transaction
     with conn.cursor(row_factory=class_row(Result)) as cur, translated():
         return cur.execute(
             "select * from recsys.experiment_result_at("
@@ -179,7 +180,7 @@ def results(conn: Connection, name: str, at: datetime | None = None) -> list[Res
 
 
 def course(
-    conn: Connection, name: str, *, points: int = 60
+    conn: Connection, name: str, *, points: int = 30
 ) -> list[tuple[datetime, list[Result]]]:
     """Return the results after each day, or at that many times when it ran long.
 

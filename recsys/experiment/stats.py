@@ -93,7 +93,7 @@ def critical_value(alpha: float) -> float:
         ConfigError: ``alpha`` is not between 0 and 0.5.
     """
     _check_alpha(alpha)
-    return NormalDist().inv_cdf(1 - alpha / 2)
+    return -NormalDist().inv_cdf(alpha / 2)
 
 
 def sequence_factor(

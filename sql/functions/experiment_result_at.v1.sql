@@ -4,6 +4,9 @@
 --   -> one row per metric and arm; see recsys.experiment_result
 --   raises 22023 unknown experiment
 --
+-- Reads every impression and outcome since the days before the start. Nested loops are off: where the planner takes
+-- millions of users for a few, they would take hours.
+--
 -- The same arithmetic as recsys/experiment/stats.py, which names the sources. Runs as its owner.
 --
 -- tests: tests/db/test_experiment_result.py
@@ -18,6 +21,8 @@ returns table (
 )
 language plpgsql stable security definer
 set search_path from current
+set enable_nestloop = off
+set jit = off
 as $function$
 #variable_conflict use_column
 declare
@@ -89,7 +94,7 @@ begin
         from noted as n
         left join lateral (
             select n.t_mean - n.c_mean as diff, sqrt(n.t_variance + n.c_variance) as diff_se,
-                   (n.t_mean - n.c_mean) / sqrt(n.t_variance + n.c_variance) as z,
+                   (n.t_mean - n.c_mean) / nullif(sqrt(n.t_variance + n.c_variance), 0) as z,
                    case when n.t_mean > 0 and n.c_mean > 0 then ln(n.t_mean / n.c_mean) end as log_ratio,
                    case when n.t_mean > 0 and n.c_mean > 0
                         then sqrt(n.t_variance / n.t_mean ^ 2 + n.c_variance / n.c_mean ^ 2) end as log_se,
