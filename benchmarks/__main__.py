@@ -11,12 +11,21 @@ from pathlib import Path
 
 import psycopg
 
-from benchmarks import process, reading, report, serving, training, world
+from benchmarks import (
+    aa,
+    impressions,
+    process,
+    reading,
+    report,
+    serving,
+    training,
+    world,
+)
 from recsys import _db, embedded, rollout, schema
 from recsys.backfill import backfill
 from recsys.cli.bars import Bars
 
-PARTS = ("process", "serving", "reading", "training")
+PARTS = ("process", "serving", "impressions", "reading", "training", "aa")
 DATABASE = "recsys_bench"
 
 
@@ -26,6 +35,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=3_000)
     parser.add_argument("--interactions", type=int, default=10_000_000)
     parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--experiments", type=int, default=2_000)
     parser.add_argument("--part", choices=PARTS, action="append")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--out", type=Path, help="append the rows as JSON lines")
@@ -33,7 +43,12 @@ def main() -> None:
     parts = options.part or PARTS
     if "process" in parts:
         report.show("Import", process.imports(), options.out)
-    for part, measure in (("serving", _serving), ("reading", _reading)):
+    on_a_server = {
+        "serving": _serving,
+        "impressions": _impressions,
+        "reading": _reading,
+    }
+    for part, measure in on_a_server.items():
         if part not in parts:
             continue
         with _server() as server, _database(server) as dsn:
@@ -41,6 +56,9 @@ def main() -> None:
     if "training" in parts:
         rows = training.run(options.data / "gowalla", options.epochs)
         report.show("Training on Gowalla, d = 64", rows, options.out)
+    if "aa" in parts:
+        rows = aa.run(options.experiments)
+        report.show("False alarms of A/A experiments", rows, options.out)
 
 
 @contextmanager
@@ -63,6 +81,11 @@ def _serving(dsn: str, options: argparse.Namespace) -> None:
     title = f"Loading and serving {options.items:,} items x 64 dimensions"
     report.show(title, rows, options.out)
     report.show("Serving process", _memory(dsn), options.out)
+
+
+def _impressions(dsn: str, options: argparse.Namespace) -> None:
+    rows = impressions.run(dsn, options.items, options.queries)
+    report.show(f"Logging answers, {options.items:,} items", rows, options.out)
 
 
 def _reading(dsn: str, options: argparse.Namespace) -> None:

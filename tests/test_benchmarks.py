@@ -44,6 +44,19 @@ def test_process_and_serving_are_measured(server: str, tmp_path: Path) -> None:
     assert found["peak memory of the process"] < 4096
 
 
+def test_the_logging_of_answers_is_measured(server: str, tmp_path: Path) -> None:
+    rows = bench(
+        "--items", "2000", "--queries", "150", "--part", "impressions",
+        "--out", str(tmp_path / "rows.jsonl"), dsn=server,
+    )  # fmt: skip
+
+    found = {row["what"]: row["value"] for row in rows}
+    assert found["background: dropped or failed"] == 0
+    assert found["background / off p50"] > 0
+    assert found["transaction / off p50"] > 0
+    assert found["no server: rows kept in memory"] < 30_000
+
+
 def test_training_is_measured(server: str, tmp_path: Path) -> None:
     folder = tmp_path / "gowalla"
     folder.mkdir()
@@ -61,3 +74,18 @@ def test_training_is_measured(server: str, tmp_path: Path) -> None:
     found = {row["what"]: row["value"] for row in rows}
     assert found["epoch"] > 0
     assert 0 < found["outside the loss and its gradient"] < 100
+
+
+def test_false_alarms_are_measured_and_sequences_keep_their_promise(
+    tmp_path: Path,
+) -> None:
+    rows = bench(
+        "--experiments", "150", "--part", "aa",
+        "--out", str(tmp_path / "rows.jsonl"), dsn="unused",
+    )  # fmt: skip
+
+    found = {row["what"]: row["value"] for row in rows}
+    for metric in ("ctr", "conversion", "revenue", "ctr, CUPED"):
+        assert found[f"{metric}: confidence sequence, looked at daily"] <= 5
+        assert found[f"{metric}: fixed interval, looked at daily"] >= 12
+        assert found[f"{metric}: fixed interval, looked at on the last day"] <= 12
