@@ -9,14 +9,16 @@ from recsys.errors import RecsysError
 
 if TYPE_CHECKING:
     from recsys.recommender import Recommender
+    from recsys.sync import sync_items
     from recsys.types import Page, Recommendation
 
-__all__ = ["Page", "Recommendation", "Recommender", "RecsysError"]
+__all__ = ["Page", "Recommendation", "Recommender", "RecsysError", "sync_items"]
 
 _HOMES = {
     "Page": "recsys.types",
     "Recommendation": "recsys.types",
     "Recommender": "recsys.recommender",
+    "sync_items": "recsys.sync",
 }
 
 

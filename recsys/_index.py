@@ -30,11 +30,19 @@ def index_name(suffix: str) -> str:
     return f"item_vector_{suffix}_hnsw"
 
 
-def build(dsn: str, version: ModelVersion, progress: Progress) -> None:
+def build(
+    dsn: str, version: ModelVersion, progress: Progress, *, alone: bool = False
+) -> None:
     """Build the index of a version that nobody reads yet; nothing when it exists.
 
     Plain CREATE INDEX in a transaction: the table has no readers, and the memory
     setting ends with the transaction, behind any pooler.
+
+    Args:
+        dsn: Connection string.
+        version: Its table is loaded.
+        progress: Receives the rows done.
+        alone: With one process, whatever the server allows.
     """
     table = f"item_vector_{version.suffix}"
     with _db.connect(dsn) as conn:
@@ -62,12 +70,12 @@ def build(dsn: str, version: ModelVersion, progress: Progress) -> None:
         watcher = _Watcher(dsn, table, stage.advance)
         watcher.start()
         try:
-            _create(dsn, version, memory)
+            _create(dsn, version, memory, alone)
         finally:
             watcher.stop()
 
 
-def _create(dsn: str, version: ModelVersion, memory_mb: int) -> None:
+def _create(dsn: str, version: ModelVersion, memory_mb: int, alone: bool) -> None:
     options = version.config.index
     statement = sql.SQL(
         "create index {} on {} using hnsw (embedding halfvec_ip_ops)"
@@ -80,7 +88,7 @@ def _create(dsn: str, version: ModelVersion, memory_mb: int) -> None:
     )
     # A parallel build takes all its memory from /dev/shm, which containers keep
     # small; alone it needs none.
-    for workers in (None, 0):
+    for workers in (0,) if alone else (None, 0):
         try:
             with _db.connect(dsn) as conn:
                 conn.add_notice_handler(_log_notice)

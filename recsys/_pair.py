@@ -9,7 +9,7 @@ from datetime import datetime
 
 from recsys import _sql, evaluate, versions
 from recsys._db import Connection
-from recsys.backfill import source_errors
+from recsys._source import source_errors
 from recsys.errors import ConfigError, SourceError, VersionStateError
 from recsys.evaluate import Holdout
 from recsys.types import UserId

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from recsys import _sql
 from recsys._db import Connection
-from recsys.backfill import source_errors
+from recsys._source import source_errors
 
 
 def used_columns(conn: Connection, source: str) -> dict[str, dict[str, str]]:

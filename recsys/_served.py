@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import numpy as np
+import psycopg
 from numpy.typing import NDArray
+from psycopg.rows import tuple_row
 
 from recsys import _db, _sql, artifacts, retrieval, versions
 from recsys._db import Connection, Halfvec
+from recsys._source import source_errors
 from recsys._tower import QueryTower
-from recsys.backfill import source_errors
 from recsys.config import ModelConfig
 from recsys.encoder.values import json_projection
 from recsys.errors import SourceError
@@ -208,17 +210,21 @@ def _blocks(
     One statement: a backfill that moves rows cannot come between ids and vectors.
     """
     shared = f" join recsys.item_vector_{only} using (item_id)" if only else ""
-    rows = _db.binary_cursor(conn).execute(
-        _sql.trusted(
-            f"select v.item_id, halfvec_send(v.embedding)"
-            f" from recsys.item_vector_{version.suffix} as v{shared}"
-            f" order by v.item_id{versions.collation(version.config.item_id)}"
-        )
+    query = _sql.trusted(
+        f"select v.item_id, halfvec_send(v.embedding)"
+        f" from recsys.item_vector_{version.suffix} as v{shared}"
+        f" order by v.item_id{versions.collation(version.config.item_id)}"
     )
-    while some := rows.fetchmany(_ITEMS):
-        packed = b"".join(cell for _, cell in some)
-        vectors = _db.unpack_halfvecs(packed, version.dim).astype(np.float32)
-        yield [item for item, _ in some], vectors
+    # A cursor of the server's: a million vectors need not be here at once.
+    with (
+        conn.transaction(),
+        psycopg.ServerCursor(conn, "recsys_exact", row_factory=tuple_row) as rows,
+    ):
+        rows.execute(query, binary=True)
+        while some := rows.fetchmany(_ITEMS):
+            packed = b"".join(cell for _, cell in some)
+            vectors = _db.unpack_halfvecs(packed, version.dim).astype(np.float32)
+            yield [item for item, _ in some], vectors
 
 
 def _merge(

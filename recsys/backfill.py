@@ -1,22 +1,20 @@
 """Fill a version with vectors: load, index, verify, ready.
 
 The work is resumable: every chunk commits, and a second run loads only what is missing.
-The version stays ``building``, and so unreadable, until verification passed.
+The version stays ``building``, and so unreadable, until verification passed. Workers
+bring changes into it all the while; see ``_load`` for how the two keep out of each
+other's way.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Generator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import psycopg
-from numpy.typing import NDArray
 from psycopg import sql
 
 from recsys import (
@@ -24,17 +22,20 @@ from recsys import (
     _copy,
     _db,
     _index,
+    _load,
     _sql,
     artifacts,
     embeddings,
+    rollout,
     versions,
 )
 from recsys._db import Connection
 from recsys._guard import exclusive
-from recsys._tower import ItemTower
-from recsys.encoder.values import projection
+from recsys._items import ItemEncoder
+from recsys._source import source_errors
 from recsys.errors import (
     ArtifactError,
+    ConfigError,
     RecsysError,
     SourceError,
     UnknownModel,
@@ -42,14 +43,13 @@ from recsys.errors import (
     VersionStateError,
 )
 from recsys.progress import SILENT, Progress
-from recsys.types import ItemId
 from recsys.versions import ModelVersion
 
 logger = logging.getLogger(__name__)
 
-_CHUNK = 20_000
-"""Items per transaction: a few megabytes, about a second's work to repeat."""
 _MAX_PASSES = 5
+_FOLLOWED = 1_000
+"""So few differing items are left to the workers, when triggers queue the changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,8 @@ def backfill(
     model: str,
     number: int | None = None,
     *,
+    workers: int = 1,
+    max_load: float = 1.0,
     progress: Progress = SILENT,
 ) -> BackfillReport:
     """Bring a building version to ready, or complete a ready one.
@@ -86,6 +88,9 @@ def backfill(
         dsn: Connection string; empty means the ``PG*`` variables.
         model: Name of the model.
         number: Version; default the newest.
+        workers: Threads that encode and write.
+        max_load: Share of the time that each of them works, above 0 to 1; below 1 the
+            index, too, is built by one process only.
         progress: Receives the progress of the long steps.
 
     Returns:
@@ -94,23 +99,26 @@ def backfill(
     Raises:
         UnknownModel: No model of that name is registered.
         UnknownVersion: The model has no such version.
-        VersionStateError: Another backfill of the version runs, or the version is
-            retired, or its index misses the recall target.
+        ConfigError: ``workers`` or ``max_load`` is out of range.
+        VersionStateError: Another backfill of the version runs, or its index misses
+            the recall target.
         SourceError: The item source fails or returns bad rows.
         ArtifactError: An artifact is missing, corrupted or does not fit the tables.
     """
+    if not 1 <= workers <= 64:
+        raise ConfigError(f"workers must be from 1 to 64, got {workers}")
+    if not 0 < max_load <= 1:
+        raise ConfigError(
+            f"max_load must be above 0 and up to 1, got {max_load}",
+            hint="0.5 works half of the time and rests as long.",
+        )
     with _db.connect(dsn) as conn:
         if number is None:
             number = versions.newest(conn, model)
         version = versions.get(conn, model, number)
-    if version.state in ("retired",):
-        raise VersionStateError(
-            f"version {number} of model {model!r} is {version.state}",
-            hint=f"Train a new one: recsys train {model}",
-        )
     with exclusive(dsn, f"recsys.backfill.{version.suffix}", _refusal(version)):
         try:
-            return _Backfill(dsn, version, progress).run()
+            return _Backfill(dsn, version, progress, workers, max_load).run()
         except (RecsysError, psycopg.Error) as exc:
             _remember(dsn, version, exc)
             if _dropped(dsn, version):
@@ -155,24 +163,36 @@ def _remember(dsn: str, version: ModelVersion, exc: Exception) -> None:
 
 
 class _Backfill:
-    def __init__(self, dsn: str, version: ModelVersion, progress: Progress) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        version: ModelVersion,
+        progress: Progress,
+        workers: int,
+        max_load: float,
+    ) -> None:
         self.dsn = dsn
         self.version = version
         self.config = version.config
         self.progress = progress
+        self.workers = workers
+        self.max_load = max_load
         self.seconds: dict[str, float] = {}
         self.loaded = 0
 
     def run(self) -> BackfillReport:
-        tower = self._load_tower()
         with _db.connect(self.dsn) as writer:
+            encoder = ItemEncoder(writer, self.version)
+            self._begin(writer)
             with self._timed("load"):
                 self._load_id_embeddings(writer)
-                self._complete(writer, tower)
+                self._phase(writer, "loading")
+                self._complete(writer, encoder)
             with self._timed("index"):
                 self._phase(writer, "indexing")
-                _index.build(self.dsn, self.version, self.progress)
-                self._complete(writer, tower)
+                one = self.max_load < 1
+                _index.build(self.dsn, self.version, self.progress, alone=one)
+                self._complete(writer, encoder)
             with self._timed("verify"):
                 self._phase(writer, "verifying")
                 found = _calibration.calibrate(writer, self.version, self.progress)
@@ -193,17 +213,28 @@ class _Backfill:
         yield
         self.seconds[name] = round(time.perf_counter() - start, 3)
 
-    def _load_tower(self) -> ItemTower:
-        if self.version.dim != self.config.train.dim + 1:
-            raise ArtifactError(
-                f"the tables have {self.version.dim} dimensions, the towers "
-                f"{self.config.train.dim + 1}",
-                hint="The registry was edited: drop the version and train again.",
+    def _begin(self, conn: Connection) -> None:
+        """Make a version that nobody kept up to date a new one; it missed changes."""
+        if self.version.state not in ("retired", "failed"):
+            return
+        suffix = self.version.suffix
+        with rollout.locking(conn, self.version.model):
+            conn.execute(
+                sql.SQL("truncate {}, {}").format(
+                    _name(f"item_vector_{suffix}"), _name(f"item_embedding_{suffix}")
+                )
             )
-        with _db.connect(self.dsn) as conn:
-            content = artifacts.get(conn, self.version.artifacts["item_tower"])
-        features = self.config.items.features
-        return ItemTower(content, features, self.config.train.dim)
+            conn.execute(
+                sql.SQL("drop index if exists {}").format(
+                    _name(_index.index_name(suffix))
+                )
+            )
+            conn.execute(
+                "update recsys.model_version set state = 'building', phase = 'created',"
+                " retired_at = null, error = null where model = %s and number = %s",
+                (self.version.model, self.version.number),
+            )
+        conn.commit()
 
     def _phase(self, conn: Connection, phase: str, total: int | None = None) -> None:
         conn.execute(
@@ -246,12 +277,13 @@ class _Backfill:
         writer.execute(sql.SQL("analyze {}").format(_name(table)))
         writer.commit()
 
-    def _complete(self, writer: Connection, tower: ItemTower) -> None:
+    def _complete(self, writer: Connection, encoder: ItemEncoder) -> None:
         """Load until the source and the vectors name the same items.
 
-        Items may come and go while we load; each pass is one snapshot.
+        Items may come and go while we load; each pass is one snapshot. What still
+        differs after the last pass is in the queue of the workers, if there is one.
         """
-        for _ in range(_MAX_PASSES):
+        for attempt in range(_MAX_PASSES):
             source_count, _, missing, orphaned = self._coverage(writer)
             if source_count == 0:
                 raise SourceError(
@@ -260,9 +292,15 @@ class _Backfill:
                 )
             if missing == 0 and orphaned == 0:
                 return
+            if (
+                attempt
+                and missing + orphaned <= _FOLLOWED
+                and self._is_followed(writer)
+            ):
+                return
             if missing:
                 self._phase(writer, "loading", missing)
-                self._load_missing(writer, tower, missing)
+                self._load_missing(encoder, missing)
             if orphaned:
                 self._delete_orphans(writer)
             for table in ("item_vector", "item_embedding"):
@@ -272,10 +310,22 @@ class _Backfill:
                     )
                 )
             writer.commit()
+        if self._is_followed(writer):
+            return
         raise VersionStateError(
             "the item source changes faster than the backfill can follow",
-            hint="Run it again at a quieter time.",
+            hint=f"Run 'recsys watch {self.version.model}' and 'recsys worker': then"
+            " changes reach the version by themselves.",
         )
+
+    def _is_followed(self, conn: Connection) -> bool:
+        """Whether triggers queue what changes, so that workers bring the rest."""
+        row = conn.execute(
+            "select capture = 'triggers' from recsys.change_status where model = %s",
+            (self.version.model,),
+        ).fetchone()
+        conn.commit()
+        return bool(row and row[0])
 
     def _coverage(self, conn: Connection) -> tuple[int, int, int, int]:
         with source_errors("items"):
@@ -288,6 +338,16 @@ class _Backfill:
         return tuple(row) if row else (0, 0, 0, 0)
 
     def _delete_orphans(self, conn: Connection) -> None:
+        """Delete the vectors of items that the source no longer has.
+
+        No worker may write between the look at the source and the delete: a vector it
+        brings back for an item that came back would be lost.
+        """
+        conn.execute(
+            "select recsys._lock_buckets(%s, (select array_agg(b::smallint)"
+            " from generate_series(0, 63) as b))",
+            (self.version.model,),
+        )
         for table in ("item_vector", "item_embedding"):
             conn.execute(
                 _sql.trusted(
@@ -299,76 +359,13 @@ class _Backfill:
             )
         conn.commit()
 
-    def _load_missing(self, writer: Connection, tower: ItemTower, total: int) -> None:
-        with (
-            self.progress.stage("Encoding items", total) as stage,
-            closing(self._missing_items()) as items,
-        ):
-            for ids, rows in items:
-                self._write(writer, tower, ids, rows)
-                self.loaded += len(ids)
-                stage.advance(len(ids))
-
-    def _missing_items(
-        self,
-    ) -> Generator[tuple[list[ItemId], Sequence[Sequence[Any]]]]:
-        """Stream the items without a vector, as ids and columns."""
-        with (
-            _db.connect(self.dsn) as reader,
-            reader.cursor(name="recsys_items", binary=True) as cursor,
-            source_errors("items"),
-        ):
-            cursor.itersize = _CHUNK
-            cursor.execute(_sql.trusted(self._items_query()))
-            while rows := cursor.fetchmany(_CHUNK):
-                ids, *columns = zip(*rows, strict=True)
-                if None in ids:
-                    raise SourceError(
-                        "the item source returns a null item_id",
-                        hint="Add 'where ... is not null' to items.sql.",
-                    )
-                yield list(ids), columns
-
-    def _items_query(self) -> str:
-        suffix, id_type = self.version.suffix, self.config.item_id
-        fields = projection(self.config.items.features, "s")
-        return (
-            f"select s.item_id::{id_type}, halfvec_send(e.served),"
-            f" halfvec_send(e.history), e.bias{', ' if fields else ''}{fields}"
-            f" from ({self.config.items.sql}\n) as s"
-            f" left join recsys.id_embedding_{suffix} as e"
-            f" on e.item_id = s.item_id::{id_type}"
-            f" left join recsys.item_vector_{suffix} as v"
-            f" on v.item_id = s.item_id::{id_type}"
-            " where v.item_id is null"
-        )
-
-    def _write(
-        self,
-        writer: Connection,
-        tower: ItemTower,
-        ids: list[ItemId],
-        columns: Sequence[Sequence[Any]],
-    ) -> None:
-        """Encode one chunk and store both of its vectors in one transaction."""
-        served, history, bias, *cells = columns
-        names = [f.name for f in self.config.items.features]
-        vectors, rows = tower.encode(
-            dict(zip(names, cells, strict=True)),
-            len(ids),
-            unpack_rows(served, tower.dim),
-            unpack_rows(history, tower.dim),
-            np.array([math.nan if b is None else b for b in bias], np.float32),
-        )
-        suffix, id_type = self.version.suffix, self.config.item_id
-        _copy.copy_rows(writer, f"item_vector_{suffix}", id_type, ids, [vectors])
-        _copy.copy_rows(writer, f"item_embedding_{suffix}", id_type, ids, [rows])
-        writer.execute(
-            "update recsys.model_version set rows_done = rows_done + %s"
-            " where model = %s and number = %s",
-            (len(ids), self.version.model, self.version.number),
-        )
-        writer.commit()
+    def _load_missing(self, encoder: ItemEncoder, total: int) -> None:
+        with self.progress.stage("Encoding items", total) as stage:
+            for loaded in _load.load_missing(
+                self.dsn, encoder, workers=self.workers, max_load=self.max_load
+            ):
+                self.loaded += loaded
+                stage.advance(loaded)
 
     def _finish(self, conn: Connection, found: _calibration.Calibration) -> int:
         source_count, item_count, missing, orphaned = self._coverage(conn)
@@ -400,29 +397,6 @@ class _Backfill:
         if missing or orphaned:
             logger.warning("%d items came and %d went meanwhile", missing, orphaned)
         return item_count
-
-
-def unpack_rows(cells: Sequence[bytes | None], dim: int) -> NDArray[np.float32]:
-    """Return halfvec_send values as rows, shape (N, dim); None becomes zeros."""
-    present = np.array([cell is not None for cell in cells])
-    out = np.zeros((len(cells), dim), dtype=np.float32)
-    if present.any():
-        packed = b"".join(cell for cell in cells if cell is not None)
-        out[present] = _db.unpack_halfvecs(packed, dim)
-    return out
-
-
-@contextmanager
-def source_errors(which: str) -> Generator[None]:
-    """Say which source failed, with Postgres's own words."""
-    try:
-        yield
-    except (psycopg.ProgrammingError, psycopg.DataError) as exc:
-        raise SourceError(
-            f"{which}.sql fails: {exc.diag.message_primary}",
-            hint=exc.diag.message_hint
-            or f"Run {which}.sql of recsys.toml by hand, as this role.",
-        ) from exc
 
 
 def _name(name: str) -> sql.Identifier:

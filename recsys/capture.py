@@ -99,11 +99,7 @@ def watch(conn: Connection, config: ModelConfig) -> WatchReport:
         SourceError: The item source fails, or the role may not make triggers.
         VersionStateError: A table is locked by others for more than five seconds.
     """
-    if not _registered(conn, config.name):
-        raise UnknownModel(
-            f"no model named {config.name!r} is registered",
-            hint=f"Train it first: recsys train {config.name}",
-        )
+    require_model(conn, config.name)
     report = inspect(conn, config)
     with locking(conn, config.name):
         try:
@@ -199,6 +195,16 @@ def function_name(model: str, table: str) -> str:
     """Return the name of the trigger function of a model on a table."""
     digest = hashlib.sha256(table.encode()).hexdigest()[:8]
     return f"_capture__{model}__{digest}"
+
+
+def switch(conn: Connection, model: str, *, enabled: bool, reason: str = "") -> None:
+    """Switch the triggers of a model off or on; on again queues every item once.
+
+    Raises:
+        ConfigError: Nothing is captured for the model.
+    """
+    with locking(conn, model):
+        conn.execute("select recsys.set_capture(%s, %s, %s)", (model, enabled, reason))
 
 
 def unwatch(conn: Connection, model: str) -> list[str]:
@@ -364,9 +370,18 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _registered(conn: Connection, model: str) -> bool:
-    row = conn.execute("select from recsys.model where name = %s", (model,)).fetchone()
-    return row is not None
+def require_model(conn: Connection, model: str) -> None:
+    """Refuse a model of which no version was ever trained.
+
+    Raises:
+        UnknownModel: No model of that name is registered.
+    """
+    known = "select from recsys.model where name = %s"
+    if conn.execute(known, (model,)).fetchone() is None:
+        raise UnknownModel(
+            f"no model named {model!r} is registered",
+            hint=f"Train it first: recsys train {model}",
+        )
 
 
 def _resolve(conn: Connection, name: str) -> str:

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from recsys import _sql, versions
 from recsys._db import Connection
-from recsys.backfill import source_errors
+from recsys._source import source_errors
 from recsys.config import Source
 
 _OVERLAP = timedelta(minutes=2)
@@ -30,12 +30,13 @@ def check(conn: Connection, model: str) -> str:
 def _lost_events(conn: Connection, model: str) -> str:
     """A trigger that swallowed an error left a count: everything is queued again."""
     with conn.transaction():
+        counted = conn.execute(
+            "select last_value from recsys.capture_failure where is_called"
+        ).fetchone()
         row = conn.execute(
-            "update recsys.capture as c set failures = s.last_value"
-            " from recsys.capture_failure as s"
-            " where c.model = %s and s.is_called and s.last_value > c.failures"
-            " returning s.last_value",
-            (model,),
+            "update recsys.capture set failures = %(count)s"
+            " where model = %(model)s and failures < %(count)s returning failures",
+            {"model": model, "count": counted[0] if counted else 0},
         ).fetchone()
         if row is None:
             return ""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from datetime import timedelta
 
-from recsys import rollout
+from recsys import rollout, versions
 from recsys._db import Connection
-from recsys.errors import VersionStateError
+from recsys.errors import ConfigError, VersionStateError
 
 logger = logging.getLogger(__name__)
 
@@ -49,3 +50,39 @@ def run(conn: Connection, model: str) -> str:
         done.append(f"version {number} dropped")
     conn.execute("delete from recsys.worker where seen_at < now() - interval '1 day'")
     return "; ".join(done)
+
+
+def keep(
+    conn: Connection,
+    model: str,
+    *,
+    versions_kept: int | None = None,
+    grace: timedelta | None = None,
+) -> tuple[int, timedelta]:
+    """Set what the clean-up leaves; None leaves a setting as it is.
+
+    Args:
+        conn: An open connection; the caller commits.
+        model: Name of the model.
+        versions_kept: Superseded ready versions that stay, 0 or more.
+        grace: For how long a version stays after it served, and again after it was
+            retired.
+
+    Returns:
+        Both settings as they are now.
+
+    Raises:
+        UnknownModel: No model of that name is registered.
+        ConfigError: A setting is negative.
+    """
+    versions.list_versions(conn, model)
+    if versions_kept is not None and versions_kept < 0:
+        raise ConfigError(f"the number of versions must be 0 or more: {versions_kept}")
+    if grace is not None and grace < timedelta(0):
+        raise ConfigError(f"the grace period must not be negative: {grace}")
+    row = conn.execute(
+        "update recsys.model set keep_versions = coalesce(%s, keep_versions),"
+        " grace = coalesce(%s, grace) where name = %s returning keep_versions, grace",
+        (versions_kept, grace, model),
+    ).fetchone()
+    return (row[0], row[1]) if row else (0, timedelta(0))

@@ -11,8 +11,8 @@ import psycopg
 
 from recsys import _db, _index, _sql, artifacts, config, schema, versions
 from recsys._db import Connection
+from recsys._source import source_errors
 from recsys._tower import ItemTower, QueryTower
-from recsys.backfill import source_errors
 from recsys.errors import RecsysError
 from recsys.settings import Settings
 from recsys.versions import ModelVersion

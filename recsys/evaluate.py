@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from recsys import _served, _sql, versions
 from recsys._db import Connection
 from recsys._served import Answer, Served
-from recsys.backfill import source_errors
+from recsys._source import source_errors
 from recsys.config import ModelConfig
 from recsys.errors import ConfigError, SourceError, VersionStateError
 from recsys.ids import parse_id

@@ -1,18 +1,18 @@
-"""Alembic operations that make and drop a model version.
+"""Alembic operations: make and drop a model version, capture changes and stop it.
 
-A revision file imports this module, which registers ``op.create_model_version`` and
-``op.drop_model_version``.
+A revision file imports this module, which registers ``op.create_model_version``,
+``op.drop_model_version``, ``op.capture_changes`` and ``op.stop_capturing``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from alembic import context as alembic_context
 from alembic.operations import MigrateOperation, Operations
 
-from recsys import _ddl, versions
+from recsys import _ddl, capture, versions
 from recsys.config import IdType
 
 
@@ -104,6 +104,93 @@ class DropModelVersion(MigrateOperation):
             sql/model/drop.sql, sql/functions/_retire_for_drop.v1.sql
         """
         operations.invoke(cls(model, number, item_id, user_id))
+
+
+@Operations.register_operation("capture_changes")
+class CaptureChanges(MigrateOperation):
+    """Capture the changes of a table for a model."""
+
+    def __init__(self, model: str, table: capture.TableCapture) -> None:
+        self.model = model
+        self.table = table
+
+    @classmethod
+    def capture_changes(
+        cls,
+        operations: Operations,
+        model: str,
+        table: str,
+        *,
+        item: str,
+        columns: Mapping[str, str],
+        keys: Sequence[str] = (),
+        by_row: bool = False,
+    ) -> None:
+        """Put the capture triggers of a model on a table.
+
+        ``recsys watch`` finds the arguments by itself; a migration states them, so that
+        it does the same everywhere and can be printed by ``--sql``.
+
+        Args:
+            operations: Alembic's operations.
+            model: Name of the model.
+            table: Schema-qualified name.
+            item: Its column that holds the item id, or a query over ``changed``.
+            columns: Column -> type: whose change concerns an item.
+            keys: Columns that ``item`` reads; default ``item`` itself.
+            by_row: For partitioned tables.
+
+        Example:
+            >>> op.capture_changes(
+            ...     "shop", "public.product", item="id", columns={"title": "text"}
+            ... )
+
+        Source:
+            sql/capture/statement.sql, sql/capture/row.sql
+        """
+        named = capture.TableCapture(table, item, columns, keys or [item], by_row)
+        operations.invoke(cls(model, named))
+
+    def reverse(self) -> StopCapturing:
+        """Return the operation that undoes this one."""
+        return StopCapturing(self.model, self.table.table)
+
+
+@Operations.register_operation("stop_capturing")
+class StopCapturing(MigrateOperation):
+    """Stop capturing the changes of a table for a model."""
+
+    def __init__(self, model: str, table: str) -> None:
+        self.model = model
+        self.table = table
+
+    @classmethod
+    def stop_capturing(cls, operations: Operations, model: str, table: str) -> None:
+        """Remove the capture triggers of a model from a table.
+
+        Args:
+            operations: Alembic's operations.
+            model: Name of the model.
+            table: Schema-qualified name, as given to ``capture_changes``.
+
+        Example:
+            >>> op.stop_capturing("shop", "public.product")
+        """
+        operations.invoke(cls(model, table))
+
+
+@Operations.implementation_for(CaptureChanges)
+def _capture(operations: Operations, operation: CaptureChanges) -> None:
+    del operations
+    for statement in capture.statements(None, operation.model, [operation.table]):
+        _ddl.run_text(_terminated(statement))
+
+
+@Operations.implementation_for(StopCapturing)
+def _stop(operations: Operations, operation: StopCapturing) -> None:
+    del operations
+    name = capture.function_name(operation.model, operation.table)
+    _ddl.run_text(f"drop function if exists recsys.{name}() cascade;")
 
 
 @Operations.implementation_for(CreateModelVersion)

@@ -16,7 +16,7 @@ import numpy as np
 from recsys import _db, _sql, artifacts, embeddings, revisions, schema, versions
 from recsys._db import Connection
 from recsys._guard import exclusive
-from recsys.backfill import source_errors
+from recsys._source import source_errors
 from recsys.config import ModelConfig, ProjectConfig
 from recsys.errors import ConfigError, SourceError, TrainingError
 from recsys.progress import SILENT, Progress

@@ -10,7 +10,16 @@ from pathlib import Path
 import click
 import psycopg
 
-from recsys.cli import ask, compare, experiment, guardrail, models, setup
+from recsys.cli import (
+    ask,
+    compare,
+    experiment,
+    guardrail,
+    live,
+    models,
+    setup,
+    switch,
+)
 from recsys.errors import RecsysError, SchemaError
 from recsys.settings import Settings
 
@@ -25,9 +34,15 @@ COMMANDS = (
     models.train,
     models.backfill,
     models.versions_,
-    models.promote,
-    models.rollback,
-    models.drop,
+    switch.promote,
+    switch.rollback,
+    switch.retire,
+    switch.drop,
+    switch.keep,
+    live.watch,
+    live.unwatch,
+    live.worker,
+    live.retry,
     models.evaluate_,
     compare.compare,
     experiment.experiment,

@@ -10,7 +10,7 @@ from typing import Any, cast
 import click
 from psycopg.rows import dict_row
 
-from recsys import artifacts, evaluate, pipeline, rollout, schema, versions
+from recsys import artifacts, evaluate, pipeline, schema, versions
 from recsys import backfill as filling
 from recsys import config as configuration
 from recsys._db import Connection, connect
@@ -117,8 +117,21 @@ def _metric_rows(
     ]  # fmt: skip
 
 
-def _backfill(settings: Settings, model: str, number: int | None) -> None:
-    report = filling.backfill(settings.dsn, model, number, progress=Bars())
+def _backfill(
+    settings: Settings,
+    model: str,
+    number: int | None,
+    workers: int = 1,
+    max_load: float = 1.0,
+) -> None:
+    report = filling.backfill(
+        settings.dsn,
+        model,
+        number,
+        workers=workers,
+        max_load=max_load,
+        progress=Bars(),
+    )
     say(
         f"Version {report.number} of {model} is ready: {report.item_count:,} items, "
         f"ANN recall@20 {report.ann_recall:.3f} at ef_search {report.ef_search}"
@@ -132,18 +145,29 @@ def _backfill(settings: Settings, model: str, number: int | None) -> None:
 @click.command()
 @click.argument("model")
 @click.argument("number", type=int, required=False)
+@click.option("--workers", default=1, show_default=True, help="Encoding threads.")
+@click.option(
+    "--max-load",
+    default=1.0,
+    show_default=True,
+    help="Share of the time each thread works, and below 1 a one-process index build.",
+)
 @click.pass_obj
-def backfill(settings: Settings, model: str, number: int | None) -> None:
+def backfill(
+    settings: Settings, model: str, number: int | None, workers: int, max_load: float
+) -> None:
     """Fill version NUMBER of MODEL (default: the newest): load, index, verify.
 
-    Safe to repeat: it goes on where it stopped, and gives new items their vector.
+    Safe to repeat: it goes on where it stopped, and gives new items their vector. With
+    'recsys watch' and 'recsys worker', changes reach the version while it is filled.
 
     Example:
 
     \b
         recsys backfill shop 2
+        recsys backfill shop 2 --workers 4 --max-load 0.5
     """
-    _backfill(settings, model, number)
+    _backfill(settings, model, number, workers, max_load)
 
 
 @click.command("versions")
@@ -196,70 +220,6 @@ def _headline(conn: Connection, model: str, number: int) -> Row:
         "ndcg": found.get(("model", "ndcg@20")),
         "popular": max(floors, default=None),
     }
-
-
-@click.command()
-@click.argument("model")
-@click.argument("number")
-@click.option("--reason", default="", help="Kept in recsys.switch_log.")
-@click.pass_obj
-def promote(settings: Settings, model: str, number: str, reason: str) -> None:
-    """Let version NUMBER of MODEL answer every user; 'none' stops serving.
-
-    Example:
-
-    \b
-        recsys promote shop 2 --reason "recall +4 %"
-    """
-    if number != "none" and not number.isdecimal():
-        raise ConfigError(f"NUMBER must be a version number or 'none', got {number!r}")
-    wanted = None if number == "none" else int(number)
-    with connect(settings.dsn) as conn:
-        before = rollout.promote(conn, model, wanted, reason=reason)
-    if before == wanted:
-        say(f"{model}: version {number} served already")
-    else:
-        say(f"{model}: version {before or 'none'} -> {number}")
-
-
-@click.command()
-@click.argument("model")
-@click.option("--reason", default="rollback", help="Kept in recsys.switch_log.")
-@click.pass_obj
-def rollback(settings: Settings, model: str, reason: str) -> None:
-    """Go back to the version of MODEL that served before, in one commit.
-
-    Example:
-
-    \b
-        recsys rollback shop
-    """
-    with connect(settings.dsn) as conn:
-        number = rollout.rollback(conn, model, reason=reason)
-    say(f"{model}: version {number} serves again")
-
-
-@click.command()
-@click.argument("model")
-@click.argument("number", type=int)
-@click.option("--stop-serving", is_flag=True, help="Even if nothing can take over.")
-@click.pass_obj
-def drop(settings: Settings, model: str, number: int, stop_serving: bool) -> None:
-    """Drop version NUMBER of MODEL: one made with --no-revision, or an old one.
-
-    The newest version with a revision file goes with 'recsys downgrade'.
-
-    Example:
-
-    \b
-        recsys drop shop 1
-    """
-    with connect(settings.dsn) as conn:
-        # Requests must not wait for the removal of the tables.
-        rollout.hand_over(conn, model, number, stop_serving=stop_serving)
-        conn.commit()
-        rollout.drop(conn, model, number, stop_serving=stop_serving)
-    say(f"{model}: version {number} dropped")
 
 
 @click.command("evaluate")

@@ -67,7 +67,7 @@ class LiveModel:
 
     def __init__(self, model: str) -> None:
         self.model = model
-        self._followers: dict[tuple[int, str], _Follower] = {}
+        self._followers: dict[tuple[int, str], LoadedItems] = {}
 
     def apply_changes(self, conn: Connection, limit: int) -> Applied:
         """Take about ``limit`` changes out of the queue and apply them.
@@ -106,7 +106,7 @@ class LiveModel:
             follower.bring(conn, sorted(set(ids)))
 
     def bring(
-        self, conn: Connection, followers: Iterable[_Follower], ids: Sequence[str]
+        self, conn: Connection, followers: Iterable[Follower], ids: Sequence[str]
     ) -> int:
         """Bring items into every version; record the items that cannot be.
 
@@ -122,7 +122,7 @@ class LiveModel:
             _forget_failures(conn, follower.version, ids, errors)
         return len(broken)
 
-    def _followers_now(self, conn: Connection) -> list[_Follower]:
+    def _followers_now(self, conn: Connection) -> list[Follower]:
         rows = conn.execute(
             "select number, phase, artifacts ->> 'item_tower' from"
             " recsys.model_version where model = %s and state = any(%s)"
@@ -131,24 +131,24 @@ class LiveModel:
             " and phase <> 'created' order by number",
             (self.model, list(_LIVE)),
         ).fetchall()
-        found: dict[tuple[int, str], _Follower] = {}
+        found: dict[tuple[int, str], LoadedItems] = {}
+        now: list[Follower] = []
         for number, phase, tower in rows:
             known = self._followers.get((number, tower))
             if known is None:
-                known = _Follower(conn, versions.get(conn, self.model, number))
-            known.loading = phase != "done"
+                known = LoadedItems(conn, versions.get(conn, self.model, number))
             found[number, tower] = known
+            now.append(Follower(known, loading=phase != "done"))
         self._followers = found
-        return list(found.values())
+        return now
 
 
-class _Follower:
-    """One live version: reads, encodes and writes items."""
+class LoadedItems:
+    """One version: its item tower and the statements that read and write its items."""
 
     def __init__(self, conn: Connection, version: ModelVersion) -> None:
         self.version = version
         self.encoder = ItemEncoder(conn, version)
-        self.loading = True
         config, suffix = version.config, version.suffix
         with _db.binary_cursor(conn) as cur:
             cur.execute(_sql.trusted(f"select item_id from ({config.items.sql}\n) as s"
@@ -158,19 +158,19 @@ class _Follower:
             row = cur.execute(
                 "select format_type(%s, null), 'halfvec'::regtype::oid", (own_type,)
             ).fetchone()
-        id_type, self._halfvec = row or (config.item_id, 0)
+        id_type, self.halfvec = row or (config.item_id, 0)
         select = self.encoder.select().replace("%", "%%")
-        self._read = _sql.trusted(
+        self.read = _sql.trusted(
             f"{select} where s.item_id = any(%s::text[]::{id_type}[])"
         )
-        self._delete = [
+        self.delete = [
             _sql.trusted(
                 f"delete from recsys.{table}_{suffix}"
                 f" where item_id = any(%s::text[]::{config.item_id}[])"
             )
             for table in ("item_vector", "item_embedding")
         ]
-        self._write = [
+        self.write = [
             _sql.trusted(
                 f"insert into recsys.{table}_{suffix} as stored (item_id, embedding)"
                 f" select * from unnest(%s::{config.item_id}[], %s::halfvec[])"
@@ -181,13 +181,31 @@ class _Follower:
             for table in ("item_vector", "item_embedding")
         ]
 
+
+@dataclass(frozen=True, slots=True)
+class Follower:
+    """A live version, as this transaction found it.
+
+    Attributes:
+        loaded: Its tower and statements.
+        loading: A backfill may be at work: deletes are noted for it.
+    """
+
+    loaded: LoadedItems
+    loading: bool
+
+    @property
+    def version(self) -> ModelVersion:
+        """The version."""
+        return self.loaded.version
+
     def bring(self, conn: Connection, ids: Sequence[str]) -> None:
         """Read the items as they are now and store or delete their vectors."""
         if not ids:
             return
         with _db.binary_cursor(conn) as cur:
-            rows = cur.execute(self._read, (list(ids),)).fetchall()
-            encoded = self.encoder.encode(rows)
+            rows = cur.execute(self.loaded.read, (list(ids),)).fetchall()
+            encoded = self.loaded.encoder.encode(rows)
             self._store(cur, encoded)
             present = {str(item) for item in encoded.ids}
             gone = [item for item in ids if item not in present]
@@ -208,12 +226,14 @@ class _Follower:
         if not encoded.ids:
             return
         for statement, rows in zip(
-            self._write, (encoded.vectors, encoded.history), strict=True
+            self.loaded.write, (encoded.vectors, encoded.history), strict=True
         ):
-            cur.execute(statement, (encoded.ids, HalfvecArray(rows, self._halfvec)))
+            cur.execute(
+                statement, (encoded.ids, HalfvecArray(rows, self.loaded.halfvec))
+            )
 
     def _remove(self, cur: psycopg.Cursor[Any], gone: list[str]) -> None:
-        for statement in self._delete:
+        for statement in self.loaded.delete:
             cur.execute(statement, (gone,))
         if self.loading:
             # A backfill may hold an older copy of these items.
@@ -225,7 +245,7 @@ class _Follower:
 
 
 def _in_halves(
-    conn: Connection, follower: _Follower, ids: Sequence[str]
+    conn: Connection, follower: Follower, ids: Sequence[str]
 ) -> dict[str, str]:
     """Bring the items; on an error each half alone, down to the item at fault.
 
@@ -308,7 +328,7 @@ def _forget_failures(
 
 
 def _queue_everything(
-    conn: Connection, model: str, followers: Sequence[_Follower]
+    conn: Connection, model: str, followers: Sequence[Follower]
 ) -> None:
     """Queue every item that a source or a version knows."""
     parts = {f"select item_id::text from ({f.version.config.items.sql}\n) as s"

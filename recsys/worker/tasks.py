@@ -93,7 +93,7 @@ def run_due(conn: Connection) -> int:
             "update recsys.schedule set ran_at = now(), took = %s, error = %s,"
             " result = coalesce(nullif(%s, ''), result) where task = %s and model = %s",
             (
-                timedelta(seconds=time.perf_counter() - start),
+                timedelta(seconds=seconds),
                 error,
                 result,
                 name,

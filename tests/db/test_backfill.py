@@ -22,6 +22,7 @@ from recsys import (
     Recommender,
     _db,
     _index,
+    _load,
     artifacts,
     embedded,
     evaluate,
@@ -160,7 +161,7 @@ def expected_vectors(
 def test_every_vector_is_what_a_recomputation_gives(
     dsn: str, id_type: IdType, features: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(filling, "_CHUNK", 70)
+    monkeypatch.setattr(_load, "_CHUNK", 70)
     # Without features an item that nobody touched has no direction at all.
     cold = 10 if features else 0
     model = world.shop_config(id_type, features=features)
@@ -330,7 +331,7 @@ def test_a_source_that_never_rests_is_an_error_not_a_loop(
     with pytest.raises(VersionStateError, match="faster") as caught:
         backfill(dsn, "shop", 1)
 
-    assert "quieter" in caught.value.hint
+    assert "recsys watch shop" in caught.value.hint
     assert_unreadable(dsn)
 
 
@@ -589,10 +590,10 @@ def test_a_version_dropped_meanwhile_is_told(
     world.add_version(dsn, world.shop_config(), ready=False)
     build = _index.build
 
-    def drop_first(*args: Any) -> Any:
+    def drop_first(*args: Any, **options: Any) -> Any:
         with _db.connect(dsn) as conn:
             rollout.drop(conn, "shop", 1)
-        return build(*args)
+        return build(*args, **options)
 
     monkeypatch.setattr(_index, "build", drop_first)
     with pytest.raises(VersionStateError, match="dropped meanwhile"):

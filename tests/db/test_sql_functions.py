@@ -208,7 +208,8 @@ def test_every_public_object_has_a_comment(db: _db.Connection) -> None:
         " and obj_description(oid, 'pg_proc') is null union all"
         " select oid::regclass::text from pg_class"
         " where relnamespace = 'recsys'::regnamespace and relkind in ('r', 'p', 'v')"
-        " and not relispartition and relname !~ '^(_|alembic)' and obj_description(oid, 'pg_class') is null",
+        " and not relispartition and relname !~ '^(_|alembic)'"
+        " and obj_description(oid, 'pg_class') is null",
     )
 
     assert missing == []

@@ -1,0 +1,202 @@
+"""Commands that change who is served by what."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Any
+
+import click
+
+from recsys import clean_up, rollout, versions
+from recsys._db import connect
+from recsys.cli.bars import say
+from recsys.errors import ConfigError
+from recsys.settings import Settings
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+class Duration(click.ParamType[timedelta]):
+    """A whole number and its unit: 90s, 30m, 6h, 1d."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> timedelta:
+        """Read one."""
+        match = re.fullmatch(r"(\d+)([smhd])", str(value))
+        if match is None:
+            self.fail(f"{value!r} is not a duration such as 90s, 30m or 1d", param, ctx)
+        return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+@click.command()
+@click.argument("model")
+@click.argument("number")
+@click.option("--percent", help="Share of the users, two decimals at most.")
+@click.option("--ramp", help="Percentages to go through, such as 1,5,25,50,100.")
+@click.option("--every", type=Duration(), help="Time between the steps of --ramp.")
+@click.option("--reason", default="", help="Kept in recsys.switch_log and audit_log.")
+@click.option(
+    "--force", is_flag=True, help="Without a passed comparison; --reason why."
+)
+@click.pass_obj
+def promote(
+    settings: Settings,
+    model: str,
+    number: str,
+    percent: str | None,
+    ramp: str | None,
+    every: timedelta | None,
+    reason: str,
+    force: bool,
+) -> None:
+    """Let version NUMBER of MODEL answer users; 'none' stops serving.
+
+    Without --percent or --ramp it answers everybody from this commit on. A ramp is
+    advanced by 'recsys worker', while the guardrails hold. Every version but the first
+    must have passed 'recsys compare'.
+
+    Example:
+
+    \b
+        recsys promote shop 2 --percent 10
+        recsys promote shop 2 --ramp 1,5,25,50,100 --every 30m
+        recsys promote shop 2 --reason "recall +4 %"
+    """
+    wanted = _number(number)
+    if ramp is not None:
+        _ramp(settings, model, wanted, ramp, every, percent, reason, force)
+        return
+    if every is not None:
+        raise ConfigError("--every belongs to --ramp")
+    with connect(settings.dsn) as conn:
+        before = rollout.promote(
+            conn, model, wanted, percent=percent or 100, reason=reason, force=force
+        )
+    if percent is not None and rollout.check_percent(percent) < 100:
+        say(f"{model}: version {number} answers {percent} %, version {before} the rest")
+        say(f"Next: recsys promote {model} {number} | recsys rollback {model}")
+    elif before == wanted:
+        say(f"{model}: version {number} serves everybody")
+    else:
+        say(f"{model}: version {before or 'none'} -> {number}")
+
+
+def _number(text: str) -> int | None:
+    if text != "none" and not text.isdecimal():
+        raise ConfigError(f"NUMBER must be a version number or 'none', got {text!r}")
+    return None if text == "none" else int(text)
+
+
+def _ramp(
+    settings: Settings,
+    model: str,
+    number: int | None,
+    ramp: str,
+    every: timedelta | None,
+    percent: str | None,
+    reason: str,
+    force: bool,
+) -> None:
+    if number is None or percent is not None or every is None:
+        raise ConfigError(
+            "--ramp needs a version and --every, and no --percent",
+            hint="recsys promote shop 2 --ramp 1,5,25,50,100 --every 30m",
+        )
+    steps = [step.strip() for step in ramp.split(",")]
+    with connect(settings.dsn) as conn:
+        rollout.ramp(conn, model, number, steps, every, reason=reason, force=force)
+    say(f"{model}: version {number} answers {steps[0]} %")
+    if len(steps) > 1:
+        say(f"'recsys worker' goes on to {', '.join(steps[1:])} %, one every {every}")
+
+
+@click.command()
+@click.argument("model")
+@click.option("--reason", default="rollback", help="Kept in the logs.")
+@click.pass_obj
+def rollback(settings: Settings, model: str, reason: str) -> None:
+    """Take the users of MODEL back, in one commit.
+
+    From a version that is being rolled out, to the base; else to the version that
+    served before.
+
+    Example:
+
+    \b
+        recsys rollback shop --reason "returns are up"
+    """
+    with connect(settings.dsn) as conn:
+        number = rollout.rollback(conn, model, reason=reason)
+    say(f"{model}: version {number} serves everybody again")
+
+
+@click.command()
+@click.argument("model")
+@click.argument("number", type=int)
+@click.option("--reason", default="", help="Kept in the audit.")
+@click.pass_obj
+def retire(settings: Settings, model: str, number: int, reason: str) -> None:
+    """Stop keeping version NUMBER of MODEL up to date; the clean-up drops it later.
+
+    Until then 'recsys backfill' brings it back.
+
+    Example:
+
+    \b
+        recsys retire shop 1
+    """
+    with connect(settings.dsn) as conn:
+        rollout.retire(conn, model, number, reason=reason)
+    say(f"{model}: version {number} is retired")
+
+
+@click.command()
+@click.argument("model")
+@click.argument("number", type=int)
+@click.option("--stop-serving", is_flag=True, help="Even if nothing can take over.")
+@click.pass_obj
+def drop(settings: Settings, model: str, number: int, stop_serving: bool) -> None:
+    """Drop version NUMBER of MODEL: one made with --no-revision, or an old one.
+
+    The newest version with a revision file goes with 'recsys downgrade'.
+
+    Example:
+
+    \b
+        recsys drop shop 1
+    """
+    with connect(settings.dsn) as conn:
+        # Requests must not wait for the removal of the tables.
+        rollout.hand_over(conn, model, number, stop_serving=stop_serving)
+        conn.commit()
+        rollout.drop(conn, model, number, stop_serving=stop_serving)
+        left = versions.list_versions(conn, model)
+    say(f"{model}: version {number} dropped")
+    if not left:
+        say(f"No version is left: 'recsys unwatch {model}' stops capturing changes")
+
+
+@click.command()
+@click.argument("model")
+@click.option("--versions", "count", type=int, help="Superseded versions to keep.")
+@click.option("--grace", type=Duration(), help="Time before anything is cleaned up.")
+@click.pass_obj
+def keep(
+    settings: Settings, model: str, count: int | None, grace: timedelta | None
+) -> None:
+    """Say how many superseded versions of MODEL the clean-up leaves, and for how long.
+
+    What serves, what a rollback goes back to and what an experiment uses always stays.
+
+    Example:
+
+    \b
+        recsys keep shop --versions 2 --grace 1d
+    """
+    with connect(settings.dsn) as conn:
+        kept, after = clean_up.keep(conn, model, versions_kept=count, grace=grace)
+    say(
+        f"{model}: {kept} superseded versions stay; others are cleaned up after {after}"
+    )
