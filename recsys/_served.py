@@ -26,8 +26,8 @@ from recsys.versions import ModelVersion
 
 _RECENT = timedelta(days=30)
 _ITEMS = 8_192
-_USERS = 2_048
-"""A block of scores, users by items, takes 64 MB."""
+_USERS = 512
+"""A block of scores, users by items, takes 16 MB, and the places in it twice that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,10 +235,12 @@ def _merge(
 ) -> None:
     """Keep the best of what is kept and what was found; ties by place."""
     depth = scores.shape[1]
-    best = np.tile(np.arange(found.shape[1], dtype=np.int64), (len(found), 1))
     if found.shape[1] > depth:
-        best = np.sort(np.argpartition(-found, depth - 1, axis=1)[:, :depth], axis=1)
+        place_of = np.argpartition(found, -depth, axis=1)[:, -depth:]
+        best = np.sort(place_of.astype(np.int64), axis=1)
         found = np.take_along_axis(found, best, axis=1)
+    else:
+        best = np.tile(np.arange(found.shape[1], dtype=np.int64), (len(found), 1))
     every = np.concatenate([scores, found], axis=1)
     place = np.concatenate([places, best + first], axis=1)
     # Stable: kept ones stand in front and have the smaller places.

@@ -127,8 +127,12 @@ def worker(
         done = process.drain()
         say(f"{done.items:,} items applied, {done.failed:,} failed")
         return
+
+    def end(*_: object) -> None:
+        process.stop()
+
     for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: process.stop())
+        signal.signal(name, end)
     say("Worker started; Ctrl-C ends it after the batch in work")
     process.run()
     say("Worker ended")

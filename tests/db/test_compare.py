@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import psycopg
@@ -13,6 +16,7 @@ import pytest
 import world
 
 from recsys import _db, _measure, _pair, evaluate, pipeline, rollout, versions
+from recsys import backfill as filling
 from recsys._db import Connection
 from recsys.compare import Comparison, Gate, compare, store
 from recsys.config import from_mapping, model_from_dict
@@ -415,6 +419,42 @@ def test_a_loaded_version_that_is_not_ready_is_limited(town: Connection) -> None
     assert not found.passed
 
 
+class Interrupted:
+    """Progress that ends a backfill in the middle of its loading."""
+
+    def __init__(self) -> None:
+        self.chunks = 0
+
+    @contextmanager
+    def stage(self, name: str, total: int | None = None) -> Iterator[Any]:
+        yield SimpleNamespace(advance=self.advance if "Encod" in name else print)
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        self.chunks += 1
+        if self.chunks == 2:
+            raise RuntimeError("the power went")
+
+
+def test_an_interrupted_backfill_can_be_compared_and_then_finished(
+    town: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filling, "_CHUNK", 30)
+    with _db.connect(town.info.dsn) as conn:
+        model = world.shop_config(features=True)
+        number, _ = world.add_version(
+            town.info.dsn, model, seed=1, ready=False, trained_until=CUT
+        )
+        with pytest.raises(RuntimeError, match="power"):
+            filling.backfill(town.info.dsn, "shop", number, progress=Interrupted())
+
+        half = compare(conn, "shop", number)
+        filling.backfill(town.info.dsn, "shop", number)
+        whole = compare(conn, "shop", number)
+
+    assert (half.limited, half.sample_percent) == (True, 50)
+    assert (whole.limited, whole.sample_percent) == (False, 100)
+
+
 def test_a_first_version_that_loads_is_compared_with_the_floor(
     town: Connection,
 ) -> None:
@@ -599,6 +639,20 @@ def test_analysts_see_comparisons_and_trainers_store_them(town: Connection) -> N
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             town.execute(statement.encode())
         town.rollback()
+
+
+def test_only_a_version_that_passed_is_promoted(town: Connection) -> None:
+    for number in (2, 3):
+        with pytest.raises(VersionStateError, match="was not compared"):
+            rollout.promote(town, "shop", number)
+        town.rollback()
+        store(town, compare(town, "shop", number))
+        town.commit()
+
+    with pytest.raises(VersionStateError, match=r"did not pass.*ndcg@20 fell by"):
+        rollout.promote(town, "shop", 3)
+    town.rollback()
+    assert rollout.promote(town, "shop", 2) == 1
 
 
 # until when a version was trained ----------------------------------------------------
