@@ -44,7 +44,7 @@ def test_import_recsys_loads_nothing_heavy() -> None:
     [
         "from recsys import Recommender; Recommender('shop', dsn='host=nowhere')",
         "import recsys.schema, recsys.versions, recsys.artifacts",
-        "import recsys.backfill, recsys.evaluate, recsys.doctor",
+        "import recsys.backfill, recsys.evaluate, recsys.compare, recsys.doctor",
         "import recsys.pipeline",
     ],
 )
