@@ -69,7 +69,7 @@ def serve(
     for n in range(answers):
         rows.append(
             (
-                f"v{version}u{n // per_unit}",
+                f"v{version}s{seed}u{n // per_unit}",
                 [] if failed[n] else ["1", "2"][: 1 if short[n] else 2],
                 "SourceError: x" if failed[n] else None,
                 "cached" if rng.random() < world_of["degraded"] else None,
