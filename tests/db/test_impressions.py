@@ -468,6 +468,41 @@ def test_a_restart_of_the_server_loses_nothing_that_was_queued(
     )
 
 
+@pytest.fixture
+def full_disk(dsn: str) -> Iterator[_db.Connection]:
+    """Every insert fails as on a full disk, until the trigger is dropped."""
+    with _db.connect(dsn, autocommit=True) as conn:
+        conn.execute(
+            "create function recsys.full() returns trigger language plpgsql as $$"
+            "begin raise exception 'could not extend file: No space left on device'"
+            " using errcode = 'disk_full'; end $$"
+        )
+        conn.execute(
+            "create trigger full_disk before insert on recsys.impression"
+            " for each row execute function recsys.full()"
+        )
+        yield conn
+
+
+def test_a_full_disk_costs_no_answer_and_the_queue_waits(
+    dsn: str, full_disk: _db.Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = ImpressionLog("transaction")
+    with pytest.raises(NotLogged, match="No space left"):
+        log.record(full_disk, answer())
+    writer = Writer(dsn)
+    for _ in range(10):
+        assert writer.put(Row(impressions.encode(answer())))
+    time.sleep(1)
+    assert writer.stats() == LogStats(0, 0, 0, 10)
+
+    full_disk.execute("drop trigger full_disk on recsys.impression")
+
+    assert writer.flush(10)
+    assert writer.stats() == LogStats(10, 0, 0, 0)
+    writer.close()
+
+
 def test_a_role_that_may_not_insert_is_said_and_counted(
     dsn: str, caplog: pytest.LogCaptureFixture
 ) -> None:
