@@ -13,7 +13,7 @@ import pytest
 import world
 from world import Shop
 
-from recsys import _copy, _db, evaluate, versions
+from recsys import _db, _served, evaluate, versions
 from recsys.config import from_mapping
 from recsys.errors import ConfigError, SourceError, UnknownVersion, VersionStateError
 from recsys.evaluate import Holdout
@@ -110,22 +110,34 @@ def test_the_exact_scan_agrees_with_the_served_path(shop: Shop) -> None:
     assert found.short == 0
 
 
+def test_the_exact_scan_is_the_same_in_blocks(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_served, "_ITEMS", 7)
+    monkeypatch.setattr(_served, "_USERS", 3)
+
+    test_the_exact_scan_agrees_with_the_served_path(shop)
+
+
 def test_the_exact_scan_reads_ids_and_vectors_in_one_statement(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A backfill that moves rows meanwhile must not shift vectors against ids."""
-    read = _copy.read_vectors
+    """A worker that changes vectors meanwhile changes nothing in a scan under way."""
+    merge, changed = _served._merge, []
 
-    def move_first(*args: Any) -> Any:
+    def change_first(*args: Any) -> None:
+        if changed:
+            return merge(*args)
+        changed.append(True)
         with _db.connect(shop.dsn) as other:
             other.execute(
-                "update recsys.item_vector_shop_1 set embedding = embedding"
-                " where item_id < 50"
+                "update recsys.item_vector_shop_1 set embedding ="
+                " (embedding::vector * array_fill(-1::real, array[9])::vector)::halfvec"
             )
-        return read(*args)
+        return merge(*args)
 
-    monkeypatch.setattr(_copy, "read_vectors", move_first)
-    test_the_exact_scan_agrees_with_the_served_path(shop)
+    monkeypatch.setattr(_served, "_merge", change_first)
+    test_the_exact_scan_is_the_same_in_blocks(shop, monkeypatch)
 
 
 def test_an_unknown_user_counts_and_an_unknown_item_is_a_miss(shop: Shop) -> None:
