@@ -59,6 +59,7 @@ def examine(settings: Settings) -> list[Finding]:
             return [*findings, _failure("schema", exc), *_configuration(conn, settings)]
         findings.append(Finding("schema", "ok", f"revision {schema.CORE_REVISION}"))
         findings += [f for version in _all(conn) for f in _version(conn, version)]
+        findings += _impressions(conn)
         findings += _configuration(conn, settings)
     return findings
 
@@ -288,6 +289,39 @@ def _coverage(conn: Connection, name: str, version: ModelVersion) -> Iterator[Fi
         )
     else:
         yield Finding(f"{name} coverage", "ok", "every item has its vector")
+
+
+def _impressions(conn: Connection) -> Iterator[Finding]:
+    """Warn when answers are logged and nobody makes or forgets their days."""
+    allowed = conn.execute(
+        "select has_table_privilege('recsys.impression', 'select')"
+        " and has_table_privilege('recsys.impression_default', 'select')"
+    ).fetchone()
+    if not allowed or not allowed[0]:
+        return
+    row = conn.execute(
+        "select exists (select from recsys.impression"
+        " where occurred_at > now() - interval '1 day'),"
+        " to_regclass('recsys.impression_' || to_char("
+        "now() at time zone 'UTC' + interval '1 day', 'YYYYMMDD')) is null,"
+        " (select count(*) from (select from recsys.impression_default limit 1000)"
+        " as stray)"
+    ).fetchone()
+    logged, behind, stray = row or (False, False, 0)
+    if logged and behind:
+        yield Finding(
+            "impressions",
+            "warn",
+            "logged, but no partition for tomorrow",
+            "Run 'recsys worker': without it no impression is ever forgotten.",
+        )
+    elif stray:
+        yield Finding(
+            "impressions",
+            "warn",
+            f"{'1000 or more' if stray == 1000 else stray} rows in no day's partition",
+            "Set the clocks of the request processes; the worker makes the days.",
+        )
 
 
 def _configuration(conn: Connection, settings: Settings) -> Iterator[Finding]:

@@ -12,9 +12,10 @@ import pytest
 import world
 from psycopg import errors as pg
 
-from recsys import _db, impressions
+from recsys import _db, doctor, impressions
 from recsys._db import Connection
 from recsys.errors import ConfigError
+from recsys.settings import Settings
 
 TODAY = datetime.now(UTC).date()
 
@@ -332,3 +333,25 @@ def test_a_reader_without_rights_gets_our_error_class(dsn: str) -> None:
         pytest.raises((psycopg.Error, ConfigError)),
     ):
         impressions.maintain(conn)
+
+
+# doctor ----------------------------------------------------------------------------
+
+
+def warned(dsn: str) -> list[str]:
+    findings = doctor.examine(Settings(dsn=dsn))
+    return [f.detail for f in findings if f.check == "impressions"]
+
+
+def test_doctor_says_when_nobody_makes_the_days(dsn: str) -> None:
+    with _db.connect(dsn, autocommit=True) as conn:
+        assert warned(dsn) == []
+        put(conn, datetime.now(UTC))
+        assert warned(dsn) == []
+        put(conn, datetime.now(UTC) + timedelta(days=50))
+        assert warned(dsn) == ["1 rows in no day's partition"]
+        drop_days(conn)
+        put(conn, datetime.now(UTC))
+        assert warned(dsn) == ["logged, but no partition for tomorrow"]
+        impressions.maintain(conn)
+        assert warned(dsn) == ["1 rows in no day's partition"]
