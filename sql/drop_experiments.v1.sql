@@ -2,6 +2,7 @@
 
 drop view recsys.experiment_health, recsys.experiment_result, recsys.experiment_status;
 drop function recsys._grant_part_experiments();
+drop function recsys._experiment_keep(text);
 drop function recsys._experiment_stop(text, text);
 drop function recsys._experiment_start(text, text);
 drop function recsys._check_experiment(text);

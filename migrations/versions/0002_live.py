@@ -96,6 +96,7 @@ EXPERIMENTS = (
     "functions/_check_experiment.v1.sql",
     "functions/_experiment_start.v1.sql",
     "functions/_experiment_stop.v1.sql",
+    "functions/_experiment_keep.v1.sql",
     "views/experiment_status.v1.sql",
     "views/experiment_result.v1.sql",
     "views/experiment_health.v1.sql",

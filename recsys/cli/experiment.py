@@ -156,6 +156,8 @@ def stop(settings: Settings, name: str, reason: str) -> None:
     with connect(settings.dsn) as conn:
         schema.check(conn)
         store.stop(conn, name, reason=reason)
+        conn.commit()
+        store.keep_results(conn, name)
     say(f"{name}: stopped; recsys experiment show {name}")
 
 

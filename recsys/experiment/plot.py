@@ -166,7 +166,8 @@ def _axes(
     relative: bool,
 ) -> str:
     low, high = range_
-    marks = {low, (low + high) / 2, high} - {0.0}
+    marks = {low, (low + high) / 2, high}
+    marks = {v for v in marks if abs(y(v) - y(0)) > 14}  # its label has room
     drawn = [
         f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y(v):.1f}"'
         f' y2="{y(v):.1f}"/><text x="{_LEFT - 6}" y="{y(v) + 4:.1f}"'

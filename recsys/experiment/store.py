@@ -317,6 +317,19 @@ def stop(conn: Connection, name: str, *, reason: str = "") -> None:
         conn.execute("select recsys._experiment_stop(%s, %s)", (name, reason))
 
 
+def keep_results(conn: Connection, name: str) -> None:
+    """Copy the results of a stopped experiment to the audit, which is not forgotten.
+
+    Apart from ``stop``, which must be quick: this reads every impression.
+
+    Raises:
+        ConfigError: No experiment has that name.
+    """
+    get(conn, name)
+    with translated(), conn.transaction():
+        conn.execute("select recsys._experiment_keep(%s)", (name,))
+
+
 def list_experiments(conn: Connection, model: str | None = None) -> list[Experiment]:
     """Return the experiments of a model or of all, newest first.
 

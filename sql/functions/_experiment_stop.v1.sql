@@ -2,7 +2,7 @@
 --
 --   raises 22023 unknown experiment; 55000 not running; 55P03 a lock was not to be had for 5 seconds
 --
--- The results of that moment go to the audit: impressions and outcomes are forgotten one day.
+-- Reads no results: stopping must be quick. recsys._experiment_keep stores them afterwards.
 --
 -- tests: tests/db/test_experiment_store.py
 
@@ -13,16 +13,8 @@ set search_path from current
 set lock_timeout = '5s'
 as $function$
 declare
-    e       recsys.experiment;
-    results jsonb;
+    e recsys.experiment;
 begin
-    -- Before the lock: it reads every impression of the experiment. Whatever is wrong with the numbers, stopping works.
-    begin
-        select jsonb_object_agg(r.metric || ' ' || r.arm, jsonb_strip_nulls(to_jsonb(r) - 'metric' - 'arm')) into results
-        from recsys.experiment_result_at(p_name, now()) as r;
-    exception when others then
-        results := jsonb_build_object('error', sqlerrm);
-    end;
     perform from recsys.model as m
     where m.name = (select x.model from recsys.experiment as x where x.name = p_name) for update;
     select * into e from recsys.experiment where name = p_name for update;
@@ -40,6 +32,6 @@ begin
     update recsys.model set generation = generation + 1 where name = e.model;
     perform recsys._audit(
         e.model, null, 'experiment', '{"state": "running"}',
-        jsonb_build_object('experiment', p_name, 'state', 'stopped'), p_reason, coalesce(results, '{}'));
+        jsonb_build_object('experiment', p_name, 'state', 'stopped'), p_reason, '{}');
 end
 $function$;

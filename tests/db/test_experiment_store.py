@@ -8,7 +8,7 @@ import world
 from psycopg import errors as pg
 from world import Shop
 
-from recsys import _db, retrieval
+from recsys import Recommender, _db, retrieval
 from recsys.assignment import Arm, bucket
 from recsys.errors import ConfigError, RecsysError, UnknownModel, UnknownVersion
 from recsys.errors import VersionStateError as StateError
@@ -48,6 +48,7 @@ def test_an_experiment_is_a_draft_then_runs_then_is_stopped(
     assert generation(conn) == before + 1
 
     store.stop(conn, "bigger", reason="clicks fell")
+    store.keep_results(conn, "bigger")
     stopped = store.list_experiments(conn, "shop")[0]
     assert (stopped.state, stopped.reason) == ("stopped", "clicks fell")
     assert generation(conn) == before + 2
@@ -59,8 +60,9 @@ def test_an_experiment_is_a_draft_then_runs_then_is_stopped(
         (None, "draft", "more clicks"),
         ("draft", "running", "why not"),
         ("running", "stopped", "clicks fell"),
+        ("stopped", "stopped", "results"),
     ]
-    assert audit[2][3]["ctr new"]["note"] == "no exposures"
+    assert audit[3][3]["ctr new"]["note"] == "no exposures"
 
 
 def test_a_rolled_back_start_assigns_nobody(conn: _db.Connection) -> None:
@@ -155,6 +157,26 @@ def test_requests_are_served_by_the_version_of_their_arm(conn: _db.Connection) -
     assert plan
     assigned = [plan.assign(unit) for unit in units]
     assert [a.arm for a in assigned if a] == preview
+
+
+def test_the_recommender_exposes_and_serves_whom_the_preview_names(shop: Shop) -> None:
+    users = range(1, 31)
+    with _db.connect(shop.dsn) as conn:
+        store.create(conn, "bigger", "shop", ARMS, traffic=70)
+        preview = store.preview(conn, "bigger", [str(user) for user in users])
+        store.start(conn, "bigger")
+
+    with Recommender("shop", dsn=shop.dsn, impressions="transaction") as recommender:
+        served = [recommender.recommend(user, k=3).version for user in users]
+
+    with _db.connect(shop.dsn) as conn:
+        exposed = dict(conn.execute("select unit, arm from recsys.exposure").fetchall())
+    assert served == [2 if arm == "new" else 1 for arm in preview]
+    assert exposed == {
+        str(user): arm
+        for user, arm in zip(users, preview, strict=True)
+        if arm is not None
+    }
 
 
 def test_a_unit_keeps_its_arm_and_traffic_moves_nobody_between_arms(
@@ -308,7 +330,7 @@ def test_two_controls_cannot_be_stored(conn: _db.Connection) -> None:
 
 
 def test_transitions_that_make_no_sense_are_refused(conn: _db.Connection) -> None:
-    for act in (store.start, store.stop, store.get):
+    for act in (store.start, store.stop, store.get, store.keep_results):
         with pytest.raises(ConfigError, match="unknown experiment") as caught:
             act(conn, "nosuch")
         assert caught.value.hint
