@@ -1,0 +1,1 @@
+"""Live versions, measured: a roll under load, freshness, capture, drain, switches."""
