@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from recsys import _sql
 from recsys._db import Connection
 from recsys._source import source_errors
@@ -12,18 +14,12 @@ def used_columns(conn: Connection, source: str) -> dict[str, dict[str, str]]:
 
     Returns:
         Qualified name -> column -> type.
+
+    Source:
+        sql/capture/used_columns.sql
     """
-    with source_errors("items"), conn.transaction(force_rollback=True):
-        conn.execute(
-            _sql.trusted(
-                f"create temp view recsys_source as select * from ({source}\n) s"
-            )
-        )
-        rows = conn.execute(
-            _sql.trusted(_sql.read("capture/used_columns.sql"))
-        ).fetchall()
     used: dict[str, dict[str, str]] = {}
-    for table, column, type_name in rows:
+    for table, column, type_name in _of_view(conn, source, "used_columns"):
         used.setdefault(table, {})
         if column is not None:
             used[table][column] = type_name
@@ -31,23 +27,24 @@ def used_columns(conn: Connection, source: str) -> dict[str, dict[str, str]]:
 
 
 def functions_read(conn: Connection, source: str) -> list[str]:
+    """Return a sentence for every function that a query calls and that may read.
+
+    Source:
+        sql/capture/functions_read.sql
+    """
+    return [
+        f"the item source calls {name}(): what it reads is not captured"
+        for (name,) in _of_view(conn, source, "functions_read")
+    ]
+
+
+def _of_view(conn: Connection, source: str, question: str) -> list[tuple[Any, ...]]:
     with source_errors("items"), conn.transaction(force_rollback=True):
         conn.execute(
             _sql.trusted(
                 f"create temp view recsys_source as select * from ({source}\n) s"
             )
         )
-        rows = conn.execute(
-            "select distinct p.oid::regproc::text"
-            " from pg_catalog.pg_rewrite as r"
-            " join pg_catalog.pg_depend as d on d.classid = 'pg_rewrite'::regclass"
-            " and d.objid = r.oid and d.refclassid = 'pg_proc'::regclass"
-            " join pg_catalog.pg_proc as p on p.oid = d.refobjid"
-            " where r.ev_class = 'recsys_source'::regclass and p.provolatile <> 'i'"
-            " and not exists (select from pg_catalog.pg_depend as e where e.objid ="
-            " p.oid and e.deptype = 'e')"
+        return conn.execute(
+            _sql.trusted(_sql.read(f"capture/{question}.sql"))
         ).fetchall()
-    return [
-        f"the item source calls {name}(): what it reads is not captured"
-        for (name,) in rows
-    ]

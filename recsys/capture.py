@@ -234,8 +234,9 @@ def _forget_others(
         " from pg_catalog.pg_proc as p"
         " left join pg_catalog.pg_trigger as t on t.tgfoid = p.oid"
         " where p.pronamespace = 'recsys'::regnamespace"
-        " and starts_with(p.proname, %s) group by 1",
-        (f"_capture__{model}__",),
+        # In full: "shop" is also how the name of a model "shop__b" begins.
+        " and p.proname ~ %s group by 1",
+        (f"^_capture__{model}__[0-9a-f]{{8}}$",),
     ).fetchall()
     gone: list[str] = []
     for name, tables in rows:
@@ -310,8 +311,8 @@ def _table_capture(
         )
     if kind == "p":
         notes.append(
-            f"{table} is partitioned: attaching or detaching a partition is not "
-            "captured, and is found by the daily comparison of ids"
+            f"{table} is partitioned: attaching, detaching or truncating a partition "
+            "is not captured, and is found by the daily comparison of ids"
         )
     elif children:
         notes.append(

@@ -48,8 +48,18 @@ def _lost_events(conn: Connection, model: str) -> str:
 def _reconcile(conn: Connection, model: str) -> str:
     """Queue everything once the transactions of that time have ended."""
     with conn.transaction():
+        # Whoever began before the request was committed may not have felt it, and may
+        # have a younger id than the request itself.
+        conn.execute(
+            "update recsys.capture set reconcile_after = pg_current_xact_id(),"
+            " reconcile_seen = true where model = %s"
+            " and reconcile_after is not null and not reconcile_seen",
+            (model,),
+        )
+    with conn.transaction():
         row = conn.execute(
-            "update recsys.capture set reconcile_after = null where model = %s"
+            "update recsys.capture set reconcile_after = null, reconcile_seen = false"
+            " where model = %s and reconcile_seen"
             " and reconcile_after < pg_snapshot_xmin(pg_current_snapshot())"
             " returning reason",
             (model,),
@@ -65,9 +75,10 @@ def _reconcile(conn: Connection, model: str) -> str:
 
 
 def _sweep(conn: Connection, model: str) -> str:
-    """Find changes by updated_at and by ids, for a model without triggers."""
+    """Find changes by updated_at; where no trigger stands, also by ids."""
     items = _newest_source(conn, model)
-    if items is None or _has_triggers(conn, model):
+    triggers = _has_triggers(conn, model)
+    if items is None or (triggers and not items.updated_at):
         return ""
     with conn.transaction():
         conn.execute(
@@ -82,7 +93,8 @@ def _sweep(conn: Connection, model: str) -> str:
         if row is None:
             return ""
         changed = _changed_since(conn, model, items, row[0])
-    return "; ".join(filter(None, [changed, compare_ids(conn, model)]))
+    differ = "" if triggers else compare_ids(conn, model)
+    return "; ".join(filter(None, [changed, differ]))
 
 
 def _changed_since(

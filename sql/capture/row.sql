@@ -10,7 +10,8 @@ set search_path = @search_path@
 set lock_timeout = '100ms'
 as $capture$
 begin
-    if not exists (select from recsys.capture as c where c.model = @model@ and c.enabled) then
+    -- Not "exists ... enabled": a transaction with a snapshot from before 'recsys watch' does not see the row.
+    if exists (select from recsys.capture as c where c.model = @model@ and not c.enabled) then
         return null;
     end if;
     if tg_op = 'TRUNCATE' then
@@ -29,7 +30,11 @@ begin
     end if;
     return null;
 exception when others then
-    perform pg_catalog.nextval('recsys.capture_failure');
+    begin
+        perform pg_catalog.nextval('recsys.capture_failure');
+    exception when others then
+        null;  -- not even the counter is there, or this role may not use it
+    end;
     raise warning 'recsys could not queue a change of %: %', tg_table_name, sqlerrm
         using hint = 'The next worker queues every item of the model again.';
     return null;

@@ -8,7 +8,8 @@ as $function$
 begin
     insert into recsys.capture as c (model, reconcile_after, reason)
     values (p_model, pg_current_xact_id(), p_reason)
-    on conflict (model) do update set reconcile_after = excluded.reconcile_after, reason = excluded.reason;
+    on conflict (model) do update
+        set reconcile_after = excluded.reconcile_after, reconcile_seen = false, reason = excluded.reason;
     perform recsys._audit(p_model, null, 'capture', null, null, p_reason);
 end
 $function$;

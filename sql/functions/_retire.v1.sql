@@ -32,6 +32,7 @@ begin
     update recsys.model_version set state = 'retired', retired_at = now(), error = null
     where model = p_model and number = p_number;
     delete from recsys.item_gone where model = p_model and number = p_number;
+    delete from recsys.item_failure where model = p_model and number = p_number;
     perform recsys._audit(p_model, p_number, 'retire', to_jsonb(current), '"retired"', p_reason);
 end
 $function$;

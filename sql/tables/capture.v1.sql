@@ -4,6 +4,8 @@
 -- failures         value of the sequence recsys.capture_failure when it was last looked at; when the sequence is
 --                  ahead, a trigger could not queue something and swallowed the error
 -- reconcile_after  everything is queued again once no transaction older than this one runs; null: nothing to do
+-- reconcile_seen   a worker has seen the request committed, and made reconcile_after a transaction of its own:
+--                  whoever began before the commit may have missed what was asked for
 -- swept_to         changes up to here were found by updated_at, where triggers cannot be
 -- reconciled_at    when every item was last queued
 
@@ -12,6 +14,7 @@ create table recsys.capture (
     enabled         boolean not null default true,
     failures        bigint not null default 0,
     reconcile_after xid8,
+    reconcile_seen  boolean not null default false,
     reason          text not null default '',
     swept_to        timestamptz,
     sweep_at        timestamptz not null default '-infinity',

@@ -37,7 +37,7 @@ cross join lateral (
     select count(*) as n
     from pg_catalog.pg_trigger as t
     join pg_catalog.pg_proc as p on p.oid = t.tgfoid
-    where p.pronamespace = 'recsys'::regnamespace and starts_with(p.proname, '_capture__' || m.name || '__')
+    where p.pronamespace = 'recsys'::regnamespace and p.proname ~ ('^_capture__' || m.name || '__[0-9a-f]{8}$')
       and t.tgparentid = 0
 ) as triggers;
 
