@@ -7,7 +7,7 @@
 -- leaves the rest for the next run. Rows older than p_keep in the default partitions, or as far in the future, are
 -- deleted.
 --
--- Runs as its owner: only the owner of a table may drop it.
+-- Runs as its owner, the owner of the tables: nobody else may drop from a partitioned table.
 --
 -- tests: tests/db/test_impression_tables.py
 
@@ -43,6 +43,9 @@ begin
         exception
             when lock_not_available or deadlock_detected then
                 exit;
+            when insufficient_privilege then
+                raise warning 'partition recsys.% belongs to another role and stays', place
+                    using hint = 'select recsys._grant_core(); as the role that migrates.';
         end;
     end loop;
     return dropped;

@@ -8,7 +8,7 @@
 -- with it, up to 100,000; a day that has more stays in the default partition, where it is forgotten row by row. What
 -- cannot be locked within half a second is left for the next run.
 --
--- Runs as its owner: only the owner of a partitioned table may attach to it.
+-- Runs as its owner, the owner of the tables: nobody else may attach to a partitioned table.
 --
 -- tests: tests/db/test_impression_tables.py
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from uuid import uuid4
 
@@ -11,6 +12,7 @@ import psycopg
 import pytest
 import world
 from psycopg import errors as pg
+from psycopg import sql
 
 from recsys import _db, doctor, impressions
 from recsys._db import Connection
@@ -166,13 +168,7 @@ def test_requests_go_on_writing_while_days_come_and_go(dsn: str) -> None:
         thread.start()
     with _db.connect(dsn, autocommit=True) as conn:
         for n in range(12):
-            day = TODAY - timedelta(200 + n)
-            for table in ("impression", "outcome"):
-                conn.execute(
-                    f"create table recsys.{table}_{day:%Y%m%d} partition of"
-                    f" recsys.{table} for values from ('{day} 00:00+00')"
-                    f" to ('{day + timedelta(1)} 00:00+00')".encode()
-                )
+            old_day(conn, 200 + n)
             impressions.maintain(conn)
             conn.execute("select recsys._make_partitions(%s)", (4 + n,))
         stop.set()
@@ -198,6 +194,9 @@ def old_day(conn: Connection, days: int) -> date:
             f" for values from ('{day} 00:00+00') to ('{day + timedelta(1)} 00:00+00')"
             .encode()
         )  # fmt: skip
+        conn.execute(
+            f"alter table recsys.{table}_{day:%Y%m%d} owner to recsys_trainer".encode()
+        )
     return day
 
 
@@ -256,6 +255,16 @@ def test_a_reader_puts_off_the_drop_but_nobody_waits_for_it(dsn: str) -> None:
         assert "2 dropped" in impressions.maintain(conn)
 
 
+def test_a_partition_of_another_owner_holds_up_no_other(db: Connection) -> None:
+    strange, ours = old_day(db, 120), old_day(db, 110)
+    db.execute(f"alter table recsys.impression_{strange:%Y%m%d} owner to current_user"
+               .encode())  # fmt: skip
+
+    assert "3 dropped" in impressions.maintain(db)
+    assert strange in partitions(db)
+    assert ours not in partitions(db)
+
+
 @pytest.mark.parametrize("keep", ["1 hour", "-3 days", None])
 def test_less_than_a_day_is_refused(db: Connection, keep: str | None) -> None:
     with pytest.raises(pg.InvalidParameterValue):
@@ -307,19 +316,47 @@ def test_who_may_do_what(dsn: str) -> None:
                 analyst.execute(statement.encode())
 
 
-def test_a_trainer_maintains_but_puts_no_trigger(dsn: str) -> None:
+def test_a_trainer_maintains_and_the_partitions_have_one_owner(
+    dsn: str, role: str
+) -> None:
     with _db.connect(dsn) as conn:
         drop_days(conn)
         old_day(conn, 100)
-    with _db.connect(world.as_role(dsn, "recsys_trainer"), autocommit=True) as conn:
+        conn.execute("select recsys._grant_core()")
+        conn.execute(sql.SQL("grant recsys_trainer to {}").format(sql.Identifier(role)))
+    with _db.connect(world.as_role(dsn, role), autocommit=True) as conn:
         assert impressions.maintain(conn) == (
             "8 partitions made, 2 dropped, 0 rows deleted"
         )
+    with _db.connect(dsn) as conn:
+        impressions.maintain(conn)
+        conn.execute("select recsys._make_partitions(5)")
+        owners = conn.execute(
+            "select distinct relowner::regrole::text from pg_class"
+            " where relnamespace = 'recsys'::regnamespace"
+            " and relkind in ('r', 'p') and relname ~ '^(impression|outcome)'"
+        ).fetchall()
+
+    assert owners == [("recsys_trainer",)]
+
+
+@pytest.fixture
+def role(server: str) -> Iterator[str]:
+    """A login role of this test's own."""
+    name = f"recsys_test_{uuid4().hex[:12]}"
+    with psycopg.connect(server, autocommit=True) as conn:
+        conn.execute(sql.SQL("create role {} login").format(sql.Identifier(name)))
+        yield name
+        conn.execute(sql.SQL("drop role {}").format(sql.Identifier(name)))
+
+
+def test_a_trainer_puts_no_trigger_on_guardrails(dsn: str) -> None:
+    with _db.connect(world.as_role(dsn, "recsys_trainer"), autocommit=True) as conn:
         conn.execute(
             "create function recsys.own() returns trigger language plpgsql"
             " as 'begin return new; end'"
         )
-        for table in ("impression", "impression_default", f"impression_{TODAY:%Y%m%d}"):
+        for table in ("guardrail", "retention"):
             with pytest.raises(pg.InsufficientPrivilege):
                 conn.execute(
                     f"create trigger own before insert on recsys.{table}"

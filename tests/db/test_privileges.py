@@ -227,7 +227,7 @@ def test_no_definer_is_stronger_than_the_trainers(shop: Shop) -> None:
             " where pronamespace = 'recsys'::regnamespace and prosecdef group by 1"
         ).fetchall()
 
-    assert rows == [("recsys_trainer", 8)]
+    assert [row[0] for row in rows] == ["recsys_trainer"]
 
 
 def test_a_trainer_can_fill_a_version_that_a_migration_made(shop: Shop) -> None:
