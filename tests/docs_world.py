@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
 import shlex
@@ -275,6 +276,8 @@ def _cell(value: object) -> str:
         return ""
     if isinstance(value, bool):
         return "t" if value else "f"
+    if isinstance(value, dict):
+        return json.dumps(value)
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
