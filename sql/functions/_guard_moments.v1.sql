@@ -11,6 +11,8 @@
 -- nobody in particular always go to the base, so they are no measure of the candidate; neither are those of an
 -- experiment, whose units were chosen otherwise. Click and conversion are those of recsys.version_outcome.
 --
+-- Answers are narrowed before they are grouped: sorting a million of them with their items goes to disk.
+--
 -- tests: tests/db/test_guardrails.py
 
 create function recsys._guard_moments(p_model text, p_versions integer[], p_since timestamptz, p_slow real)
@@ -20,10 +22,11 @@ returns table (
     var_x double precision, var_y double precision, cov_xy double precision
 )
 language sql stable
+set work_mem = '64MB'
 as $function$
     with answer as materialized (
         select
-            i.request_id, i.version, i.unit, i.item_ids,
+            i.request_id, i.version, i.unit,
             i.error is not null as failed,
             i.degraded is not null as degraded,
             i.error is null and cardinality(i.item_ids) < i.k as short,
@@ -39,16 +42,18 @@ as $function$
         where v.model = p_model and v.number = any (p_versions)
         order by v.number, w.value::double precision desc, w.key
     ),
-    led as (
+    led as materialized (
         select
-            a.request_id,
+            i.request_id,
             bool_or(coalesce(o.kind = b.kind, o.value is not null)) as converted,
             coalesce(sum(o.value), 0) as value
         from recsys.outcome as o
-        join answer as a on a.request_id = o.request_id and o.item_id = any (a.item_ids)
-        left join best as b on b.number = a.version
-        where o.model = p_model and o.occurred_at >= p_since
-        group by a.request_id
+        join recsys.impression as i
+            on i.request_id = o.request_id and i.model = o.model and o.item_id = any (i.item_ids)
+        left join best as b on b.number = i.version
+        where o.model = p_model and o.request_id is not null and o.occurred_at >= p_since
+          and i.model = p_model and i.version = any (p_versions) and i.occurred_at >= p_since
+        group by i.request_id
     ),
     unit as (
         select
