@@ -48,6 +48,13 @@ def run(conn: Connection, model: str) -> str:
             logger.info("version %d of %s is not dropped yet: %s", number, model, exc)
             continue
         done.append(f"version {number} dropped")
+    # Of a version that was dropped or retired while a worker had its items in hand.
+    conn.execute(
+        "delete from recsys.item_failure as f where model = %s and not exists"
+        " (select from recsys.model_version as v where v.model = f.model"
+        " and v.number = f.number and v.state in ('building', 'ready', 'serving'))",
+        (model,),
+    )
     conn.execute("delete from recsys.worker where seen_at < now() - interval '1 day'")
     return "; ".join(done)
 

@@ -20,8 +20,8 @@ from recsys.worker.apply import LiveModel
 logger = logging.getLogger(__name__)
 
 _LOCK_TIMEOUT = "200ms"
-_live: dict[tuple[int, str], LiveModel] = {}
-"""By process: a tower made before a fork is not used after it."""
+_live: dict[tuple[object, ...], LiveModel] = {}
+"""By process, because a tower made before a fork is not used after it, and database."""
 
 
 def sync_items(
@@ -59,7 +59,8 @@ def sync_items(
         name = _named(cur, model)
         # A statement of its own: it must stay when the rest is undone.
         cur.execute("select recsys._queue_items(%s, %s)", (name, ids))
-    key = (os.getpid(), name)
+    info = conn.info
+    key = (os.getpid(), info.host, info.port, info.dbname, name)
     try:
         with _inside(conn), conn.cursor(row_factory=tuple_row) as cur:
             row = cur.execute("select current_setting('lock_timeout')").fetchone()

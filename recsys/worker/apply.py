@@ -20,7 +20,7 @@ from psycopg import errors as pg
 from recsys import _db, _sql, versions
 from recsys._db import Connection, HalfvecArray
 from recsys._items import Encoded, ItemEncoder
-from recsys.errors import RecsysError
+from recsys.errors import ArtifactError, RecsysError
 from recsys.versions import ModelVersion
 
 logger = logging.getLogger(__name__)
@@ -45,6 +45,8 @@ _NOT_THE_ITEM = (
     psycopg.InterfaceError,
 )
 """What is no item's fault: the whole batch goes back to the queue."""
+_UNLOADABLE = (RecsysError, psycopg.ProgrammingError, psycopg.DataError)
+"""What loading a version raises that trying again at once does not cure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +136,20 @@ class LiveModel:
         found: dict[tuple[int, str], LoadedItems] = {}
         now: list[Follower] = []
         for number, phase, tower in rows:
+            loading = phase != "done"
             known = self._followers.get((number, tower))
             if known is None:
-                known = LoadedItems(conn, versions.get(conn, self.model, number))
+                version = versions.get(conn, self.model, number)
+                try:
+                    with conn.transaction():
+                        known = LoadedItems(conn, version)
+                except _UNLOADABLE as exc:
+                    # Its tower or its source is broken: no reason for the others to
+                    # wait.
+                    now.append(Follower(version, None, loading, _message(exc)))
+                    continue
             found[number, tower] = known
-            now.append(Follower(known, loading=phase != "done"))
+            now.append(Follower(known.version, known, loading))
         self._followers = found
         return now
 
@@ -187,30 +198,35 @@ class Follower:
     """A live version, as this transaction found it.
 
     Attributes:
-        loaded: Its tower and statements.
+        version: The version.
+        loaded: Its tower and statements; None when they could not be loaded.
         loading: A backfill may be at work: deletes are noted for it.
+        problem: Why they could not be loaded.
     """
 
-    loaded: LoadedItems
+    version: ModelVersion
+    loaded: LoadedItems | None
     loading: bool
-
-    @property
-    def version(self) -> ModelVersion:
-        """The version."""
-        return self.loaded.version
+    problem: str = ""
 
     def bring(self, conn: Connection, ids: Sequence[str]) -> None:
-        """Read the items as they are now and store or delete their vectors."""
+        """Read the items as they are now and store or delete their vectors.
+
+        Raises:
+            ArtifactError: The version could not be loaded.
+        """
         if not ids:
             return
+        if self.loaded is None:
+            raise ArtifactError(self.problem)
         with _db.binary_cursor(conn) as cur:
             rows = cur.execute(self.loaded.read, (list(ids),)).fetchall()
             encoded = self.loaded.encoder.encode(rows)
-            self._store(cur, encoded)
+            self._store(cur, self.loaded, encoded)
             present = {str(item) for item in encoded.ids}
             gone = [item for item in ids if item not in present]
             if gone:
-                self._remove(cur, gone)
+                self._remove(cur, self.loaded, gone)
 
     def busy(self, conn: Connection, ids: Sequence[str]) -> set[str]:
         """Return the items whose vectors another transaction is writing."""
@@ -222,18 +238,20 @@ class Follower:
         locking = _sql.trusted(f"{query} for update skip locked")
         return stored - {i for (i,) in conn.execute(locking, (list(ids),))}
 
-    def _store(self, cur: psycopg.Cursor[Any], encoded: Encoded) -> None:
+    def _store(
+        self, cur: psycopg.Cursor[Any], loaded: LoadedItems, encoded: Encoded
+    ) -> None:
         if not encoded.ids:
             return
         for statement, rows in zip(
-            self.loaded.write, (encoded.vectors, encoded.history), strict=True
+            loaded.write, (encoded.vectors, encoded.history), strict=True
         ):
-            cur.execute(
-                statement, (encoded.ids, HalfvecArray(rows, self.loaded.halfvec))
-            )
+            cur.execute(statement, (encoded.ids, HalfvecArray(rows, loaded.halfvec)))
 
-    def _remove(self, cur: psycopg.Cursor[Any], gone: list[str]) -> None:
-        for statement in self.loaded.delete:
+    def _remove(
+        self, cur: psycopg.Cursor[Any], loaded: LoadedItems, gone: list[str]
+    ) -> None:
+        for statement in loaded.delete:
             cur.execute(statement, (gone,))
         if self.loading:
             # A backfill may hold an older copy of these items.
@@ -252,8 +270,8 @@ def _in_halves(
     Returns:
         Item -> error of those that cannot be brought.
     """
-    if not ids:
-        return {}
+    if not ids or follower.problem:
+        return dict.fromkeys(ids, follower.problem)
     try:
         with conn.transaction():
             follower.bring(conn, ids)
@@ -300,20 +318,22 @@ def _record_failures(
     conn: Connection, version: ModelVersion, errors: dict[str, str]
 ) -> None:
     """Keep the error; try again after 5 s, 20 s, 80 s, ..., then give up."""
-    for item, error in errors.items():
-        logger.warning(
-            "item %s of %s version %d: %s", item, version.model, version.number, error
-        )
-        conn.execute(
-            "insert into recsys.item_failure as f"
-            " (model, number, item_id, error, retry_at)"
-            " values (%s, %s, %s, %s, now() + interval '5 seconds')"
-            " on conflict (model, number, item_id) do update set"
-            " attempts = f.attempts + 1, error = excluded.error, failed_at = now(),"
-            " retry_at = case when f.attempts + 1 < %s"
-            " then now() + interval '5 seconds' * 4 ^ f.attempts end",
-            (version.model, version.number, item, error, MAX_ATTEMPTS),
-        )
+    item, error = next(iter(errors.items()))
+    logger.warning(
+        "%d items of %s version %d failed, such as %s: %s",
+        len(errors), version.model, version.number, item, error,
+    )  # fmt: skip
+    conn.execute(
+        "insert into recsys.item_failure as f"
+        " (model, number, item_id, error, retry_at)"
+        " select %s, %s, e.item_id, e.error, now() + interval '5 seconds'"
+        " from unnest(%s::text[], %s::text[]) as e(item_id, error)"
+        " on conflict (model, number, item_id) do update set"
+        " attempts = f.attempts + 1, error = excluded.error, failed_at = now(),"
+        " retry_at = case when f.attempts + 1 < %s"
+        " then now() + interval '5 seconds' * 4 ^ f.attempts end",
+        (version.model, version.number, [*errors], [*errors.values()], MAX_ATTEMPTS),
+    )
 
 
 def _forget_failures(
