@@ -22,6 +22,8 @@ from recsys import Recommender, config
 from recsys.cli.app import cli
 
 QUICKSTART = ROOT / "docs" / "quickstart.md"
+ROLLOUT = ROOT / "docs" / "rollout.md"
+RETAIL = ROOT.parent / "shared" / "data" / "online_retail" / "transactions.csv.gz"
 MARKDOWN = sorted(
     [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "sql" / "README.md"]
 )
@@ -89,10 +91,30 @@ def test_every_block_of_the_quickstart_runs(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in PAGES if p != QUICKSTART], ids=lambda path: path.name
+    "path",
+    [p for p in PAGES if p not in (QUICKSTART, ROLLOUT)],
+    ids=lambda path: path.name,
 )
 def test_every_block_of_a_page_runs(page: docs_world.Page, path: Path) -> None:
     page.run(path)
+
+    assert not page.failures, "\n\n".join(page.failures)
+
+
+def test_every_block_of_the_change_of_model_runs(server: str, tmp_path: Path) -> None:
+    if not RETAIL.exists():
+        pytest.skip(f"the data set is not here: {RETAIL.relative_to(ROOT.parent)}")
+    for name in ("recsys.toml", "setup.sql"):
+        shutil.copy(ROOT / "examples" / "online_retail" / name, tmp_path)
+    (tmp_path / RETAIL.name).symlink_to(RETAIL)
+    name = f"recsys_docs_{os.getpid()}_retail"
+    _execute(server, "create database {}", name)
+    page = docs_world.Page(_dsn(server, name), tmp_path)
+    try:
+        page.run(ROLLOUT)
+    finally:
+        page.close()
+        _execute(server, "drop database {} with (force)", name)
 
     assert not page.failures, "\n\n".join(page.failures)
 

@@ -138,8 +138,10 @@ def _backfill(
     )
     with connect(settings.dsn) as conn:
         serving = versions.serving_number(conn, model)
-    if serving != report.number:
+    if serving is None:
         say(f"Next: recsys promote {model} {report.number}")
+    elif serving != report.number:
+        say(f"Next: recsys compare {model} {report.number}, then recsys promote")
 
 
 @click.command()
