@@ -12,12 +12,13 @@ DATA ?=
 # Wheels of torch without CUDA, a tenth of the size; empty: the default index.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help demo test lint bench aa schema clean
+.PHONY: help demo test lint bench bench-live aa schema clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' $(MAKEFILE_LIST)
 	@echo "make demo DATA=DIR    the same on the files of DIR (see examples/)"
 	@echo "make bench   the measurements of docs/, as ratios within one run"
+	@echo "make bench-live  live versions: a roll under load, freshness, capture, switches"
 	@echo "make aa      false alarms of A/A experiments that are looked at every day"
 	@echo "make schema  rewrite sql/schema.sql after a change of the SQL"
 	@echo "make lint    ruff and basedpyright only"
@@ -38,6 +39,9 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks --part process --part serving --part reading
 	MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000 MALLOC_TOP_PAD_=200000000 \
 		OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks --part training
+
+bench-live: $(STAMP)
+	$(BIN)/python -m benchmarks --part roll --part freshness --part capture
 
 aa: $(STAMP)
 	$(BIN)/python -m benchmarks --part aa

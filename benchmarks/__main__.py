@@ -21,11 +21,13 @@ from benchmarks import (
     training,
     world,
 )
+from benchmarks.live import capturing, freshness, roll
 from recsys import _db, embedded, rollout, schema
 from recsys.backfill import backfill
 from recsys.cli.bars import Bars
 
-PARTS = ("process", "serving", "impressions", "reading", "training", "aa")
+LIVE = ("roll", "freshness", "capture")
+PARTS = ("process", "serving", "impressions", "reading", *LIVE, "training", "aa")
 DATABASE = "recsys_bench"
 
 
@@ -35,6 +37,10 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=3_000)
     parser.add_argument("--interactions", type=int, default=10_000_000)
     parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--live-items", type=int, default=100_000)
+    parser.add_argument("--versions", type=int, default=5)
+    parser.add_argument("--switches", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=15, help="per live load")
     parser.add_argument("--experiments", type=int, default=2_000)
     parser.add_argument("--part", choices=PARTS, action="append")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
@@ -47,6 +53,9 @@ def main() -> None:
         "serving": _serving,
         "impressions": _impressions,
         "reading": _reading,
+        "roll": _roll,
+        "freshness": _freshness,
+        "capture": _capture,
     }
     for part, measure in on_a_server.items():
         if part not in parts:
@@ -91,6 +100,31 @@ def _impressions(dsn: str, options: argparse.Namespace) -> None:
 def _reading(dsn: str, options: argparse.Namespace) -> None:
     rows = reading.run(dsn, options.interactions)
     report.show("Reading for training", rows, options.out)
+
+
+def _roll(dsn: str, options: argparse.Namespace) -> None:
+    items = options.live_items // 2
+    rows = roll.run(dsn, items, cycles=options.versions, steady_s=options.seconds)
+    title = f"{options.versions} versions of {items:,} items rolled under load"
+    report.show(title, rows, options.out)
+
+
+def _freshness(dsn: str, options: argparse.Namespace) -> None:
+    items = options.live_items
+    tables = freshness.run(
+        dsn,
+        items,
+        seconds=options.seconds,
+        queued=items // 10,
+        switches=options.switches,
+    )
+    for title, rows in tables.items():
+        report.show(title, rows, options.out)
+
+
+def _capture(dsn: str, options: argparse.Namespace) -> None:
+    rows = capturing.run(dsn, options.live_items)
+    report.show("Capture, in turns with an unwatched table", rows, options.out)
 
 
 @contextmanager

@@ -12,6 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.live import check, shop
+from recsys import Recommender, _db, rollout
+from recsys.backfill import backfill
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -55,6 +59,74 @@ def test_the_logging_of_answers_is_measured(server: str, tmp_path: Path) -> None
     assert found["background / off p50"] > 0
     assert found["transaction / off p50"] > 0
     assert found["no server: rows kept in memory"] < 30_000
+
+
+def test_a_roll_under_load_is_measured(server: str, tmp_path: Path) -> None:
+    rows = bench(
+        "--live-items", "2000", "--seconds", "1", "--versions", "1",
+        "--part", "roll", "--out", str(tmp_path / "rows.jsonl"), dsn=server,
+    )  # fmt: skip
+
+    found = {row["what"]: row["value"] for row in rows}
+    assert found["answers"] > 500
+    assert found["errors"] == 0
+    assert found["answers that mix versions"] == 0
+    assert found["pages of fewer than k items"] == 0
+    assert found["items missing or left over in the last version"] == 0
+    assert found["index build / steady p99"] > 0
+
+
+def test_freshness_drain_and_switches_are_measured(server: str, tmp_path: Path) -> None:
+    rows = bench(
+        "--live-items", "2000", "--seconds", "2", "--switches", "2",
+        "--part", "freshness", "--out", str(tmp_path / "rows.jsonl"), dsn=server,
+    )  # fmt: skip
+
+    found = {row["what"]: row["value"] for row in rows}
+    for rate in (10, 100, 500):
+        assert found[f"{rate} changes/s, never served"] == 0
+        assert found[f"{rate} changes/s, commit to served p99"] > 0
+    assert found["worker, per core"] > 0
+    assert found["errors"] == 0
+    for kind in ("promote", "rollback"):
+        assert found[f"{kind}: requests begun after it, old version"] == 0
+
+
+def test_the_cost_of_capture_is_measured(server: str, tmp_path: Path) -> None:
+    rows = bench(
+        "--live-items", "2000", "--part", "capture",
+        "--out", str(tmp_path / "rows.jsonl"), dsn=server,
+    )  # fmt: skip
+
+    found = {row["what"]: row["value"] for row in rows}
+    assert found["one row: update, watched / not"] > 1
+    assert found["2,000 rows, partitioned: update, watched / not"] > 1
+
+
+def test_an_answer_that_mixes_versions_is_noticed(dsn: str) -> None:
+    data = shop.make(dsn, 500)
+    with _db.connect(dsn) as conn:
+        first, second = shop.register(conn, data), shop.register(conn, data)
+    backfill(dsn, shop.MODEL, 1)
+    with _db.connect(dsn) as conn:
+        rollout.promote(conn, shop.MODEL, 1, reason="test", force=True)
+    with Recommender(shop.MODEL, dsn=dsn) as asking:
+        pages = [asking.recommend(user, k=20) for user in range(shop.USERS)]
+    users = np.arange(shop.USERS)
+    ids = np.array([page.ids for page in pages])
+    scores = np.array([[item.score for item in page] for page in pages], np.float32)
+
+    whole = check.mixed(data, first, users, ids, scores)
+    of_another_version = check.mixed(data, second, users, ids, scores)
+    of_another_query = check.mixed(data, first, np.roll(users, 1), ids, scores)
+    one_item = scores.copy()
+    one_item[:, 7] -= 0.5
+    of_another_item = check.mixed(data, first, users, ids, one_item)
+
+    assert not whole.any()
+    assert of_another_version.all()
+    assert of_another_query.all()
+    assert of_another_item.all()
 
 
 def test_training_is_measured(server: str, tmp_path: Path) -> None:

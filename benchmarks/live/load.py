@@ -31,7 +31,7 @@ from recsys import Recommender
 K = 20
 _SPAWN = multiprocessing.get_context("spawn")
 _REST_S = 5.0
-"""A deleted item comes back no earlier."""
+"""An item changes again no earlier, so that it shows which change was served."""
 
 
 class Change(NamedTuple):
@@ -201,43 +201,42 @@ def _change(
     """Update used columns (70 %), delete (15 %) and bring back (15 %)."""
     rng = random.Random(5)
     rng.shuffle(ids)
-    may_go, gone = set(spare), set[int]()
-    waiting: deque[tuple[int, float]] = deque()
     place = 0
     with psycopg.connect(dsn, autocommit=True) as conn:
+        present = {item for (item,) in conn.execute("select id from live_item")}
+        may_go, gone = set(spare), set(ids) - present
+        waiting = deque(sorted(gone))
+        changed: dict[int, float] = {}
         due = time.monotonic_ns()
         while not stop.is_set():
             due += int(1e9 / rate)
             _wait_until(due)
-            kind = rng.random()
-            if kind < 0.15 and waiting and waiting[0][1] < time.monotonic() - _REST_S:
-                item, _ = waiting.popleft()
+            kind, now = rng.random(), time.monotonic()
+            if kind < 0.15 and waiting and changed.get(waiting[0], 0) < now - _REST_S:
+                item = waiting.popleft()
                 gone.discard(item)
-                _insert(conn, item, rng)
+                conn.execute(
+                    "insert into live_item values (%s, 'brand ' || %s::int, 1, 1)",
+                    (item, rng.randrange(BRANDS)),
+                )
             else:
                 # Every item once before any a second time.
                 item = ids[place % len(ids)]
                 place += 1
-                if item in gone:
+                if item in gone or changed.get(item, 0) > now - _REST_S:
                     continue
                 if kind < 0.3 and item in may_go:
                     conn.execute("delete from live_item where id = %s", (item,))
                     gone.add(item)
-                    waiting.append((item, time.monotonic()))
+                    waiting.append(item)
                 else:
                     conn.execute(
                         "update live_item set brand = 'brand ' ||"
                         " (substr(brand, 7)::int + %s) %% %s where id = %s",
                         (rng.randrange(1, BRANDS), BRANDS, item),
                     )
+            changed[item] = now
             if pipe is not None:
                 pipe.send(Change(item, item not in gone, time.monotonic_ns()))
     if pipe is not None:
         pipe.close()
-
-
-def _insert(conn: psycopg.Connection, item: int, rng: random.Random) -> None:
-    conn.execute(
-        "insert into live_item values (%s, 'brand ' || %s::int, 1, 1)",
-        (item, rng.randrange(BRANDS)),
-    )

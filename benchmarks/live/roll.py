@@ -84,7 +84,7 @@ def run(
     shop.watch(dsn)
     times = _Times()
     with tempfile.TemporaryDirectory() as folder, worker(dsn):
-        _until_drained(dsn)
+        until_drained(dsn)
         load = Load(dsn, Path(folder))
         with load.running():
             load.change(data, CHANGES)
@@ -95,10 +95,11 @@ def run(
                     pause(steady_s)
                 learned.append(_cycle(dsn, data, times))
         answers = load.answers()
-        _until_drained(dsn)
+        until_drained(dsn)
         differing = _differing(dsn, learned[-1].number)
-    return _judge(data, learned, answers, times, rate) + [
-        Row("items missing or left over in the last version", differing, "", 0)
+    return [
+        *_judge(data, learned, answers, times, rate),
+        Row("items missing or left over in the last version", differing, "", 0),
     ]
 
 
@@ -202,7 +203,8 @@ def _counts(data: Shop, learned: list[Learned], answers: Answers) -> list[Row]:
     ]
 
 
-def _until_drained(dsn: str, limit_s: float = 120) -> None:
+def until_drained(dsn: str, limit_s: float = 120) -> None:
+    """Wait until the worker has applied every queued change."""
     deadline = time.monotonic() + limit_s
     with _db.connect(dsn, autocommit=True) as conn:
         while conn.execute("select from recsys.item_change limit 1").rowcount:

@@ -137,7 +137,8 @@ def register(conn: Connection, shop: Shop) -> Learned:
         item_ids=shop.base.item_ids,
         served=served.astype(np.float16),
         history=served.astype(np.float16),
-        bias=shop.base.bias,
+        # The same for every item, so it changes no order, and tells the version.
+        bias=shop.base.bias + np.float32(number),
         default_query=(shop.base.default_query @ turned).astype(np.float32),
     )
     brands = rng.normal(size=(BRANDS, dim))
@@ -152,9 +153,7 @@ def register(conn: Connection, shop: Shop) -> Learned:
     return learned
 
 
-def _create(
-    conn: Connection, stored: embeddings.Embeddings, learned: Learned
-) -> None:
+def _create(conn: Connection, stored: embeddings.Embeddings, learned: Learned) -> None:
     dim = learned.brands.shape[1]
     settings = config(dim)
     names = [f"brand {n}" for n in range(BRANDS)]
