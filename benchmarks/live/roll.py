@@ -12,6 +12,7 @@ training; items without a learned row.
 from __future__ import annotations
 
 import tempfile
+import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ PROCESSES = 4
 CHANGES = 200
 MAX_LOAD = 0.5
 _LIMIT = 1.5
+_INDEX, _VERIFY = "Building the HNSW index", "Measuring ANN recall"
 _AFTER_S = 2.0
 """Requests due so long after a switch count as during it."""
 
@@ -63,6 +65,38 @@ class _Times:
         return inside
 
 
+class _Waits(threading.Thread):
+    """Looks twice a second how old the oldest change is that waits for a worker."""
+
+    def __init__(self, dsn: str) -> None:
+        super().__init__(daemon=True)
+        self._dsn = dsn
+        self._ended = threading.Event()
+        self.at: list[int] = []
+        self.seconds: list[float] = []
+
+    def run(self) -> None:
+        with _db.connect(self._dsn, autocommit=True) as conn:
+            while not self._ended.wait(0.5):
+                row = conn.execute(
+                    "select extract(epoch from clock_timestamp() - min(changed_at))"
+                    " from recsys.item_change"
+                ).fetchone()
+                self.at.append(time.monotonic_ns())
+                self.seconds.append(float(row[0] or 0) if row else 0.0)
+
+    @contextmanager
+    def looking(self) -> Generator[None]:
+        self.start()
+        yield
+        self._ended.set()
+        self.join()
+
+    def longest(self, times: _Times, name: str) -> float:
+        inside = times.during(name, np.array(self.at))
+        return max(np.array(self.seconds)[inside], default=0.0)
+
+
 def run(
     dsn: str, items: int, *, cycles: int = 5, rate: float = 100, steady_s: float = 15
 ) -> list[Row]:
@@ -82,11 +116,11 @@ def run(
     with _db.connect(dsn) as conn:
         rollout.promote(conn, MODEL, 1, reason="the first", force=True)
     shop.watch(dsn)
-    times = _Times()
+    times, waits = _Times(), _Waits(dsn)
     with tempfile.TemporaryDirectory() as folder, worker(dsn):
         until_drained(dsn)
         load = Load(dsn, Path(folder))
-        with load.running():
+        with load.running(), waits.looking():
             load.change(data, CHANGES)
             load.ask(PROCESSES, rate)
             pause(min(3, steady_s))
@@ -100,7 +134,13 @@ def run(
     return [
         *_judge(data, learned, answers, times, rate),
         Row("items missing or left over in the last version", differing, "", 0),
-    ]
+        *(
+            Row(f"oldest change in the queue, longest: {name}",
+                waits.longest(times, phase), "s")
+            for name, phase in (("steady state", "steady"), ("index build", _INDEX),
+                                ("all of a build", "build"))
+        ),
+    ]  # fmt: skip
 
 
 def _cycle(dsn: str, data: Shop, times: _Times) -> Learned:
@@ -138,12 +178,11 @@ def _judge(
 ) -> list[Row]:
     took = (answers.end - answers.due) / 1e6
     served = (answers.end - answers.start) / 1e6
-    index, verify = "Building the HNSW index", "Measuring ANN recall"
     due = answers.due
     inside = {
         "steady state": times.during("steady", due),
-        "index build": times.during(index, due),
-        "verification": times.during(verify, due),
+        "index build": times.during(_INDEX, due),
+        "verification": times.during(_VERIFY, due),
         "switches and drops": times.during("switch", due),
     }
     other = inside["index build"] | inside["verification"]
@@ -172,7 +211,9 @@ def _judge(
     p99 = float(np.percentile(took[build], 99))
     note = f"{p99:.1f} ms, {build.sum():,} requests"
     rows.append(Row("all of these / steady p99", p99 / steady, "x", _LIMIT, note=note))
-    spent = f"index {times.seconds(index):.0f} s, verify {times.seconds(verify):.0f} s"
+    spent = (
+        f"index {times.seconds(_INDEX):.0f} s, verify {times.seconds(_VERIFY):.0f} s"
+    )
     return [
         *rows,
         *_counts(data, learned, answers),

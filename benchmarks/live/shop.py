@@ -1,9 +1,9 @@
 """A shop whose items change, and versions "trained on the same data" without training.
 
-Every version holds the same tastes in a space of its own: rotated at random, with a
-little noise, and one dimension more than the version before. So its numbers alone tell
-what belongs together: rows, towers or queries of two versions do not fit into one
-statement, and where they would, the scores show it (see ``check``).
+Every version holds the same tastes in a space of its own: with noise, rotated at random
+and one dimension more than the version before. So its numbers alone tell what belongs
+together: rows, towers or queries of two versions do not fit into one statement, and
+where they would, the scores show it (see ``check``).
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ BRANDS = 32
 DIM = 64
 _CONTENT = 0.3
 """Length of what the brand adds to an item's unit vector."""
+_NOISE = 0.5
+"""Length of what sets an item apart from itself in other versions."""
 _PAST = 0.02
 """Share of it in the history rows: they change, and queries hardly do."""
 
@@ -131,14 +133,15 @@ def register(conn: Connection, shop: Shop) -> Learned:
     dim = DIM + number
     rng = np.random.default_rng((7, number))
     turned = np.linalg.qr(rng.normal(size=(dim, dim)))[0][:DIM]
-    served = shop.base.served.astype(np.float32) @ turned
-    served += 0.02 * rng.normal(size=served.shape)
+    noise = rng.normal(size=shop.base.served.shape) * np.arange(1, DIM + 1) ** -0.5
+    noise *= _NOISE / np.linalg.norm(noise, axis=1, keepdims=True)
+    served = (shop.base.served + noise) @ turned
+    served /= np.linalg.norm(served, axis=1, keepdims=True)
     stored = embeddings.Embeddings(
         item_ids=shop.base.item_ids,
         served=served.astype(np.float16),
         history=served.astype(np.float16),
-        # The same for every item, so it changes no order, and tells the version.
-        bias=shop.base.bias + np.float32(number),
+        bias=shop.base.bias,
         default_query=(shop.base.default_query @ turned).astype(np.float32),
     )
     brands = rng.normal(size=(BRANDS, dim))
