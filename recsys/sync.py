@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Generator, Iterable
+from contextlib import AbstractContextManager, contextmanager
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -55,14 +55,19 @@ def sync_items(
         True
     """
     ids = sorted({str(item) for item in item_ids})
-    with _inside(conn), conn.cursor(row_factory=tuple_row) as cur:
+    with _plain(conn):
+        return _sync(conn, ids, model)
+
+
+def _sync(conn: Connection, ids: list[str], model: str | None) -> bool:
+    with _inside(conn), conn.cursor() as cur:
         name = _named(cur, model)
         # A statement of its own: it must stay when the rest is undone.
         cur.execute("select recsys._queue_items(%s, %s)", (name, ids))
     info = conn.info
     key = (os.getpid(), info.host, info.port, info.dbname, name)
     try:
-        with _inside(conn), conn.cursor(row_factory=tuple_row) as cur:
+        with _inside(conn), conn.cursor() as cur:
             row = cur.execute("select current_setting('lock_timeout')").fetchone()
             before = row[0] if row else "0"
             limit = "select set_config('lock_timeout', %s, true)"
@@ -76,6 +81,17 @@ def sync_items(
         _live.pop(key, None)
         return False
     return True
+
+
+@contextmanager
+def _plain(conn: Connection) -> Generator[None]:
+    """Plain cursors with rows as tuples, whatever the application prefers."""
+    rows, cursors = conn.row_factory, conn.cursor_factory
+    conn.row_factory, conn.cursor_factory = tuple_row, psycopg.Cursor
+    try:
+        yield
+    finally:
+        conn.row_factory, conn.cursor_factory = rows, cursors
 
 
 def _inside(conn: Connection) -> AbstractContextManager[object]:
