@@ -76,7 +76,7 @@ def unwatch(settings: Settings, model: str) -> None:
 @click.argument("models", nargs=-1)
 @click.option("--batch", default=500, show_default=True, help="Changes at once.")
 @click.option("--poll", default=0.1, show_default=True, help="Seconds between looks.")
-@click.option("--drain", is_flag=True, help="Apply what is queued, then end.")
+@click.option("--drain", is_flag=True, help="Do what is due and queued, then end.")
 @click.option("--no-tasks", is_flag=True, help="Changes only, no periodic tasks.")
 @click.option("-v", "--verbose", is_flag=True, help="Log every batch.")
 @click.pass_obj
@@ -101,6 +101,7 @@ def worker(
         recsys worker
         recsys worker shop --drain
     """
+    from recsys.worker import tasks
     from recsys.worker.loop import Worker
 
     logging.basicConfig(
@@ -124,6 +125,11 @@ def worker(
         on_batch=report,
     )
     if drain:
+        if not no_tasks:
+            # They queue what no trigger saw, and a cron job runs nothing else.
+            with connect(settings.dsn, autocommit=True) as conn:
+                tasks.plan(conn)
+                tasks.run_due(conn)
         done = process.drain()
         say(f"{done.items:,} items applied, {done.failed:,} failed")
         return

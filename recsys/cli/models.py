@@ -283,6 +283,9 @@ def evaluate_(
 def status(settings: Settings, fmt: str) -> None:
     """Show what every version is doing: progress, coverage, size, errors.
 
+    A line below says what waits for the workers, for models that are watched, swept or
+    have something waiting or failed.
+
     Example:
 
     \b
@@ -291,7 +294,45 @@ def status(settings: Settings, fmt: str) -> None:
     with connect(settings.dsn) as conn:
         schema.check(conn)
         rows = _status_rows(conn, None)
+        lines = _change_lines(conn)
     write_rows(rows, fmt, columns=STATUS_COLUMNS)
+    for line in lines:
+        say(line)
+
+
+def _change_lines(conn: Connection) -> list[str]:
+    with conn.cursor(row_factory=dict_row) as cur:
+        rows = cur.execute(
+            "select *, date_trunc('second', lag)::text as waited"
+            " from recsys.change_status where triggers > 0 or swept_to is not null"
+            " or backlog > 0 or retrying > 0 or dead_letters > 0 order by model"
+        ).fetchall()
+    return [_change_line(row) for row in rows]
+
+
+def _change_line(row: Row) -> str:
+    """Say in at most 80 characters, for short names, what waits and what failed."""
+    parts = ["nothing waits"]
+    if row["backlog"]:
+        more = "more than " if row["backlog_capped"] else ""
+        noun = "change waits" if row["backlog"] == 1 else "changes wait"
+        parts = [f"{more}{row['backlog']:,} {noun} ({row['waited']})"]
+    how = {
+        "triggers": "captured by triggers",
+        "off": "capture is off",
+        "sweep": "swept",
+    }
+    parts.append(how[row["capture"]])
+    parts.append(_counted(row["workers"], "worker"))
+    if row["retrying"]:
+        parts.append(f"{row['retrying']:,} retrying")
+    if row["dead_letters"]:
+        parts.append(_counted(row["dead_letters"], "dead letter"))
+    return f"{row['model']}: {', '.join(parts)}"
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'' if n == 1 else 's'}" if n else f"no {noun}"
 
 
 @click.group("artifacts")
