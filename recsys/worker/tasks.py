@@ -90,15 +90,18 @@ def run_due(conn: Connection) -> int:
         if result:
             logger.info("%s %s: %s", name, model, result)
         conn.execute(
-            "update recsys.schedule set ran_at = now(), took = %s, error = %s,"
-            " result = coalesce(nullif(%s, ''), result) where task = %s and model = %s",
-            (
-                timedelta(seconds=seconds),
-                error,
-                result,
-                name,
-                model,
-            ),
+            # A task takes a tenth of the time at most, however slow it has become.
+            "update recsys.schedule set ran_at = now(), took = %(took)s,"
+            " next_at = greatest(next_at, now() + 9 * %(took)s), error = %(error)s,"
+            " result = coalesce(nullif(%(result)s, ''), result)"
+            " where task = %(task)s and model = %(model)s",
+            {
+                "took": timedelta(seconds=seconds),
+                "error": error,
+                "result": result,
+                "task": name,
+                "model": model,
+            },
         )
         done += 1
     return done
