@@ -6,7 +6,6 @@ from pathlib import Path
 
 import psycopg
 import pytest
-import world
 from conftest import Run
 
 from recsys import _db
