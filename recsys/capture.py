@@ -7,6 +7,7 @@ source records them. A trigger queues an item only when one of those columns cha
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -134,9 +135,14 @@ def statements(
     if conn is not None:
         row = conn.execute("select current_setting('search_path')").fetchone()
         path = (row[0] if row else "") or "pg_catalog"
+    tables = list(tables)
+    lookups = {t.table: t.item for t in tables if not _is_column(t.item)}
+    # A migration names its tables one by one.
+    known = "capture.lookups || " if conn is None else ""
     return [
-        "insert into recsys.capture (model) values"
-        f" ({_sql.literal(model)}) on conflict (model) do nothing",
+        "insert into recsys.capture (model, lookups) values"
+        f" ({_sql.literal(model)}, {_sql.literal(json.dumps(lookups))})"
+        f" on conflict (model) do update set lookups = {known}excluded.lookups",
         *(_render(model, capture, path) for capture in tables),
     ]
 
@@ -147,10 +153,16 @@ def _render(model: str, capture: TableCapture, path: str) -> str:
     item = (
         f"select distinct changed.{_quoted(capture.item)}::text as item_id from changed"
     )
+    lookup = ""
     if not _is_column(capture.item):
         item = (
             "select distinct mapped.item_id::text as item_id from"
             f" ({capture.item}\n) as mapped(item_id)"
+        )
+        lookup = (
+            ", lookup as (insert into recsys.item_lookup (model, source, keys) select"
+            f" {_sql.literal(model)}, {_sql.literal(capture.table)},"
+            " jsonb_agg(to_jsonb(changed)) from changed having count(*) > 0)"
         )
 
     def compared(row: str, alias: bool) -> str:
@@ -168,6 +180,7 @@ def _render(model: str, capture: TableCapture, path: str) -> str:
         "model": _sql.literal(model),
         "search_path": f"{path}, pg_temp",
         "items": item,
+        "lookup": lookup,
         "keys": ", ".join(keys),
         "compared": compared("", alias=True),
         "old_keys": ", ".join(f"old.{key} as {key}" for key in keys),

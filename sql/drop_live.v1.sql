@@ -57,7 +57,7 @@ drop function
     recsys._numbers(text, integer),
     recsys._audit(text, integer, text, jsonb, jsonb, text, jsonb),
     recsys._bucket(text, text);
-drop table recsys.schedule, recsys.worker, recsys.item_gone, recsys.item_failure, recsys.item_change,
+drop table recsys.schedule, recsys.worker, recsys.item_gone, recsys.item_failure, recsys.item_lookup, recsys.item_change,
     recsys.capture, recsys.ramp, recsys.audit;
 drop sequence recsys.capture_failure;
 

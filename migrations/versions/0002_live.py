@@ -16,6 +16,7 @@ LIVE = (
     "tables/ramp.v1.sql",
     "tables/capture.v1.sql",
     "tables/item_change.v1.sql",
+    "tables/item_lookup.v1.sql",
     "tables/item_failure.v1.sql",
     "tables/item_gone.v1.sql",
     "tables/worker.v1.sql",

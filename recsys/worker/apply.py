@@ -22,6 +22,7 @@ from recsys._db import Connection, HalfvecArray
 from recsys._items import Encoded, ItemEncoder
 from recsys.errors import ArtifactError, RecsysError
 from recsys.versions import ModelVersion
+from recsys.worker import lookups
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ class LiveModel:
         Returns:
             What was done; nothing when the queue is empty or others work on it.
         """
+        lookups.look_up(conn, self.model)
         with conn.transaction():
             conn.execute(
                 "select set_config('lock_timeout', %s, true)", (_LOCK_TIMEOUT,)

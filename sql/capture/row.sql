@@ -19,12 +19,12 @@ begin
         return null;
     end if;
     if tg_op <> 'INSERT' then
-        with changed as (select @old_keys@), item as (@items@)
+        with changed as (select @old_keys@), item as (@items@)@lookup@
         insert into recsys.item_change (model, bucket, item_id)
         select @model@, recsys._item_bucket(item.item_id), item.item_id from item where item.item_id is not null;
     end if;
     if tg_op <> 'DELETE' then
-        with changed as (select @new_keys@), item as (@items@)
+        with changed as (select @new_keys@), item as (@items@)@lookup@
         insert into recsys.item_change (model, bucket, item_id)
         select @model@, recsys._item_bucket(item.item_id), item.item_id from item where item.item_id is not null;
     end if;

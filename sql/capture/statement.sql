@@ -17,11 +17,11 @@ begin
         return null;
     end if;
     if tg_op = 'INSERT' then
-        with changed as (select @keys@ from recsys_new), item as (@items@)
+        with changed as (select @keys@ from recsys_new), item as (@items@)@lookup@
         insert into recsys.item_change (model, bucket, item_id)
         select @model@, recsys._item_bucket(item.item_id), item.item_id from item where item.item_id is not null;
     elsif tg_op = 'DELETE' then
-        with changed as (select @keys@ from recsys_old), item as (@items@)
+        with changed as (select @keys@ from recsys_old), item as (@items@)@lookup@
         insert into recsys.item_change (model, bucket, item_id)
         select @model@, recsys._item_bucket(item.item_id), item.item_id from item where item.item_id is not null;
     elsif tg_op = 'UPDATE' then
@@ -29,7 +29,7 @@ begin
             select @keys@ from (select @compared@ from recsys_old except all select @compared@ from recsys_new) as o
             union
             select @keys@ from (select @compared@ from recsys_new except all select @compared@ from recsys_old) as n
-        ), item as (@items@)
+        ), item as (@items@)@lookup@
         insert into recsys.item_change (model, bucket, item_id)
         select @model@, recsys._item_bucket(item.item_id), item.item_id from item where item.item_id is not null;
     else

@@ -8,6 +8,7 @@
 --                  whoever began before the commit may have missed what was asked for
 -- swept_to         changes up to here were found by updated_at, where triggers cannot be
 -- reconciled_at    when every item was last queued
+-- lookups          joined table -> the query that finds the items of its changed rows, see recsys.item_lookup
 
 create table recsys.capture (
     model           text primary key references recsys.model (name),
@@ -18,7 +19,8 @@ create table recsys.capture (
     reason          text not null default '',
     swept_to        timestamptz,
     sweep_at        timestamptz not null default '-infinity',
-    reconciled_at   timestamptz not null default now()
+    reconciled_at   timestamptz not null default now(),
+    lookups         jsonb not null default '{}'
 );
 
 comment on table recsys.capture is
