@@ -23,6 +23,7 @@ from recsys import _copy, _db, _sql
 from recsys._db import Connection
 from recsys._items import Encoded, ItemEncoder
 from recsys._source import source_errors
+from recsys.errors import SourceError
 
 Rows = Sequence[Sequence[Any]]
 Chunk = tuple[list[int], Rows]
@@ -34,6 +35,7 @@ _GROUPS = 8
 _CHUNK = 5_000
 """Items per transaction: about a megabyte, a quarter of a second's work to repeat."""
 _ATTEMPTS = 20
+_DUPLICATES = 3
 
 
 def load_missing(
@@ -87,6 +89,10 @@ def load_missing(
         yield from _results(done)
     finally:
         stop.set()
+        # A chunk written after the next backfill began would bring back what was
+        # deleted meanwhile.
+        for thread in threads:
+            thread.join()
 
 
 def _hand_out(
@@ -162,7 +168,7 @@ def _write_chunks(
                 if chunk is None:
                     return
                 start = time.perf_counter()
-                done.put(_write(conn, encoder, *chunk))
+                done.put(_write(conn, encoder, *chunk, stop))
                 worked = time.perf_counter() - start
                 stop.wait(worked * (1 / max_load - 1))
     except BaseException as exc:
@@ -171,10 +177,15 @@ def _write_chunks(
 
 
 def _write(
-    conn: Connection, encoder: ItemEncoder, buckets: list[int], rows: Rows
+    conn: Connection,
+    encoder: ItemEncoder,
+    buckets: list[int],
+    rows: Rows,
+    stop: threading.Event,
 ) -> int:
     """Encode one chunk and store both vectors of its items in one transaction."""
     encoded = encoder.encode(rows)
+    duplicates = 0
     for attempt in range(_ATTEMPTS):
         try:
             written = _store(conn, encoder, buckets, encoded)
@@ -183,7 +194,14 @@ def _write(
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
             # sync_items() of the application holds one of them until its commit.
             conn.rollback()
-            if attempt == _ATTEMPTS - 1:
+            if attempt == _ATTEMPTS - 1 or stop.is_set():
+                raise
+        except SourceError as exc:
+            # The same, committed while we waited for it; twice the same id in the
+            # source stays an error.
+            conn.rollback()
+            duplicate = isinstance(exc.__cause__, psycopg.errors.UniqueViolation)
+            if not duplicate or (duplicates := duplicates + 1) > _DUPLICATES:
                 raise
     raise AssertionError("unreachable")
 

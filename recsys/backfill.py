@@ -25,6 +25,7 @@ from recsys import (
     _load,
     _sql,
     artifacts,
+    capture_check,
     embeddings,
     rollout,
     versions,
@@ -219,6 +220,12 @@ class _Backfill:
             return
         suffix = self.version.suffix
         with rollout.locking(conn, self.version.model):
+            # A worker that still takes it for a live version must not write into the
+            # emptied tables.
+            conn.execute(
+                "select recsys._lock_buckets(%s, %s::smallint[])",
+                (self.version.model, list(range(64))),
+            )
             conn.execute(
                 sql.SQL("truncate {}, {}").format(
                     _name(f"item_vector_{suffix}"), _name(f"item_embedding_{suffix}")
@@ -231,7 +238,8 @@ class _Backfill:
             )
             conn.execute(
                 "update recsys.model_version set state = 'building', phase = 'created',"
-                " retired_at = null, error = null where model = %s and number = %s",
+                " retired_at = null, ready_at = null, error = null"
+                " where model = %s and number = %s",
                 (self.version.model, self.version.number),
             )
         conn.commit()
@@ -281,7 +289,9 @@ class _Backfill:
         """Load until the source and the vectors name the same items.
 
         Items may come and go while we load; each pass is one snapshot. What still
-        differs after the last pass is in the queue of the workers, if there is one.
+        differs after the last pass is left to the workers, if there are any. It is
+        queued again: who queued every item after a TRUNCATE did not know the items
+        that we had read and not yet written.
         """
         for attempt in range(_MAX_PASSES):
             source_count, _, missing, orphaned = self._coverage(writer)
@@ -297,6 +307,7 @@ class _Backfill:
                 and missing + orphaned <= _FOLLOWED
                 and self._is_followed(writer)
             ):
+                self._leave_the_rest(writer)
                 return
             if missing:
                 self._phase(writer, "loading", missing)
@@ -311,12 +322,17 @@ class _Backfill:
                 )
             writer.commit()
         if self._is_followed(writer):
+            self._leave_the_rest(writer)
             return
         raise VersionStateError(
             "the item source changes faster than the backfill can follow",
             hint=f"Run 'recsys watch {self.version.model}' and 'recsys worker': then"
             " changes reach the version by themselves.",
         )
+
+    def _leave_the_rest(self, conn: Connection) -> None:
+        capture_check.queue_differences(conn, self.version)
+        conn.commit()
 
     def _is_followed(self, conn: Connection) -> bool:
         """Whether triggers queue what changes, so that workers bring the rest."""

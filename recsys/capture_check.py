@@ -135,21 +135,27 @@ def compare_ids(conn: Connection, model: str) -> str:
     for version in versions.list_versions(conn, model):
         if version.state not in ("ready", "serving"):
             continue
-        source = version.config.items.sql
-        with source_errors("items"):
-            queued += conn.execute(
-                _sql.trusted(
-                    "insert into recsys.item_change (model, bucket, item_id)"
-                    f" select {_sql.literal(model)}, recsys._item_bucket(d.item_id),"
-                    " d.item_id from (select coalesce(s.item_id, v.item_id::text)"
-                    " as item_id from (select distinct item_id::text as item_id"
-                    f" from ({source}\n) as i where item_id is not null) as s"
-                    f" full join recsys.item_vector_{version.suffix} as v"
-                    " on v.item_id::text = s.item_id"
-                    " where s.item_id is null or v.item_id is null) as d"
-                )
-            ).rowcount
+        queued += queue_differences(conn, version)
     return f"{queued} items differ by id" if queued > 0 else ""
+
+
+def queue_differences(conn: Connection, version: versions.ModelVersion) -> int:
+    """Queue the items that one version lacks, or has too many; returns how many."""
+    with source_errors("items"):
+        return conn.execute(
+            _sql.trusted(
+                "insert into recsys.item_change (model, bucket, item_id)"
+                f" select {_sql.literal(version.model)},"
+                " recsys._item_bucket(d.item_id), d.item_id"
+                " from (select coalesce(s.item_id, v.item_id::text) as item_id"
+                " from (select distinct item_id::text as item_id"
+                f" from ({version.config.items.sql}\n) as i"
+                " where item_id is not null) as s"
+                f" full join recsys.item_vector_{version.suffix} as v"
+                " on v.item_id::text = s.item_id"
+                " where s.item_id is null or v.item_id is null) as d"
+            )
+        ).rowcount
 
 
 def _newest_source(conn: Connection, model: str) -> Source | None:
