@@ -19,7 +19,7 @@ from typing import Any
 
 import psycopg
 
-from recsys import _copy, _db, _sql
+from recsys import _copy, _db, _late, _sql
 from recsys._db import Connection
 from recsys._items import Encoded, ItemEncoder
 from recsys._source import source_errors
@@ -58,10 +58,7 @@ def load_missing(
     version = encoder.version
     with _db.connect(dsn) as conn:
         # What is deleted from here on counts; earlier deletes the snapshot sees.
-        conn.execute(
-            "delete from recsys.item_gone where model = %s and number = %s",
-            (version.model, version.number),
-        )
+        _late.queue_rest(conn, version)
     chunks: queue.Queue[Chunk | None] = queue.Queue(maxsize=workers)
     done: Results = queue.Queue()
     stop = threading.Event()

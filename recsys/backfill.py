@@ -22,6 +22,7 @@ from recsys import (
     _copy,
     _db,
     _index,
+    _late,
     _load,
     _sql,
     artifacts,
@@ -191,11 +192,19 @@ class _Backfill:
                 self._complete(writer, encoder)
             with self._timed("index"):
                 self._phase(writer, "indexing")
+                # Workers that do not know of it finish their batches.
+                _late.lock_out(writer, self.version)
+                writer.commit()
                 one = self.max_load < 1
                 _index.build(self.dsn, self.version, self.progress, alone=one)
+                _late.catch_up(writer, self.version, self.max_load)
                 self._complete(writer, encoder)
             with self._timed("verify"):
                 self._phase(writer, "verifying")
+                _late.queue_rest(writer, self.version)
+                writer.commit()
+                # Exact scan and index must be asked about the same vectors.
+                writer.execute("set transaction isolation level repeatable read")
                 found = _calibration.calibrate(writer, self.version, self.progress)
             item_count = self._finish(writer, found)
         return BackfillReport(
@@ -385,6 +394,8 @@ class _Backfill:
 
     def _finish(self, conn: Connection, found: _calibration.Calibration) -> int:
         source_count, item_count, missing, orphaned = self._coverage(conn)
+        _late.lock_out(conn, self.version)
+        _late.queue_rest(conn, self.version)
         conn.execute(
             "update recsys.model_version set"
             " state = case when state in ('building', 'failed') then 'ready'"

@@ -107,7 +107,8 @@ class LiveModel:
         other transactions did meanwhile.
         """
         for follower in self._followers_now(conn):
-            follower.bring(conn, sorted(set(ids)))
+            if not follower.indexing:
+                follower.bring(conn, sorted(set(ids)))
 
     def bring(
         self, conn: Connection, followers: Iterable[Follower], ids: Sequence[str]
@@ -119,6 +120,9 @@ class LiveModel:
         """
         broken: set[str] = set()
         for follower in followers:
+            if follower.indexing:
+                follower.leave(conn, ids)
+                continue
             errors = _in_halves(conn, follower, ids)
             if errors:
                 _record_failures(conn, follower.version, errors)
@@ -128,7 +132,7 @@ class LiveModel:
 
     def _followers_now(self, conn: Connection) -> list[Follower]:
         rows = conn.execute(
-            "select number, phase, artifacts ->> 'item_tower' from"
+            "select number, phase, state, artifacts ->> 'item_tower' from"
             " recsys.model_version where model = %s and state = any(%s)"
             # Before its learned rows are in, a version would get wrong vectors; its
             # backfill reads the source later than this moment.
@@ -137,8 +141,9 @@ class LiveModel:
         ).fetchall()
         found: dict[tuple[int, str], LoadedItems] = {}
         now: list[Follower] = []
-        for number, phase, tower in rows:
+        for number, phase, state, tower in rows:
             loading = phase != "done"
+            indexing = phase == "indexing" and state == "building"
             known = self._followers.get((number, tower))
             if known is None:
                 version = versions.get(conn, self.model, number)
@@ -148,10 +153,12 @@ class LiveModel:
                 except _UNLOADABLE as exc:
                     # Its tower or its source is broken: no reason for the others to
                     # wait.
-                    now.append(Follower(version, None, loading, _message(exc)))
+                    now.append(
+                        Follower(version, None, loading, indexing, _message(exc))
+                    )
                     continue
             found[number, tower] = known
-            now.append(Follower(known.version, known, loading))
+            now.append(Follower(known.version, known, loading, indexing))
         self._followers = found
         return now
 
@@ -203,12 +210,15 @@ class Follower:
         version: The version.
         loaded: Its tower and statements; None when they could not be loaded.
         loading: A backfill may be at work: deletes are noted for it.
+        indexing: Its index is being built, which locks writers out; what changes is
+            left to the backfill, or the other versions would wait, too.
         problem: Why they could not be loaded.
     """
 
     version: ModelVersion
     loaded: LoadedItems | None
     loading: bool
+    indexing: bool = False
     problem: str = ""
 
     def bring(self, conn: Connection, ids: Sequence[str]) -> None:
@@ -232,8 +242,15 @@ class Follower:
 
     def busy(self, conn: Connection, ids: Sequence[str]) -> set[str]:
         """Return the items whose vectors another transaction is writing."""
+        table = f"recsys.item_vector_{self.version.suffix}"
+        try:
+            with conn.transaction():
+                locking = f"lock table {table} in row exclusive mode nowait"
+                conn.execute(_sql.trusted(locking))
+        except pg.LockNotAvailable:
+            return set(ids)  # nobody can write anything
         query = (
-            f"select item_id::text from recsys.item_vector_{self.version.suffix}"
+            f"select item_id::text from {table}"
             f" where item_id = any(%s::text[]::{self.version.config.item_id}[])"
         )
         stored = {i for (i,) in conn.execute(_sql.trusted(query), (list(ids),))}
@@ -257,11 +274,15 @@ class Follower:
             cur.execute(statement, (gone,))
         if self.loading:
             # A backfill may hold an older copy of these items.
-            cur.execute(
-                "insert into recsys.item_gone (model, number, item_id)"
-                " select %s, %s, unnest(%s::text[]) on conflict do nothing",
-                (self.version.model, self.version.number, gone),
-            )
+            self.leave(cur, gone)
+
+    def leave(self, conn: Connection | psycopg.Cursor[Any], ids: Sequence[str]) -> None:
+        """Note items for the backfill of the version."""
+        conn.execute(
+            "insert into recsys.item_gone (model, number, item_id)"
+            " select %s, %s, unnest(%s::text[]) on conflict do nothing",
+            (self.version.model, self.version.number, list(ids)),
+        )
 
 
 def _in_halves(
