@@ -3,39 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator, Mapping
 
 import psycopg
 
-from recsys import _db, _index, _sql, artifacts, config, schema, versions
+from recsys import (
+    _db,
+    _doctor_live,
+    _index,
+    _sql,
+    artifacts,
+    config,
+    schema,
+    versions,
+)
 from recsys._db import Connection
+from recsys._finding import Finding
 from recsys._source import source_errors
 from recsys._tower import ItemTower, QueryTower
 from recsys.errors import RecsysError
 from recsys.settings import Settings
 from recsys.versions import ModelVersion
 
-Result = Literal["ok", "warn", "fail"]
 _SHM_WARN_MB = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One check.
-
-    Attributes:
-        check: What was looked at.
-        result: "ok", "warn" (works, but see the hint) or "fail".
-        detail: What was found.
-        hint: What to do; empty when all is well.
-    """
-
-    check: str
-    result: Result
-    detail: str
-    hint: str = ""
 
 
 def examine(settings: Settings) -> list[Finding]:
@@ -45,7 +35,7 @@ def examine(settings: Settings) -> list[Finding]:
         settings: Where the database and recsys.toml are.
 
     Returns:
-        Findings in the order server, memory, schema, versions, configuration.
+        Findings in the order server, memory, schema, versions, changes, configuration.
     """
     try:
         conn = _db.connect(settings.dsn, autocommit=True)
@@ -59,6 +49,7 @@ def examine(settings: Settings) -> list[Finding]:
             return [*findings, _failure("schema", exc), *_configuration(conn, settings)]
         findings.append(Finding("schema", "ok", f"revision {schema.CORE_REVISION}"))
         findings += [f for version in _all(conn) for f in _version(conn, version)]
+        findings += _doctor_live.examine(conn, _configured(settings))
         findings += _impressions(conn)
         findings += _configuration(conn, settings)
     return findings
@@ -337,6 +328,13 @@ def _configuration(conn: Connection, settings: Settings) -> Iterator[Finding]:
         return
     for model in project.models.values():
         yield from _sources(conn, model)
+
+
+def _configured(settings: Settings) -> Mapping[str, config.ModelConfig]:
+    try:
+        return config.load(settings.config).models
+    except (RecsysError, OSError):
+        return {}
 
 
 def _needed(model: config.ModelConfig, which: str) -> set[str]:

@@ -10,7 +10,8 @@ import pytest
 import world
 from world import Shop
 
-from recsys import _db, doctor
+from recsys import _db, capture, doctor
+from recsys import config as configuration
 from recsys.doctor import Finding, examine
 from recsys.settings import Settings
 
@@ -206,3 +207,122 @@ def test_a_version_whose_requests_fail_is_told(shop: Shop) -> None:
 
     assert findings["shop 1 requests"].result == "fail"
     assert "created_at" in findings["shop 1 requests"].detail
+
+
+# changes ----------------------------------------------------------------------------
+
+
+def changes(dsn: str, path: Path = Path("/nonexistent/recsys.toml")) -> list[str]:
+    """What is wrong with capture, queue, workers and tasks."""
+    return [
+        f"{f.check}: {f.detail} -> {f.hint}"
+        for f in bad(look(dsn, path))
+        if "coverage" not in f.check
+    ]
+
+
+@pytest.fixture
+def watched(shop: Shop, tmp_path: Path) -> tuple[Shop, Path]:
+    """A shop with triggers on its products, and its recsys.toml."""
+    path = tmp_path / "recsys.toml"
+    path.write_text(TOML.replace("COLUMNS", "title"), encoding="utf-8")
+    with _db.connect(shop.dsn) as conn:
+        capture.watch(conn, configuration.load(path).model("shop"))
+        conn.execute("update recsys.capture set reconcile_after = null")
+    return shop, path
+
+
+TOML = """
+[model.shop]
+item_id = "bigint"
+user_id = "bigint"
+[model.shop.items]
+sql = "select id as item_id, COLUMNS from product"
+watch = { product = "id" }
+[model.shop.interactions]
+sql = "select customer_id as user_id, product_id as item_id from event"
+"""
+
+
+def test_a_watched_model_that_works_has_nothing_to_do(
+    watched: tuple[Shop, Path],
+) -> None:
+    shop, path = watched
+
+    assert changes(shop.dsn, path) == []
+    with _db.connect(shop.dsn) as conn:
+        conn.execute("update product set title = 'x'")
+    assert changes(shop.dsn, path) == [], "they wait for a moment only"
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        (
+            "drop trigger recsys_capture_shop_update on product",
+            "do not fit the item source any more -> recsys watch shop",
+        ),
+        (
+            "drop function recsys._capture__shop__f5ba9791() cascade",
+            "no trigger stands on them -> recsys watch shop",
+        ),
+        (
+            "select recsys.set_capture('shop', false)",
+            "switched off: changes do not reach the versions -> recsys watch shop --on",
+        ),
+        (
+            "insert into recsys.item_change (model, bucket, item_id, changed_at)"
+            " values ('shop', 1, '1', now() - interval '2 minutes')",
+            "1 changes wait, and no worker runs -> recsys worker",
+        ),
+        (
+            "insert into recsys.item_change (model, bucket, item_id, changed_at)"
+            " values ('shop', 1, '1', now() - interval '20 minutes');"
+            "insert into recsys.worker (id, host, pid)"
+            " values (gen_random_uuid(), 'here', 1)",
+            "the oldest for 0:20:00",
+        ),
+        (
+            "insert into recsys.item_failure (model, number, item_id, error)"
+            " values ('shop', 1, '1', 'boom')",
+            "1 items were given up -> select * from recsys.dead_letter",
+        ),
+        (
+            "insert into recsys.schedule (task, model, every, error)"
+            " values ('ramp', 'shop', '1 s', 'boom')",
+            "task ramp shop: boom",
+        ),
+        (
+            "update recsys.capture set reconcile_after = '3', reason = 'it was lost';"
+            "update recsys.audit set at = at - interval '1 hour'",
+            "every item is to be queued (it was lost), and nothing did",
+        ),
+        (
+            "delete from recsys.rollout; delete from recsys.model_version",
+            "4 triggers of a model without versions -> recsys unwatch shop",
+        ),
+    ],
+)
+def test_what_keeps_changes_from_the_versions(
+    watched: tuple[Shop, Path], how: str, said: str
+) -> None:
+    shop, path = watched
+    with _db.connect(shop.dsn) as conn:
+        conn.execute(how.encode())
+
+    (found,) = changes(shop.dsn, path)
+
+    assert said in found
+
+
+def test_triggers_of_an_older_source_are_told(watched: tuple[Shop, Path]) -> None:
+    shop, path = watched
+    path.write_text(TOML.replace("COLUMNS", "shelf"), encoding="utf-8")
+
+    (found,) = changes(shop.dsn, path)
+
+    assert "public.product do not fit the item source" in found
+    with _db.connect(shop.dsn) as conn:
+        capture.watch(conn, configuration.load(path).model("shop"))
+        conn.execute("update recsys.capture set reconcile_after = null")
+    assert changes(shop.dsn, path) == []
