@@ -55,8 +55,28 @@ def run(conn: Connection, model: str) -> str:
         " and v.number = f.number and v.state in ('building', 'ready', 'serving'))",
         (model,),
     )
+    forget(conn, model)
     conn.execute("delete from recsys.worker where seen_at < now() - interval '1 day'")
     return "; ".join(done)
+
+
+def forget(conn: Connection, model: str) -> None:
+    """Forget failures and deletes of versions that nobody keeps up to date any more.
+
+    A batch that was in work when its version was retired or dropped may leave some.
+    """
+    conn.execute(
+        "delete from recsys.item_failure as f where model = %s and not exists"
+        " (select from recsys.model_version as v where v.model = f.model"
+        " and v.number = f.number and v.state in ('building', 'ready', 'serving'))",
+        (model,),
+    )
+    conn.execute(
+        "delete from recsys.item_gone as g where model = %s and not exists"
+        " (select from recsys.model_version as v where v.model = g.model"
+        " and v.number = g.number and v.state in ('building', 'ready', 'serving'))",
+        (model,),
+    )
 
 
 def keep(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from recsys import _copy, _db, _load, _sql
+from recsys import _db, _sql, capture_check
 from recsys._db import Connection
 from recsys.worker import apply
 
@@ -34,46 +35,31 @@ def stale_write() -> None:
             return bring(self, conn, ids)
         wanted = set(ids)
         with _db.binary_cursor(conn) as cur:
-            encoded = self.loaded.encoder.encode([r for r in rows if str(r[0]) in wanted])
-            self._store(cur, encoded)
+            encoded = self.loaded.encoder.encode(
+                [r for r in rows if str(r[0]) in wanted]
+            )
+            self._store(cur, self.loaded, encoded)
             gone = sorted(wanted - {str(item) for item in encoded.ids})
             if gone:
-                self._remove(cur, gone)
+                self._remove(cur, self.loaded, gone)
         return None
 
     apply.LiveModel.apply_changes = apply_changes
     apply.Follower.bring = bring_early
 
 
-def no_locks() -> None:
-    """Two workers may hold the same item: no buckets."""
-    # In SQL: see ``without_buckets``.
-
-
 def resurrected_delete() -> None:
-    """The backfill writes its chunk without a look at what was deleted meanwhile."""
+    """Workers do not tell a backfill what they deleted after it read its chunk.
 
-    def store(
-        conn: Connection, encoder: Any, buckets: list[int], encoded: Any
-    ) -> int:
-        version, id_type = encoder.version, encoder.config.item_id
-        taken = {
-            item
-            for (item,) in _db.binary_cursor(conn).execute(
-                _sql.trusted(
-                    f"select item_id from recsys.item_vector_{version.suffix}"
-                )
-            )
-        }
-        keep = [i for i, item in enumerate(encoded.ids) if item not in taken]
-        ids = [encoded.ids[i] for i in keep]
-        for table, values in (("item_vector", encoded.vectors),
-                              ("item_embedding", encoded.history)):  # fmt: skip
-            name = f"{table}_{version.suffix}"
-            _copy.copy_rows(conn, name, id_type, ids, [values[keep]])
-        return len(ids)
+    The comparison at the end of the backfill is left out as well: it would mend this.
+    """
+    remove = apply.Follower._remove
 
-    _load._store = store
+    def silently(self: Any, *args: Any) -> None:
+        remove(dataclasses.replace(self, loading=False), *args)
+
+    apply.Follower._remove = silently
+    capture_check.queue_differences = lambda conn, version: 0
 
 
 def lost_event() -> None:
@@ -130,7 +116,19 @@ def without_buckets(definition: str) -> str:
     return changed
 
 
-def title_only(definition: str) -> str:
-    """Return the capture function of ``product`` comparing only its title."""
-    changed = re.sub(r'"id" as "id", .*? from recsys_(old|new)', r'\g<0>', definition)
+def without_price(definition: str) -> str:
+    """Return the capture function of ``product`` blind to the price."""
+    changed = re.sub(r'"price" as (c\d)', r"null as \1", definition)
+    assert changed != definition
     return changed
+
+
+REPLACED: Sequence[tuple[Any, str]] = (
+    (apply.LiveModel, "apply_changes"),
+    (apply.LiveModel, "bring"),
+    (apply.LiveModel, "_followers_now"),
+    (apply.Follower, "bring"),
+    (apply.Follower, "_remove"),
+    (capture_check, "queue_differences"),
+)
+"""What the bugs in Python replace, for the tests to put back."""

@@ -58,6 +58,12 @@ class Child:
     process: subprocess.Popen[bytes]
     output: Path
     expected: bool = False
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def young(self) -> bool:
+        """Whether it may not have connected yet."""
+        return time.monotonic() - self.started < 8
 
     @property
     def running(self) -> bool:
@@ -90,6 +96,7 @@ class Chaos:
     backfills: dict[int, Child] = field(default_factory=dict)
     ended: list[Child] = field(default_factory=list)
     open: list[_db.Connection] = field(default_factory=list)
+    alone: _db.Connection | None = None
     surprises: list[str] = field(default_factory=list)
     next_item: int = 1_000
     children: int = 0
@@ -128,8 +135,7 @@ class Chaos:
         if self.open and self.random.random() < 0.35:
             self.inside(self.random.choice(self.open), self.statement())
             return
-        with self.connect(autocommit=True) as conn:
-            conn.execute(self.statement().encode())
+        self.own().execute(self.statement().encode())
 
     def begin(self) -> None:
         """Open a transaction with some statements and leave it open."""
@@ -201,12 +207,18 @@ class Chaos:
             conn.commit()
         return conn
 
+    def own(self) -> _db.Connection:
+        """The connection of what is committed at once."""
+        if self.alone is None or self.alone.closed:
+            self.alone = self.connect(autocommit=True)
+        return self.alone
+
     def item(self) -> int:
         """An item: often one of a few, so that processes meet."""
         if self.random.random() < 0.5:
             return self.random.randint(1, 25)
-        return self.random.choice((self.random.randint(1, 400),
-                                   self.random.randint(1_000, self.next_item)))  # fmt: skip
+        old = self.random.randint(1, 400)
+        return self.random.choice((old, self.random.randint(1_000, self.next_item)))
 
     def word(self) -> str:
         return f"w{self.random.randrange(10**6)}"
@@ -277,8 +289,8 @@ class Chaos:
             numbers = [n for n, _ in self.live()]
         if self.random.random() < 0.15:
             numbers = self.numbers("retired") or numbers
-        numbers = [n for n in numbers
-                   if n not in self.backfills or not self.backfills[n].running]  # fmt: skip
+        busy = [n for n, child in self.backfills.items() if child.running]
+        numbers = [n for n in numbers if n not in busy]
         if not numbers:
             return
         number = self.random.choice(numbers)
@@ -300,9 +312,7 @@ class Chaos:
             self.workers.remove(child)
             self.retire_child(child)
         if len(self.workers) < _MOST_WORKERS:
-            self.workers.append(
-                self.start("worker", "--batch", "20", "--poll", "0.02")
-            )
+            self.workers.append(self.start("worker", "--batch", "20", "--poll", "0.02"))
 
     def stop_worker(self) -> None:
         """SIGTERM for a worker."""
@@ -316,7 +326,10 @@ class Chaos:
 
     def promote(self) -> None:
         """Give a share of the users, or all, to a version."""
-        number = self.random.choice(self.live())[0]
+        usable = [n for n, state in self.live() if state != "building"]
+        if not usable:
+            return
+        number = self.random.choice(usable)
         percent = self.random.choice((1, 10, 50, 100, 100))
         self.operate(
             lambda conn: rollout.promote(
@@ -348,8 +361,9 @@ class Chaos:
         if self.options.data is None or self.restarted >= self.options.restarts:
             return
         self.restarted += 1
-        for child in self.backfills.values():
-            child.expected = True
+        for child in (*self.backfills.values(), *self.workers):
+            # A worker reconnects; only one that begins now may fail.
+            child.expected |= child not in self.workers or child.young
         crash(self.options.data)
         for conn in self.open:
             conn.close()
@@ -361,20 +375,18 @@ class Chaos:
 
     def live(self) -> list[tuple[int, str]]:
         """Numbers and states of the versions that are followed."""
-        with self.connect(autocommit=True) as conn:
-            return [
-                (version.number, version.state)
-                for version in versions.list_versions(conn, MODEL)
-                if version.state in ("building", "ready", "serving")
-            ]
+        return [
+            (version.number, version.state)
+            for version in versions.list_versions(self.own(), MODEL)
+            if version.state in ("building", "ready", "serving")
+        ]
 
     def numbers(self, state: str) -> list[int]:
-        with self.connect(autocommit=True) as conn:
-            return [
-                version.number
-                for version in versions.list_versions(conn, MODEL)
-                if version.state == state
-            ]
+        return [
+            version.number
+            for version in versions.list_versions(self.own(), MODEL)
+            if version.state == state
+        ]
 
     # processes ---------------------------------------------------------------------
 
@@ -398,11 +410,12 @@ class Chaos:
 
     def stop(self) -> None:
         """End every process and transaction; note processes that failed."""
-        for conn in self.open:
+        for conn in (*self.open, self.own()):
             conn.close()
         self.open.clear()
         for child in self.workers:
             if child.running:
+                child.expected |= child.young  # it has no handler yet
                 child.process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + 20
         children = [*self.workers, *self.backfills.values()]
@@ -426,15 +439,15 @@ class Chaos:
 
 
 _WEIGHTS: Sequence[tuple[str, float]] = (
-    ("change", 60),
-    ("begin", 12),
-    ("finish", 12),
-    ("sync", 8),
+    ("change", 120),
+    ("begin", 24),
+    ("finish", 26),
+    ("sync", 10),
     ("truncate", 0.15),
-    ("new_version", 4),
-    ("start_backfill", 8),
+    ("new_version", 3),
+    ("start_backfill", 6),
     ("kill_backfill", 1.5),
-    ("start_worker", 5),
+    ("start_worker", 4),
     ("stop_worker", 0.7),
     ("kill_worker", 1.5),
     ("promote", 2),

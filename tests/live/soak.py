@@ -18,11 +18,11 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
-import scene
-import world
-from chaos import Chaos, Options
+import scene  # noqa: E402
+import world  # noqa: E402
+from chaos import Chaos, Options  # noqa: E402
 
-from recsys import embedded, schema
+from recsys import embedded, schema  # noqa: E402
 
 
 def main() -> int:
