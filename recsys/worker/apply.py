@@ -274,14 +274,22 @@ class Follower:
             cur.execute(statement, (gone,))
         if self.loading:
             # A backfill may hold an older copy of these items.
-            self.leave(cur, gone)
+            cur.execute(
+                "insert into recsys.item_gone (model, number, item_id)"
+                " select %s, %s, unnest(%s::text[]) on conflict do nothing",
+                (self.version.model, self.version.number, gone),
+            )
 
-    def leave(self, conn: Connection | psycopg.Cursor[Any], ids: Sequence[str]) -> None:
-        """Note items for the backfill of the version."""
+    def leave(self, conn: Connection, ids: Sequence[str]) -> None:
+        """Note items for the backfill of the version, unless it was given up."""
         conn.execute(
             "insert into recsys.item_gone (model, number, item_id)"
-            " select %s, %s, unnest(%s::text[]) on conflict do nothing",
-            (self.version.model, self.version.number, list(ids)),
+            " select v.model, v.number, unnest(%s::text[]) from"
+            # Locked: nobody would ever clear the list of a version that is dropped.
+            " (select model, number from recsys.model_version where model = %s"
+            " and number = %s and state = 'building' for share) as v"
+            " on conflict do nothing",
+            (list(ids), self.version.model, self.version.number),
         )
 
 
