@@ -245,10 +245,17 @@ def _counts(data: Shop, learned: list[Learned], answers: Answers) -> list[Row]:
 
 
 def until_drained(dsn: str, limit_s: float = 120) -> None:
-    """Wait until the worker has applied every queued change."""
+    """Wait until the worker has applied what is queued and what is going to be.
+
+    ``watch`` asks for every item to be queued once; a task does that seconds later.
+    """
     deadline = time.monotonic() + limit_s
+    left = (
+        "select from recsys.item_change union all"
+        " select from recsys.capture where reconcile_after is not null limit 1"
+    )
     with _db.connect(dsn, autocommit=True) as conn:
-        while conn.execute("select from recsys.item_change limit 1").rowcount:
+        while conn.execute(left.encode()).rowcount:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"the queue was not empty after {limit_s:.0f} s")
             pause(0.1)
