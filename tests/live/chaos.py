@@ -460,8 +460,13 @@ _WEIGHTS: Sequence[tuple[str, float]] = (
 
 def crash(data: Path) -> None:
     """Stop a server as a power cut would, and start it again."""
+    halt(data)
+    embedded.start(data)
+
+
+def halt(data: Path) -> None:
+    """Stop a server as a power cut would."""
     pid = int((data / "postmaster.pid").read_text().split()[0])
     os.kill(pid, signal.SIGQUIT)
     while Path(f"/proc/{pid}").exists() and embedded._process(pid) == "postgres":
         time.sleep(0.02)
-    embedded.start(data)

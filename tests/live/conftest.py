@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import scene as scenes
 import world
+from chaos import halt
 from scene import Scene
 
 from recsys import embedded, schema
@@ -60,7 +61,7 @@ def mortal() -> Iterator[Mortal]:
             schema.upgrade(dsn)
             made = scenes.build(dsn, items=200)
             yield Mortal(data, server, world.name_of(dsn), made)
-        embedded.stop(data)
+        halt(data)
 
 
 @pytest.fixture
