@@ -12,7 +12,10 @@ DATA ?=
 # Wheels of torch without CUDA, a tenth of the size; empty: the default index.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help demo test lint bench bench-live aa schema clean
+# Length of 'make soak'.
+MINUTES ?= 10
+
+.PHONY: help demo test lint bench bench-live aa soak schema clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' $(MAKEFILE_LIST)
@@ -20,6 +23,7 @@ help:
 	@echo "make bench   the measurements of docs/, as ratios within one run"
 	@echo "make bench-live  live versions: a roll under load, freshness, capture, switches"
 	@echo "make aa      false alarms of A/A experiments that are looked at every day"
+	@echo "make soak    changes, workers, backfills and crashes at random; MINUTES=10"
 	@echo "make schema  rewrite sql/schema.sql after a change of the SQL"
 	@echo "make lint    ruff and basedpyright only"
 	@echo "make clean   stop the embedded Postgres; remove .venv, .recsys and caches"
@@ -45,6 +49,9 @@ bench-live: $(STAMP)
 
 aa: $(STAMP)
 	$(BIN)/python -m benchmarks --part aa
+
+soak: $(STAMP)
+	$(BIN)/python tests/live/soak.py --minutes $(MINUTES)
 
 schema: $(STAMP)
 	$(BIN)/python tests/schema_dump.py
