@@ -25,6 +25,7 @@ def test_worker_dies_before_any_statement_of_a_batch(scene: Scene) -> None:
             pass
         else:
             break
+        scene.drain()
         assert scene.value("select count(*) from recsys.item_failure") == 0
     assert n > 15
     scene.drain()

@@ -120,3 +120,18 @@ def test_index_build_holds_up_nothing_but_its_own_version(scene: Scene) -> None:
     scene.drain()
 
     assert differences(scene.dsn) == []
+
+
+def test_look_up_that_is_gone_queues_every_item(scene: Scene) -> None:
+    with _db.connect(scene.dsn) as application:
+        application.execute("update brand set name = 'new name' where id = 7")
+        scene.run(
+            "update product set brand_id = 7 where id = 5",
+            "update recsys.capture set lookups = '{}'",
+        )
+        scene.drain()
+        application.commit()
+    scene.drain()
+
+    assert scene.value("select count(*) from recsys.item_lookup") == 0
+    assert differences(scene.dsn) == []
