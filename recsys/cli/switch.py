@@ -69,10 +69,23 @@ def promote(
         _ramp(settings, model, wanted, ramp, every, percent, reason, force)
         return
     if every is not None:
-        raise ConfigError("--every belongs to --ramp")
+        raise ConfigError(
+            "--every belongs to --ramp",
+            hint="recsys promote shop 2 --ramp 1,5,25,50,100 --every 30m",
+        )
+    if wanted is None and percent is not None:
+        raise ConfigError(
+            "'none' stops serving for everybody",
+            hint="Leave out --percent, or name the version that takes the share.",
+        )
     with connect(settings.dsn) as conn:
         before = rollout.promote(
-            conn, model, wanted, percent=percent or 100, reason=reason, force=force
+            conn,
+            model,
+            wanted,
+            percent=percent if percent is not None else 100,
+            reason=reason,
+            force=force,
         )
     if percent is not None and rollout.check_percent(percent) < 100:
         say(f"{model}: version {number} answers {percent} %, version {before} the rest")
@@ -85,7 +98,10 @@ def promote(
 
 def _number(text: str) -> int | None:
     if text != "none" and not text.isdecimal():
-        raise ConfigError(f"NUMBER must be a version number or 'none', got {text!r}")
+        raise ConfigError(
+            f"NUMBER must be a version number or 'none', got {text!r}",
+            hint="'recsys versions' lists them.",
+        )
     return None if text == "none" else int(text)
 
 

@@ -15,6 +15,7 @@ import click
 import pytest
 import world
 
+from recsys import _db
 from recsys.cli.app import cli
 
 Run = Callable[..., Any]
@@ -48,6 +49,7 @@ def test_every_command_of_the_design_is_there() -> None:
     wanted = (
         "init import upgrade downgrade train backfill versions promote rollback"
         " recommend similar evaluate status doctor demo drop artifacts"
+        " watch unwatch worker retry retire keep compare guardrail experiment"
     )
     assert set(wanted.split(" ")) <= names
 
@@ -170,13 +172,47 @@ def test_options_of_recommend_reach_the_model(run: Run, shop_dsn: str) -> None:
 def test_promote_rollback_and_drop_tell_what_they_did(run: Run, own_dsn: str) -> None:
     base = ("--dsn", own_dsn)
 
-    assert "1 -> 2" in run(*base, "promote", "shop", 2, "--reason", "better").err
-    assert "version 1 serves again" in run(*base, "rollback", "shop").err
+    failed(run(*base, "promote", "shop", 2), "was not compared")
+    forced = ("--force", "--reason", "better")
+    failed(run(*base, "promote", "shop", 2, "--force"), "needs a reason")
+    share = run(*base, "promote", "shop", 2, "--percent", "33.3", *forced)
+    assert "version 2 answers 33.3 %, version 1 the rest" in share.err
+    assert "1 -> 2" in run(*base, "promote", "shop", 2).err
+    assert "version 1 serves everybody again" in run(*base, "rollback", "shop").err
+    ramp = ("--ramp", "1,5,100", "--every", "30m")
+    assert "5, 100 %" in run(*base, "promote", "shop", 2, *ramp, *forced).err
+    assert "everybody again" in run(*base, "rollback", "shop").err
     assert "dropped" in run(*base, "drop", "shop", 2).err
     failed(run(*base, "rollback", "shop"), "version 1")
     failed(run(*base, "drop", "shop", 1), "no earlier version")
     assert run(*base, "promote", "shop", "none").code == 0
     failed(run(*base, "recommend", "shop", 7), "serving")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["2", "--percent", "0"], "percent must be"),
+        (["2", "--percent", "101"], "percent must be"),
+        (["2", "--percent", "33.333"], "percent must be"),
+        (["2", "--percent", "ten"], "percent must be"),
+        (["2", "--ramp", "1,100"], "needs a version and --every"),
+        (["2", "--every", "1h"], "belongs to --ramp"),
+        (["2", "--ramp", "5,1", "--every", "1h"], "must ascend"),
+        (["1", "--ramp", "1,100", "--every", "1h"], "nothing to ramp"),
+        (["none", "--ramp", "1,100", "--every", "1h"], "needs a version"),
+        (["none", "--percent", "10"], "stops serving"),
+        (["two"], "must be a version number"),
+    ],
+)
+def test_bad_promotions_say_what_is_wrong_and_change_nothing(
+    run: Run, own_dsn: str, options: list[str], message: str
+) -> None:
+    failed(run("--dsn", own_dsn, "promote", "shop", *options), message)
+
+    with _db.connect(own_dsn) as conn:
+        rows = conn.execute("select number, percent from recsys.rollout").fetchall()
+    assert rows == [(1, 100)]
 
 
 def test_artifacts_are_carried_by_folder(run: Run, shop_dsn: str, dsn: str) -> None:
