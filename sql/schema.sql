@@ -16,6 +16,197 @@ create table recsys.artifact (
 alter table recsys.artifact alter content set storage external;
 comment on table recsys.artifact is 'Towers, embeddings and reports of the model versions, addressed by the sha256 of their bytes.';
 
+create table recsys.audit (
+    id bigint not null generated always as identity,
+    at timestamp with time zone not null default clock_timestamp(),
+    who text not null default SESSION_USER,
+    application text not null default current_setting('application_name'::text, true),
+    model text not null,
+    number integer,
+    kind text not null,
+    before jsonb,
+    after jsonb,
+    reason text not null default ''::text,
+    numbers jsonb not null default '{}'::jsonb,
+    constraint audit_pkey PRIMARY KEY (id)
+);
+CREATE INDEX audit_model ON recsys.audit USING btree (model, id DESC);
+comment on table recsys.audit is 'Every transition: who, when, from, to, why, and what was known of the version at that time.';
+
+create table recsys.capture (
+    model text not null,
+    enabled boolean not null default true,
+    failures bigint not null default 0,
+    reconcile_after xid8,
+    reconcile_seen boolean not null default false,
+    reason text not null default ''::text,
+    swept_to timestamp with time zone,
+    sweep_at timestamp with time zone not null default '-infinity'::timestamp with time zone,
+    reconciled_at timestamp with time zone not null default now(),
+    lookups jsonb not null default '{}'::jsonb,
+    constraint capture_pkey PRIMARY KEY (model),
+    constraint capture_model_fkey FOREIGN KEY (model) REFERENCES recsys.model(name)
+);
+comment on table recsys.capture is 'Whether and how the changes of a model''s item source are captured; enabled = false switches the triggers off.';
+
+create table recsys.comparison (
+    id bigint not null generated always as identity,
+    model text not null,
+    number integer not null,
+    base_number integer,
+    created_at timestamp with time zone not null default clock_timestamp(),
+    created_by text not null default SESSION_USER,
+    cutoff timestamp with time zone,
+    users integer not null,
+    hits integer not null,
+    k integer not null,
+    sample_percent real not null,
+    limited boolean not null,
+    passed boolean not null,
+    verdict text not null,
+    metrics jsonb not null,
+    constraint comparison_pkey PRIMARY KEY (id),
+    constraint comparison_has_users CHECK (users > 0),
+    constraint comparison_is_of_two_versions CHECK (number <> base_number),
+    constraint comparison_k_is_a_list_length CHECK (k >= 1 AND k <= 1000),
+    constraint comparison_on_limited_data_passes_nothing CHECK (NOT (limited AND passed)),
+    constraint comparison_sample_is_a_share CHECK (sample_percent >= 0::double precision AND sample_percent <= 100::double precision)
+);
+CREATE INDEX comparison_version ON recsys.comparison USING btree (model, number, id DESC);
+comment on table recsys.comparison is 'Offline comparisons of a version with the one that serves: the numbers, and whether it may be promoted.';
+
+create table recsys.experiment (
+    name text not null,
+    model text not null,
+    salt text not null default replace((gen_random_uuid())::text, '-'::text, ''::text),
+    state text not null default 'draft'::text,
+    traffic numeric(5,2) not null default 100,
+    hypothesis text not null default ''::text,
+    primary_metric text not null,
+    alpha double precision not null default 0.05,
+    expected_users integer not null default 5000,
+    covariate_days integer not null default 14,
+    created_at timestamp with time zone not null default now(),
+    created_by text not null default SESSION_USER,
+    started_at timestamp with time zone,
+    stopped_at timestamp with time zone,
+    reason text not null default ''::text,
+    constraint experiment_salt_key UNIQUE (salt),
+    constraint experiment_pkey PRIMARY KEY (name),
+    constraint experiment_model_fkey FOREIGN KEY (model) REFERENCES recsys.model(name),
+    constraint experiment_alpha_is_small CHECK (alpha > 0::double precision AND alpha < 0.5::double precision),
+    constraint experiment_covariate_days_is_not_negative CHECK (covariate_days >= 0 AND covariate_days <= 365),
+    constraint experiment_expected_users_is_positive CHECK (expected_users > 0),
+    constraint experiment_name_is_simple CHECK (name ~ '^[a-z][a-z0-9_-]{0,47}$'::text),
+    constraint experiment_state_is_known CHECK (state = ANY (ARRAY['draft'::text, 'running'::text, 'stopped'::text])),
+    constraint experiment_times_fit_its_state CHECK ((started_at IS NULL) = (state = 'draft'::text) AND (stopped_at IS NULL) = (state <> 'stopped'::text)),
+    constraint experiment_traffic_is_a_percentage CHECK (traffic > 0::numeric AND traffic <= 100::numeric)
+);
+CREATE UNIQUE INDEX experiment_running ON recsys.experiment USING btree (model) WHERE (state = 'running'::text);
+comment on table recsys.experiment is 'One row per experiment on the versions of a model.';
+
+create table recsys.experiment_arm (
+    experiment text not null,
+    arm text not null,
+    number integer,
+    share numeric(5,2) not null,
+    is_control boolean not null default false,
+    settings jsonb not null default '{}'::jsonb,
+    constraint experiment_arm_pkey PRIMARY KEY (experiment, arm),
+    constraint experiment_arm_experiment_fkey FOREIGN KEY (experiment) REFERENCES recsys.experiment(name) ON DELETE CASCADE,
+    constraint experiment_arm_name_is_simple CHECK (arm ~ '^[a-z0-9][a-z0-9_-]{0,31}$'::text),
+    constraint experiment_arm_share_is_a_percentage CHECK (share > 0::numeric AND share < 100::numeric)
+);
+CREATE UNIQUE INDEX experiment_arm_control ON recsys.experiment_arm USING btree (experiment) WHERE is_control;
+comment on table recsys.experiment_arm is 'The arms of an experiment: version, share, which is the control.';
+
+create table recsys.experiment_metric (
+    experiment text not null,
+    metric text not null,
+    numerator text not null,
+    denominator text not null default 'users'::text,
+    constraint experiment_metric_pkey PRIMARY KEY (experiment, metric),
+    constraint experiment_metric_experiment_fkey FOREIGN KEY (experiment) REFERENCES recsys.experiment(name) ON DELETE CASCADE,
+    constraint experiment_metric_denominator_is_a_measure CHECK (denominator ~ '^(users|impressions|items|(count|any)\([^()]+\))$'::text),
+    constraint experiment_metric_name_is_simple CHECK (metric ~ '^[a-z][a-z0-9_]{0,47}$'::text),
+    constraint experiment_metric_numerator_is_a_measure CHECK (numerator ~ '^(impressions|items|(count|any|sum)\([^()]+\))$'::text)
+);
+comment on table recsys.experiment_metric is 'What an experiment measures: numerator and denominator, summed over users.';
+
+create table recsys.exposure (
+    experiment text not null,
+    unit text not null,
+    arm text not null,
+    first_at timestamp with time zone not null default now(),
+    constraint exposure_pkey PRIMARY KEY (experiment, unit)
+);
+comment on table recsys.exposure is 'When a unit first met an experiment, and in which arm.';
+
+create table recsys.guardrail (
+    model text not null,
+    metric text not null,
+    kind text not null,
+    bound double precision not null default 0,
+    min_sample integer not null,
+    action text not null,
+    set_at timestamp with time zone not null default now(),
+    set_by text not null default SESSION_USER,
+    constraint guardrail_pkey PRIMARY KEY (model, metric),
+    constraint guardrail_model_fkey FOREIGN KEY (model) REFERENCES recsys.model(name) ON DELETE CASCADE,
+    constraint guardrail_action_is_known CHECK (action = ANY (ARRAY['stop'::text, 'rollback'::text])),
+    constraint guardrail_bound_is_finite CHECK (bound >= 0::double precision AND bound < 'Infinity'::double precision),
+    constraint guardrail_kind_is_known CHECK (kind = ANY (ARRAY['max'::text, 'max_rise'::text, 'max_ratio'::text, 'max_drop'::text, 'off'::text])),
+    constraint guardrail_metric_is_known CHECK (metric = ANY (ARRAY['error_rate'::text, 'degraded_rate'::text, 'short_page_rate'::text, 'latency_p99_ms'::text, 'ctr'::text, 'conversion'::text, 'revenue'::text])),
+    constraint guardrail_sample_is_positive CHECK (min_sample > 0)
+);
+comment on table recsys.guardrail is 'Bounds that a new version must stay within while its share of the users grows.';
+
+create table recsys.impression (
+    request_id uuid not null,
+    model text not null,
+    version integer,
+    user_id text,
+    unit text,
+    occurred_at timestamp with time zone not null default now(),
+    item_ids text[] not null default '{}'::text[],
+    scores real[] not null default '{}'::real[],
+    channels text[] not null default '{}'::text[],
+    page_offset integer not null default 0,
+    k integer not null,
+    experiment text,
+    arm text,
+    context jsonb,
+    took_ms real,
+    degraded text,
+    error text,
+    constraint impression_request_id_occurred_at_key UNIQUE (request_id, occurred_at)
+) partition by RANGE (occurred_at);
+CREATE INDEX impression_model ON ONLY recsys.impression USING btree (model, occurred_at);
+comment on table recsys.impression is 'One row per logged answer: what was shown to whom, by which version. Partitioned by day.';
+
+create table recsys.impression_default (
+    request_id uuid not null,
+    model text not null,
+    version integer,
+    user_id text,
+    unit text,
+    occurred_at timestamp with time zone not null default now(),
+    item_ids text[] not null default '{}'::text[],
+    scores real[] not null default '{}'::real[],
+    channels text[] not null default '{}'::text[],
+    page_offset integer not null default 0,
+    k integer not null,
+    experiment text,
+    arm text,
+    context jsonb,
+    took_ms real,
+    degraded text,
+    error text,
+    constraint impression_default_request_id_occurred_at_key UNIQUE (request_id, occurred_at)
+);
+alter table recsys.impression attach partition recsys.impression_default DEFAULT;
+CREATE INDEX impression_default_model_occurred_at_idx ON recsys.impression_default USING btree (model, occurred_at);
+
 create table recsys.interaction (
     model text not null,
     user_id text not null,
@@ -28,6 +219,48 @@ CREATE INDEX interaction_request ON recsys.interaction USING btree (request_id) 
 CREATE INDEX interaction_user ON recsys.interaction USING btree (model, user_id, occurred_at);
 comment on table recsys.interaction is 'Outcomes written by record() for applications that have no event table of their own.';
 
+create table recsys.item_change (
+    id bigint not null generated always as identity,
+    model text not null,
+    bucket smallint not null,
+    item_id text,
+    changed_at timestamp with time zone not null default clock_timestamp()
+) with (autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=1000, autovacuum_vacuum_cost_delay=0, autovacuum_vacuum_insert_scale_factor=0.5);
+CREATE INDEX item_change_claim ON recsys.item_change USING btree (model, bucket, id);
+comment on table recsys.item_change is 'Which items changed and wait for a worker; append-only.';
+
+create table recsys.item_failure (
+    model text not null,
+    number integer not null,
+    item_id text not null,
+    attempts integer not null default 1,
+    error text not null,
+    failed_at timestamp with time zone not null default now(),
+    since timestamp with time zone not null default now(),
+    retry_at timestamp with time zone,
+    constraint item_failure_pkey PRIMARY KEY (model, number, item_id)
+);
+CREATE INDEX item_failure_retry ON recsys.item_failure USING btree (model, retry_at) WHERE (retry_at IS NOT NULL);
+comment on table recsys.item_failure is 'Items whose vector could not be made: the error, and when it is tried again.';
+
+create table recsys.item_gone (
+    model text not null,
+    number integer not null,
+    item_id text not null,
+    constraint item_gone_pkey PRIMARY KEY (model, number, item_id)
+);
+comment on table recsys.item_gone is 'Items that workers leave to the backfill of a version.';
+
+create table recsys.item_lookup (
+    id bigint not null generated always as identity,
+    model text not null,
+    source text not null,
+    keys jsonb not null,
+    changed_at timestamp with time zone not null default clock_timestamp(),
+    constraint item_lookup_pkey PRIMARY KEY (id)
+) with (autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=1000);
+comment on table recsys.item_lookup is 'Changed rows of joined tables whose items are looked up after the commit.';
+
 create table recsys.model (
     name text not null,
     item_type text not null,
@@ -35,13 +268,19 @@ create table recsys.model (
     last_number integer not null default 0,
     generation bigint not null default 0,
     created_at timestamp with time zone not null default now(),
+    salt text not null default ''::text,
+    keep_versions integer not null default 2,
+    grace interval not null default '1 day'::interval,
     constraint model_pkey PRIMARY KEY (name),
+    constraint model_grace_is_not_negative CHECK (grace >= '00:00:00'::interval),
     constraint model_item_type_is_known CHECK (item_type = ANY (ARRAY['bigint'::text, 'uuid'::text, 'text'::text])),
+    constraint model_keep_versions_is_a_count CHECK (keep_versions >= 0),
     constraint model_name_is_usable_in_identifiers CHECK (name ~ '^[a-z][a-z0-9_]{0,23}$'::text),
     constraint model_user_type_is_known CHECK (user_type = ANY (ARRAY['bigint'::text, 'uuid'::text, 'text'::text]))
 );
 comment on table recsys.model is 'One row per named recommender.';
 comment on column recsys.model.generation is 'Grows by one in the commit of every switch; request processes reload when it differs from theirs.';
+comment on column recsys.model.salt is 'Salt of the users'' buckets in the rollout; a new one for every candidate.';
 
 create table recsys.model_version (
     model text not null,
@@ -64,6 +303,9 @@ create table recsys.model_version (
     created_at timestamp with time zone not null default now(),
     created_by text not null default CURRENT_USER,
     ready_at timestamp with time zone,
+    trained_until timestamp with time zone,
+    last_served_at timestamp with time zone,
+    retired_at timestamp with time zone,
     constraint model_version_pkey PRIMARY KEY (model, number),
     constraint model_version_model_fkey FOREIGN KEY (model) REFERENCES recsys.model(name),
     constraint model_version_dim_is_indexable CHECK (dim >= 2 AND dim <= 4000),
@@ -72,6 +314,33 @@ create table recsys.model_version (
     constraint model_version_state_is_known CHECK (state = ANY (ARRAY['building'::text, 'ready'::text, 'serving'::text, 'retired'::text, 'failed'::text]))
 );
 comment on table recsys.model_version is 'The registry of model versions: state, specification, artifacts, backfill progress, index calibration.';
+comment on column recsys.model_version.trained_until is 'End of the data the version was trained on; null: unknown.';
+
+create table recsys.outcome (
+    request_id uuid,
+    model text not null,
+    user_id text,
+    item_id text not null,
+    kind text not null,
+    value numeric,
+    occurred_at timestamp with time zone not null default now()
+) partition by RANGE (occurred_at);
+CREATE INDEX outcome_model ON ONLY recsys.outcome USING btree (model, occurred_at);
+CREATE INDEX outcome_request ON ONLY recsys.outcome USING btree (request_id) WHERE (request_id IS NOT NULL);
+comment on table recsys.outcome is 'What users did, with the answer that led to it and its value. Partitioned by day.';
+
+create table recsys.outcome_default (
+    request_id uuid,
+    model text not null,
+    user_id text,
+    item_id text not null,
+    kind text not null,
+    value numeric,
+    occurred_at timestamp with time zone not null default now()
+);
+alter table recsys.outcome attach partition recsys.outcome_default DEFAULT;
+CREATE INDEX outcome_default_model_occurred_at_idx ON recsys.outcome_default USING btree (model, occurred_at);
+CREATE INDEX outcome_default_request_id_idx ON recsys.outcome_default USING btree (request_id) WHERE (request_id IS NOT NULL);
 
 create table recsys.promotion (
     id bigint not null generated always as identity,
@@ -82,24 +351,255 @@ create table recsys.promotion (
     reason text not null default ''::text,
     promoted_at timestamp with time zone not null default now(),
     promoted_by text not null default SESSION_USER,
+    percent numeric(5,2) not null default 100,
     constraint promotion_pkey PRIMARY KEY (id),
     constraint promotion_model_fkey FOREIGN KEY (model) REFERENCES recsys.model(name),
-    constraint promotion_kind_is_known CHECK (kind = ANY (ARRAY['promote'::text, 'rollback'::text, 'drop'::text]))
+    constraint promotion_kind_is_known CHECK (kind = ANY (ARRAY['promote'::text, 'percent'::text, 'rollback'::text, 'drop'::text]))
 );
 CREATE INDEX promotion_model ON recsys.promotion USING btree (model, id DESC);
 comment on table recsys.promotion is 'Every switch of a model: from which version, to which (null: serving stopped), who, when, why.';
+
+create table recsys.ramp (
+    model text not null,
+    number integer not null,
+    steps numeric(5,2)[] not null,
+    every interval not null,
+    step integer not null default 1,
+    step_at timestamp with time zone not null default now(),
+    next_at timestamp with time zone not null,
+    reason text not null default ''::text,
+    started_at timestamp with time zone not null default now(),
+    started_by text not null default SESSION_USER,
+    constraint ramp_pkey PRIMARY KEY (model),
+    constraint ramp_model_fkey FOREIGN KEY (model) REFERENCES recsys.model(name),
+    constraint ramp_every_is_positive CHECK (every > '00:00:00'::interval)
+);
+comment on table recsys.ramp is 'Rollouts that raise their percentage by themselves; the workers advance them.';
+
+create table recsys.retention (
+    model text not null,
+    keep interval not null,
+    constraint retention_pkey PRIMARY KEY (model),
+    constraint retention_model_fkey FOREIGN KEY (model) REFERENCES recsys.model(name) ON DELETE CASCADE,
+    constraint retention_is_at_least_a_day CHECK (keep >= '1 day'::interval)
+);
+comment on table recsys.retention is 'How long the impressions and outcomes of a model are kept; 90 days without a row.';
 
 create table recsys.rollout (
     model text not null,
     number integer not null,
     percent numeric(5,2) not null,
+    candidate boolean not null default false,
     constraint rollout_pkey PRIMARY KEY (model, number),
     constraint rollout_model_number_fkey FOREIGN KEY (model, number) REFERENCES recsys.model_version(model, number),
     constraint rollout_percent_is_a_share CHECK (percent > 0::numeric AND percent <= 100::numeric)
 );
+CREATE UNIQUE INDEX rollout_roles ON recsys.rollout USING btree (model, candidate);
 comment on table recsys.rollout is 'Which share of the users each serving version answers.';
+comment on column recsys.rollout.candidate is 'The version that is being rolled out; the other row is the base.';
+
+create table recsys.schedule (
+    task text not null,
+    model text not null default ''::text,
+    every interval not null,
+    next_at timestamp with time zone not null default now(),
+    ran_at timestamp with time zone,
+    took interval,
+    result text,
+    error text,
+    constraint schedule_pkey PRIMARY KEY (task, model),
+    constraint schedule_every_is_positive CHECK (every > '00:00:00'::interval)
+);
+comment on table recsys.schedule is 'The periodic tasks of the workers: how often, when next, what the last run said.';
+
+create table recsys.worker (
+    id uuid not null,
+    host text not null,
+    pid integer not null,
+    started_at timestamp with time zone not null default now(),
+    seen_at timestamp with time zone not null default now(),
+    items bigint not null default 0,
+    failed bigint not null default 0,
+    constraint worker_pkey PRIMARY KEY (id)
+);
+comment on table recsys.worker is 'The workers that run: where, since when, how many items they have applied.';
 
 -- views
+
+create view recsys.audit_log as
+ SELECT id,
+    at,
+    model,
+    number,
+    kind,
+    before,
+    after,
+    reason,
+    who,
+    application,
+    numbers
+   FROM recsys.audit a
+  ORDER BY id DESC;
+comment on view recsys.audit_log is 'Every transition: when, of what, from, to, why, by whom, and what was known of the version at that time.';
+
+create view recsys.change_status as
+ SELECT m.name AS model,
+    LEAST(waiting.n, 10000::bigint) AS backlog,
+    waiting.n > 10000 AS backlog_capped,
+    oldest.changed_at AS oldest_change,
+    clock_timestamp() - oldest.changed_at AS lag,
+        CASE
+            WHEN triggers.n = 0 THEN 'sweep'::text
+            WHEN NOT COALESCE(c.enabled, true) THEN 'off'::text
+            ELSE 'triggers'::text
+        END AS capture,
+    triggers.n AS triggers,
+    c.reconcile_after IS NOT NULL AS reconcile_pending,
+    c.swept_to,
+    ( SELECT count(*) AS count
+           FROM recsys.item_failure f
+          WHERE f.model = m.name AND f.retry_at IS NOT NULL) AS retrying,
+    ( SELECT count(*) AS count
+           FROM recsys.item_failure f
+          WHERE f.model = m.name AND f.retry_at IS NULL) AS dead_letters,
+    ( SELECT count(*) AS count
+           FROM recsys.worker w
+          WHERE w.seen_at > (now() - '00:01:00'::interval)) AS workers
+   FROM recsys.model m
+     LEFT JOIN recsys.capture c ON c.model = m.name
+     CROSS JOIN LATERAL ( SELECT count(*) AS n
+           FROM ( SELECT
+                   FROM recsys.item_change i_1
+                  WHERE i_1.model = m.name
+                 LIMIT 10001) i) waiting
+     CROSS JOIN LATERAL ( SELECT min(first.changed_at) AS changed_at
+           FROM generate_series(0, 63) g(g)
+             CROSS JOIN LATERAL ( SELECT i.changed_at
+                   FROM recsys.item_change i
+                  WHERE i.model = m.name AND i.bucket = g.g::smallint
+                  ORDER BY i.id
+                 LIMIT 1) first) oldest
+     CROSS JOIN LATERAL ( SELECT count(*) AS n
+           FROM pg_trigger t
+             JOIN pg_proc p ON p.oid = t.tgfoid
+          WHERE p.pronamespace = 'recsys'::regnamespace::oid AND p.proname ~ (('^_capture__'::text || m.name) || '__[0-9a-f]{8}$'::text) AND t.tgparentid = 0::oid) triggers;
+comment on view recsys.change_status is 'Per model: how many changes wait for the workers, how long the oldest has waited, failures, workers.';
+
+create view recsys.dead_letter as
+ SELECT model,
+    number,
+    item_id,
+    attempts,
+    error,
+    since,
+    failed_at
+   FROM recsys.item_failure f
+  WHERE retry_at IS NULL;
+comment on view recsys.dead_letter is 'Items whose vector could not be made and is not tried again by itself: the error, since when. ''recsys retry'' tries again.';
+
+create view recsys.experiment_health as
+ SELECT e.name AS experiment,
+    h.arm,
+    h.share,
+    h.users,
+    h.expected,
+    h.first_exposure_at,
+    h.last_exposure_at,
+    h.sample_ratio_p,
+    h.mismatch
+   FROM recsys.experiment e
+     CROSS JOIN LATERAL recsys.experiment_health_at(e.name) h(arm, share, users, expected, first_exposure_at, last_exposure_at, sample_ratio_p, mismatch)
+  WHERE e.state <> 'draft'::text;
+comment on view recsys.experiment_health is 'Users per arm of every started experiment now, against the plan: a mismatch makes every result worthless.';
+
+create view recsys.experiment_result as
+ SELECT e.name AS experiment,
+    r.metric,
+    r.is_primary,
+    r.arm,
+    r.is_control,
+    r.users,
+    r.mean,
+    r.difference,
+    r.se,
+    r.low,
+    r.high,
+    r.sequence_low,
+    r.sequence_high,
+    r.lift,
+    r.lift_low,
+    r.lift_high,
+    r.lift_sequence_low,
+    r.lift_sequence_high,
+    r.p_value,
+    r.p_adjusted,
+    r.sequential_p,
+    r.sequential_p_adjusted,
+    r.variance_reduction,
+    r.note
+   FROM recsys.experiment e
+     CROSS JOIN LATERAL recsys.experiment_result_at(e.name) r(metric, is_primary, arm, is_control, users, mean, difference, se, low, high, sequence_low, sequence_high, lift, lift_low, lift_high, lift_sequence_low, lift_sequence_high, p_value, p_adjusted, sequential_p, sequential_p_adjusted, variance_reduction, note)
+  WHERE e.state <> 'draft'::text;
+comment on view recsys.experiment_result is 'Results of every started experiment now: per metric and arm its mean, its lift over the control, intervals, p-values.';
+
+create view recsys.experiment_status as
+ SELECT name AS experiment,
+    model,
+    state,
+    traffic,
+    ( SELECT string_agg(format('%s=%s:%s%s'::text, a.arm, a.number, a.share::double precision,
+                CASE
+                    WHEN a.is_control THEN '*'::text
+                    ELSE ''::text
+                END), ' '::text ORDER BY a.is_control DESC, a.arm) AS string_agg
+           FROM recsys.experiment_arm a
+          WHERE a.experiment = e.name) AS arms,
+    primary_metric,
+    alpha,
+    expected_users,
+    covariate_days,
+    hypothesis,
+    created_at,
+    created_by,
+    started_at,
+    stopped_at,
+    reason
+   FROM recsys.experiment e
+  ORDER BY created_at DESC, name;
+comment on view recsys.experiment_status is 'Every experiment with its arms as arm=version:share, the control marked by a star.';
+
+create view recsys.impression_item as
+ SELECT i.request_id,
+    i.model,
+    i.version,
+    i.occurred_at,
+    i.user_id,
+    i.unit,
+    i.page_offset + s.place::integer AS "position",
+    s.item_id,
+    s.score,
+    COALESCE(i.channels[s.place], i.channels[1]) AS channel,
+    i.experiment,
+    i.arm
+   FROM recsys.impression i
+     CROSS JOIN LATERAL UNNEST(i.item_ids, i.scores) WITH ORDINALITY s(item_id, score, place);
+comment on view recsys.impression_item is 'Every item of every logged answer, with its position (from 1), score and channel.';
+
+create view recsys.rollout_status as
+ SELECT r.model,
+    r.number,
+        CASE
+            WHEN r.candidate THEN 'candidate'::text
+            ELSE 'base'::text
+        END AS role,
+    r.percent,
+    a.steps AS ramp_steps,
+    a.step AS ramp_step,
+    a.every AS ramp_every,
+    a.next_at AS ramp_next_at
+   FROM recsys.rollout r
+     LEFT JOIN recsys.ramp a ON a.model = r.model AND a.number = r.number;
+comment on view recsys.rollout_status is 'Which version answers which share of the users, and the ramp that raises it.';
 
 create view recsys.switch_log as
  SELECT model,
@@ -112,6 +612,32 @@ create view recsys.switch_log as
    FROM recsys.promotion p
   ORDER BY id DESC;
 comment on view recsys.switch_log is 'Every switch: from which version, to which (null: serving stopped), when, by whom, why.';
+
+create view recsys.version_comparison as
+ SELECT c.id AS comparison,
+    c.model,
+    c.number,
+    c.base_number,
+    c.created_at,
+    c.created_by,
+    c.cutoff,
+    c.users,
+    c.hits,
+    c.k,
+    c.sample_percent,
+    c.limited,
+    c.passed,
+    c.verdict,
+    metric.key AS metric,
+    (metric.value ->> 'base'::text)::double precision AS base,
+    (metric.value ->> 'candidate'::text)::double precision AS candidate,
+    (metric.value ->> 'difference'::text)::double precision AS difference,
+    (metric.value ->> 'low'::text)::double precision AS low,
+    (metric.value ->> 'high'::text)::double precision AS high,
+    (metric.value ->> 'popular'::text)::double precision AS popular
+   FROM recsys.comparison c
+     CROSS JOIN LATERAL jsonb_each(c.metrics) metric(key, value);
+comment on view recsys.version_comparison is 'Every comparison of two versions, one row per metric: base, candidate, difference and its 95 % interval.';
 
 create view recsys.version_metric as
  SELECT v.model,
@@ -133,6 +659,81 @@ create view recsys.version_metric as
             ELSE '{}'::jsonb
         END) metric(key, value);
 comment on view recsys.version_metric is 'Offline metrics of every version beside the popularity floors: one row per slice, method and metric.';
+
+create view recsys.version_outcome as
+ WITH led AS (
+         SELECT i.request_id,
+            i.model,
+            i.version,
+            (i.occurred_at AT TIME ZONE 'UTC'::text)::date AS day,
+            o.kind,
+            sum(o.value) AS value,
+            bool_or(COALESCE(o.kind = best.kind, o.value IS NOT NULL)) AS converted
+           FROM recsys.outcome o
+             JOIN recsys.impression i ON i.request_id = o.request_id AND i.model = o.model AND (o.item_id = ANY (i.item_ids))
+             LEFT JOIN LATERAL ( SELECT w.key AS kind
+                   FROM recsys.model_version v
+                     CROSS JOIN LATERAL jsonb_each_text((v.spec -> 'interactions'::text) -> 'weights'::text) w(key, value)
+                  WHERE v.model = i.model AND v.number = i.version
+                  ORDER BY (w.value::double precision) DESC, w.key
+                 LIMIT 1) best ON true
+          GROUP BY i.request_id, i.model, i.version, i.occurred_at, o.kind
+        ), answers AS (
+         SELECT l.request_id,
+            bool_or(l.converted) AS converted,
+            sum(l.value) AS value
+           FROM led l
+          GROUP BY l.request_id
+        ), kinds AS (
+         SELECT k_1.model,
+            k_1.version,
+            k_1.day,
+            jsonb_object_agg(k_1.kind, k_1.answers) AS outcomes
+           FROM ( SELECT l.model,
+                    l.version,
+                    l.day,
+                    l.kind,
+                    count(DISTINCT l.request_id) AS answers
+                   FROM led l
+                  GROUP BY l.model, l.version, l.day, l.kind) k_1
+          GROUP BY k_1.model, k_1.version, k_1.day
+        ), days AS (
+         SELECT i.model,
+            i.version,
+            (i.occurred_at AT TIME ZONE 'UTC'::text)::date AS day,
+            count(*) AS impressions,
+            count(DISTINCT i.unit) AS users,
+            count(a.request_id) AS clicks,
+            count(*) FILTER (WHERE a.converted) AS conversions,
+            COALESCE(sum(a.value), 0::numeric) AS value,
+            count(*) FILTER (WHERE i.error IS NOT NULL) AS errors,
+            count(*) FILTER (WHERE i.degraded IS NOT NULL) AS degraded,
+            count(*) FILTER (WHERE i.error IS NULL AND cardinality(i.item_ids) < i.k) AS short_pages,
+            percentile_cont(0.5::double precision) WITHIN GROUP (ORDER BY (i.took_ms::double precision)) AS p50_ms,
+            percentile_cont(0.99::double precision) WITHIN GROUP (ORDER BY (i.took_ms::double precision)) AS p99_ms
+           FROM recsys.impression i
+             LEFT JOIN answers a ON a.request_id = i.request_id
+          GROUP BY i.model, i.version, ((i.occurred_at AT TIME ZONE 'UTC'::text)::date)
+        )
+ SELECT d.model,
+    d.version,
+    d.day,
+    d.impressions,
+    d.users,
+    d.clicks,
+    d.clicks::double precision / d.impressions::double precision AS ctr,
+    d.conversions,
+    d.conversions::double precision / d.impressions::double precision AS conversion,
+    d.value,
+    k.outcomes,
+    d.errors::double precision / d.impressions::double precision AS error_share,
+    d.degraded::double precision / d.impressions::double precision AS degraded_share,
+    d.short_pages::double precision / d.impressions::double precision AS short_page_share,
+    d.p50_ms,
+    d.p99_ms
+   FROM days d
+     LEFT JOIN kinds k ON k.model = d.model AND k.day = d.day AND NOT k.version IS DISTINCT FROM d.version;
+comment on view recsys.version_outcome is 'What each version showed per day, and what came of it: clicks, conversions, value, errors, latency.';
 
 create view recsys.version_status as
  SELECT v.model,
@@ -158,12 +759,177 @@ create view recsys.version_status as
     v.created_at,
     v.created_by,
     v.ready_at,
-    v.error
+    v.error,
+    COALESCE(r.candidate, false) AS candidate,
+    v.trained_until,
+    v.last_served_at,
+    v.retired_at,
+    ( SELECT count(*) AS count
+           FROM recsys.item_failure f
+          WHERE f.model = v.model AND f.number = v.number) AS failed_items
    FROM recsys.model_version v
      LEFT JOIN recsys.rollout r ON r.model = v.model AND r.number = v.number;
 comment on view recsys.version_status is 'Every model version: state, share of users, backfill progress, coverage, index calibration, size.';
 
 -- functions
+
+CREATE OR REPLACE FUNCTION recsys._assign(p_model text, p_unit text)
+ RETURNS integer
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO '$user', 'public', 'pg_temp'
+AS $function$
+declare
+    running record;
+    place   integer;
+    wanted  integer;
+begin
+    select e.name, e.salt, e.traffic into running
+    from recsys.experiment as e where e.model = p_model and e.state = 'running';
+    if found and p_unit is not null
+       and recsys._bucket(running.salt || ':traffic', p_unit) < running.traffic * 100 then
+        place := recsys._bucket(running.salt, p_unit);
+        select arms.number into wanted
+        from (select a.number, sum(a.share) over (order by a.arm collate "C") * 100 as upper
+              from recsys.experiment_arm as a where a.experiment = running.name) as arms
+        where place < arms.upper
+        order by arms.upper limit 1;
+        if wanted is not null then
+            return wanted;
+        end if;
+    end if;
+    return (select r.number
+            from recsys.model as m join recsys.rollout as r on r.model = m.name
+            where m.name = p_model
+              and (not r.candidate or recsys._bucket(m.salt, p_unit) < r.percent * 100)
+            order by r.candidate desc limit 1);
+end
+$function$
+;
+comment on function recsys._assign(text,text) is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._audit(p_model text, p_number integer, p_kind text, p_before jsonb, p_after jsonb, p_reason text DEFAULT ''::text, p_numbers jsonb DEFAULT '{}'::jsonb)
+ RETURNS void
+ LANGUAGE sql
+AS $function$
+    insert into recsys.audit (model, number, kind, before, after, reason, numbers)
+    values (p_model, p_number, p_kind, p_before, p_after, coalesce(p_reason, ''), coalesce(p_numbers, '{}'))
+$function$
+;
+comment on function recsys._audit(text,integer,text,jsonb,jsonb,text,jsonb) is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._audit_state()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO '$user', 'public', 'pg_temp'
+AS $function$
+declare
+    before recsys.model_version := case when tg_op <> 'INSERT' then old end;
+    after  recsys.model_version := case when tg_op <> 'DELETE' then new end;
+begin
+    if after.state is distinct from before.state then
+        perform recsys._audit(
+            coalesce(after.model, before.model), coalesce(after.number, before.number), 'state',
+            to_jsonb(before.state), to_jsonb(after.state), coalesce(after.error, ''),
+            recsys._numbers(coalesce(after.model, before.model), coalesce(after.number, before.number)));
+    end if;
+    return null;
+end
+$function$
+;
+comment on function recsys._audit_state() is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._bilinear(a double precision[], cov double precision[], b double precision[])
+ RETURNS double precision
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE STRICT
+RETURN (SELECT sum((((_bilinear.a)[i.i] * (_bilinear.cov)[(((4 * i.i) + j.j) - 4)]) * (_bilinear.b)[j.j])) AS sum FROM (generate_series(1, 4) i(i) CROSS JOIN generate_series(1, 4) j(j)))
+;
+comment on function recsys._bilinear(double precision[],double precision[],double precision[]) is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._bucket(salt text, unit text)
+ RETURNS integer
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE STRICT
+RETURN (((((('x'::text || "left"(encode(sha256(convert_to(((salt || ':'::text) || unit), 'UTF8'::name)), 'hex'::text), 8)))::bit(32))::bigint * 10000) >> 32))::integer
+;
+comment on function recsys._bucket(text,text) is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._check_experiment(p_name text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO '$user', 'public', 'pg_temp'
+AS $function$
+declare
+    e       recsys.experiment;
+    arms    record;
+    wrong   record;
+begin
+    select * into e from recsys.experiment where name = p_name;
+    select count(*) as n, sum(a.share) as total, count(*) filter (where a.is_control) as controls,
+           count(a.number) as numbered
+    into arms from recsys.experiment_arm as a where a.experiment = p_name;
+    if arms.n < 2 or arms.controls <> 1 or arms.numbered < arms.n then
+        raise exception 'experiment % needs two arms or more, each with a version, and exactly one control', p_name
+            using errcode = 'object_not_in_prerequisite_state',
+                  hint = format('It has %s arms, %s of them controls.', arms.n, arms.controls);
+    elsif arms.total <> 100 then
+        raise exception 'the shares of experiment % add up to %, not 100', p_name, arms.total
+            using errcode = 'object_not_in_prerequisite_state', hint = 'Create it again with other shares.';
+    elsif not exists (select from recsys.experiment_metric as m
+                      where m.experiment = p_name and m.metric = e.primary_metric) then
+        raise exception 'experiment % does not measure its primary metric %', p_name, e.primary_metric
+            using errcode = 'object_not_in_prerequisite_state', hint = 'Create it again with that metric.';
+    end if;
+    -- Locked, so that none is retired or dropped before this commits.
+    for wrong in
+        select a.arm, a.number, v.state
+        from recsys.experiment_arm as a
+        left join lateral (select v.state from recsys.model_version as v
+                           where v.model = e.model and v.number = a.number for update) as v on true
+        where a.experiment = p_name and v.state is distinct from 'ready' and v.state is distinct from 'serving'
+        order by a.arm
+    loop
+        raise exception 'arm % of experiment % needs version % of model %, which %', wrong.arm, p_name, wrong.number,
+            e.model, coalesce('is ' || wrong.state || ', not ready', 'does not exist')
+            using errcode = 'object_not_in_prerequisite_state',
+                  hint = format('''recsys versions %s'' shows the versions; ''recsys backfill %s %s'' makes one ready.',
+                                e.model, e.model, wrong.number);
+    end loop;
+end
+$function$
+;
+comment on function recsys._check_experiment(text) is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._check_gate(p_model text, p_number integer, p_base integer)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO '$user', 'public', 'pg_temp'
+AS $function$
+declare
+    newest   record;
+    ready_at timestamptz := (select v.ready_at from recsys.model_version as v
+                             where v.model = p_model and v.number = p_number);
+begin
+    select * into newest from recsys.comparison as c
+    where c.model = p_model and c.number = p_number and c.base_number = p_base and not c.limited
+      and c.created_at >= ready_at
+    order by c.id desc limit 1;
+    if not found then
+        raise exception 'version % of model % was not compared with version %, which serves', p_number, p_model, p_base
+            using errcode = 'object_not_in_prerequisite_state',
+                  hint = format('Run ''recsys compare %s %s'', or promote with --force --reason ''...''.', p_model, p_number);
+    end if;
+    if not newest.passed then
+        raise exception 'version % of model % did not pass its comparison with version %: %',
+            p_number, p_model, p_base, newest.verdict
+            using errcode = 'object_not_in_prerequisite_state',
+                  hint = 'Train again, or promote with --force --reason ''...''; the audit keeps both.';
+    end if;
+end
+$function$
+;
+comment on function recsys._check_gate(text,integer,integer) is NULL;
 
 CREATE OR REPLACE FUNCTION recsys._check_k(k integer)
  RETURNS void
@@ -181,6 +947,151 @@ $function$
 ;
 comment on function recsys._check_k(integer) is NULL;
 
+CREATE OR REPLACE FUNCTION recsys._check_promotable(p_model text, p_number integer)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO '$user', 'public', 'pg_temp'
+AS $function$
+declare
+    target recsys.model_version;
+begin
+    select * into target from recsys.model_version where model = p_model and number = p_number for update;
+    if not found then
+        raise exception 'model % has no version %', p_model, p_number
+            using errcode = 'invalid_parameter_value',
+                  hint = format('''recsys versions %s'' lists them.', p_model);
+    end if;
+    if target.state not in ('ready', 'serving') then
+        raise exception 'version % of model % is %, not ready', p_number, p_model, target.state
+            using errcode = 'object_not_in_prerequisite_state',
+                  hint = case target.state
+                      when 'failed' then format('%s. Train a new one: recsys train %s', coalesce(target.error, 'Its artifacts are wrong'), p_model)
+                      when 'retired' then format('It no longer follows the source; ''recsys backfill %s %s'' brings it back.', p_model, p_number)
+                      else format('Run ''recsys backfill %s %s'' first.', p_model, p_number) end;
+    end if;
+end
+$function$
+;
+comment on function recsys._check_promotable(text,integer) is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._check_unused(p_model text, p_number integer)
+ RETURNS void
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO '$user', 'public', 'pg_temp'
+AS $function$
+declare
+    experiment text := recsys._experiment_uses(p_model, p_number);
+begin
+    if experiment is not null then
+        raise exception 'experiment % assigns users to version % of model %', experiment, p_number, p_model
+            using errcode = 'object_not_in_prerequisite_state',
+                  hint = format('Stop it first: recsys experiment stop %s', experiment);
+    end if;
+end
+$function$
+;
+comment on function recsys._check_unused(text,integer) is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._chi_square_tail(statistic double precision, df integer)
+ RETURNS double precision
+ LANGUAGE plpgsql
+ IMMUTABLE PARALLEL SAFE STRICT
+ SET search_path TO '$user', 'public', 'pg_temp'
+AS $function$
+declare
+    half  float8 := statistic / 2;
+    odd   float8 := df % 2;
+    tail  float8 := 0;
+    term  float8;  -- logarithm of half ^ power / gamma(power + 1) * exp(-half)
+    power float8 := odd / 2;
+begin
+    if half <= 0 then
+        return 1;
+    end if;
+    if odd = 1 then
+        tail := erfc(sqrt(half));
+        term := ln(half) / 2 - ln(pi()) / 2 + ln(2::float8) - half;
+    else
+        term := -half;
+    end if;
+    for step in 1..df / 2 loop
+        tail := tail + exp(greatest(term, -700));
+        power := power + 1;
+        term := term + ln(half) - ln(power);
+    end loop;
+    return least(tail, 1);
+end
+$function$
+;
+comment on function recsys._chi_square_tail(double precision,integer) is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._claim_changes(p_model text, p_limit integer)
+ RETURNS TABLE(item_id text, changed_at timestamp with time zone)
+ LANGUAGE plpgsql
+ SET search_path TO '$user', 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+declare
+    next_bucket smallint;
+    ids         text[] := '{}';
+    times       timestamptz[] := '{}';
+    taken       text[];
+    taken_at    timestamptz[];
+begin
+    for next_bucket in
+        select b.bucket
+        from (select g::smallint as bucket,
+                     (select min(c.id) from recsys.item_change as c where c.model = p_model and c.bucket = g::smallint) as oldest
+              from generate_series(0, 63) as g) as b
+        where b.oldest is not null
+        order by b.oldest
+    loop
+        continue when not pg_try_advisory_xact_lock(hashtext('recsys.items.' || p_model), next_bucket);
+        with due as (
+            select c.ctid as place
+            from recsys.item_change as c
+            where c.model = p_model and c.bucket = next_bucket
+            order by c.id
+            limit p_limit - cardinality(ids)
+            for update skip locked
+        ), deleted as (
+            delete from recsys.item_change as c using due where c.ctid = due.place
+            returning c.item_id, c.changed_at
+        )
+        select array_agg(d.item_id), array_agg(d.changed_at) into taken, taken_at from deleted as d;
+        ids := ids || coalesce(taken, '{}');
+        times := times || coalesce(taken_at, '{}');
+        exit when cardinality(ids) >= p_limit;
+    end loop;
+    return query
+    select u.item_id, min(u.changed_at) from unnest(ids, times) as u(item_id, changed_at) group by u.item_id;
+end
+$function$
+;
+comment on function recsys._claim_changes(text,integer) is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._critical_value(alpha double precision)
+ RETURNS double precision
+ LANGUAGE plpgsql
+ IMMUTABLE PARALLEL SAFE STRICT
+ SET search_path TO '$user', 'public', 'pg_temp'
+AS $function$
+declare
+    z    float8 := 0;
+    step float8;
+begin
+    for i in 1..100 loop
+        step := (erfc(z / sqrt(2::float8)) - alpha) / (sqrt(2::float8 / pi()) * exp(-z * z / 2));
+        z := z + step;
+        exit when abs(step) < 1e-13;
+    end loop;
+    return z;
+end
+$function$
+;
+comment on function recsys._critical_value(double precision) is NULL;
+
 CREATE OR REPLACE FUNCTION recsys._direction(embedding public.halfvec)
  RETURNS public.halfvec
  LANGUAGE sql
@@ -190,6 +1101,290 @@ AS $function$
 $function$
 ;
 comment on function recsys._direction(public.halfvec) is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._drop_old_partitions(p_keep interval)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO '$user', 'public', 'pg_temp'
+ SET lock_timeout TO '100ms'
+ SET "TimeZone" TO 'UTC'
+AS $function$
+declare
+    dropped integer := 0;
+    place   text;
+begin
+    if p_keep is null or p_keep < interval '1 day' then
+        raise exception 'impressions are kept for at least a day, got %', p_keep
+            using errcode = 'invalid_parameter_value';
+    end if;
+    delete from recsys.impression_default where occurred_at not between now() - p_keep and now() + p_keep;
+    delete from recsys.outcome_default where occurred_at not between now() - p_keep and now() + p_keep;
+    for place in
+        select c.relname
+        from pg_catalog.pg_inherits as i
+        join pg_catalog.pg_class as c on c.oid = i.inhrelid
+        where i.inhparent in ('recsys.impression'::regclass, 'recsys.outcome'::regclass)
+          and c.relname ~ '^(impression|outcome)_[0-9]{8}$'
+          and to_date(right(c.relname, 8), 'YYYYMMDD') + 1 <= now() - p_keep
+        order by right(c.relname, 8), c.relname
+    loop
+        begin
+            execute format('drop table recsys.%I', place);
+            dropped := dropped + 1;
+        exception
+            when lock_not_available or deadlock_detected then
+                exit;
+            when insufficient_privilege then
+                raise warning 'partition recsys.% belongs to another role and stays', place
+                    using hint = 'select recsys._grant_core(); as the role that migrates.';
+        end;
+    end loop;
+    return dropped;
+end
+$function$
+;
+comment on function recsys._drop_old_partitions(interval) is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._end_ramp(p_model text, p_reason text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SET search_path TO '$user', 'public', 'pg_temp'
+AS $function$
+declare
+    ended recsys.ramp;
+begin
+    delete from recsys.ramp where model = p_model returning * into ended;
+    if ended.model is null then
+        return false;
+    end if;
+    perform recsys._audit(p_model, ended.number, 'ramp', to_jsonb(ended), null, p_reason);
+    return true;
+end
+$function$
+;
+comment on function recsys._end_ramp(text,text) is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._experiment_frozen()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO '$user', 'public', 'pg_temp'
+AS $function$
+declare
+    changed text := coalesce(to_jsonb(new), to_jsonb(old)) ->> case tg_table_name when 'experiment' then 'name' else 'experiment' end;
+begin
+    if exists (select from recsys.experiment as e where e.name = changed and e.state <> 'draft') then
+        raise exception 'experiment % has started: its arms, metrics and settings stay as they are', changed
+            using errcode = 'object_not_in_prerequisite_state',
+                  hint = 'Stop it and create another one.';
+    end if;
+    return coalesce(new, old);
+end
+$function$
+;
+comment on function recsys._experiment_frozen() is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._experiment_keep(p_name text)
+ RETURNS void
+ LANGUAGE sql
+AS $function$
+    select recsys._audit(
+        e.model, null, 'experiment', jsonb_build_object('state', e.state),
+        jsonb_build_object('experiment', e.name, 'state', e.state), 'results',
+        (select jsonb_object_agg(r.metric || ' ' || r.arm, jsonb_strip_nulls(to_jsonb(r) - 'metric' - 'arm'))
+         from recsys.experiment_result_at(e.name, now()) as r))
+    from recsys.experiment as e where e.name = p_name
+$function$
+;
+comment on function recsys._experiment_keep(text) is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._experiment_moment(p_experiment text, p_until timestamp with time zone)
+ RETURNS TABLE(metric text, arm text, users bigint, mean double precision[], cov double precision[])
+ LANGUAGE sql
+ STABLE
+AS $function$
+    select m.metric, m.arm, m.users, array[m.n, m.d, m.x, m.w],
+           case when m.users < 2 then array_fill(0::float8, array[16])
+                else array[m.nn, m.nd, m.nx, m.nw, m.nd, m.dd, m.dx, m.dw,
+                           m.nx, m.dx, m.xx, m.xw, m.nw, m.dw, m.xw, m.ww] end
+    from (
+        select u.metric, u.arm, count(*) as users,
+               avg(u.numerator) as n, avg(u.denominator) as d,
+               avg(u.covariate) as x, avg(u.covariate_denominator) as w,
+               var_samp(u.numerator) as nn, covar_samp(u.numerator, u.denominator) as nd,
+               covar_samp(u.numerator, u.covariate) as nx, covar_samp(u.numerator, u.covariate_denominator) as nw,
+               var_samp(u.denominator) as dd, covar_samp(u.denominator, u.covariate) as dx,
+               covar_samp(u.denominator, u.covariate_denominator) as dw,
+               var_samp(u.covariate) as xx, covar_samp(u.covariate, u.covariate_denominator) as xw,
+               var_samp(u.covariate_denominator) as ww
+        from recsys._experiment_unit(p_experiment, p_until) as u
+        group by grouping sets ((u.metric, u.arm), (u.metric))
+    ) as m
+$function$
+;
+comment on function recsys._experiment_moment(text,timestamp with time zone) is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._experiment_start(p_name text, p_reason text DEFAULT ''::text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO '$user', 'public', 'pg_temp'
+ SET lock_timeout TO '5s'
+AS $function$
+declare
+    e      recsys.experiment;
+    other  text;
+begin
+    -- The model's row orders this with every switch of the model.
+    perform from recsys.model as m
+    where m.name = (select x.model from recsys.experiment as x where x.name = p_name) for update;
+    select * into e from recsys.experiment where name = p_name for update;
+    if not found then
+        raise exception 'unknown experiment %', p_name
+            using errcode = 'invalid_parameter_value', hint = '''recsys experiment list'' lists them.';
+    elsif e.state <> 'draft' then
+        raise exception 'experiment % is % already', p_name, e.state
+            using errcode = 'object_not_in_prerequisite_state',
+                  hint = 'An experiment runs once; create another one to measure again.';
+    end if;
+    select x.name into other from recsys.experiment as x where x.model = e.model and x.state = 'running';
+    if other is not null then
+        raise exception 'experiment % of model % is running', other, e.model
+            using errcode = 'object_not_in_prerequisite_state',
+                  hint = format('Stop it first: recsys experiment stop %s', other);
+    end if;
+    perform recsys._check_experiment(p_name);
+    update recsys.experiment set state = 'running', started_at = now() where name = p_name;
+    update recsys.model set generation = generation + 1 where name = e.model;
+    perform recsys._audit(
+        e.model, null, 'experiment', '{"state": "draft"}',
+        jsonb_build_object('experiment', p_name, 'state', 'running', 'traffic', e.traffic, 'arms',
+            (select jsonb_object_agg(a.arm, jsonb_build_object('number', a.number, 'share', a.share))
+             from recsys.experiment_arm as a where a.experiment = p_name)),
+        p_reason, '{}');
+end
+$function$
+;
+comment on function recsys._experiment_start(text,text) is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._experiment_stop(p_name text, p_reason text DEFAULT ''::text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO '$user', 'public', 'pg_temp'
+ SET lock_timeout TO '5s'
+AS $function$
+declare
+    e recsys.experiment;
+begin
+    perform from recsys.model as m
+    where m.name = (select x.model from recsys.experiment as x where x.name = p_name) for update;
+    select * into e from recsys.experiment where name = p_name for update;
+    if not found then
+        raise exception 'unknown experiment %', p_name
+            using errcode = 'invalid_parameter_value', hint = '''recsys experiment list'' lists them.';
+    elsif e.state <> 'running' then
+        raise exception 'experiment % is %, not running', p_name, e.state
+            using errcode = 'object_not_in_prerequisite_state',
+                  hint = case e.state when 'draft' then format('Start it: recsys experiment start %s', p_name)
+                                      else 'Nothing is left to stop.' end;
+    end if;
+    update recsys.experiment set state = 'stopped', stopped_at = now(), reason = coalesce(p_reason, '')
+    where name = p_name;
+    update recsys.model set generation = generation + 1 where name = e.model;
+    perform recsys._audit(
+        e.model, null, 'experiment', '{"state": "running"}',
+        jsonb_build_object('experiment', p_name, 'state', 'stopped'), p_reason, '{}');
+end
+$function$
+;
+comment on function recsys._experiment_stop(text,text) is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._experiment_unit(p_experiment text, p_until timestamp with time zone)
+ RETURNS TABLE(metric text, arm text, unit text, numerator double precision, denominator double precision, covariate double precision, covariate_denominator double precision)
+ LANGUAGE sql
+ STABLE
+AS $function$
+    with e as (
+        select x.model, x.started_at, x.started_at - make_interval(days => x.covariate_days) as past,
+               least(p_until, x.stopped_at) as until
+        from recsys.experiment as x
+        where x.name = p_experiment and x.started_at is not null
+    ), exposed as (
+        select x.unit, x.arm, x.first_at
+        from recsys.exposure as x
+        where x.experiment = p_experiment and x.first_at < (select e.until from e)
+    ), wanted as (
+        select m.metric, s.side, split_part(s.measure, '(', 1) as measure,
+               rtrim(split_part(s.measure, '(', 2), ')') as kind
+        from recsys.experiment_metric as m
+        cross join lateral (values ('numerator', m.numerator), ('denominator', m.denominator)) as s (side, measure)
+        where m.experiment = p_experiment
+    ), shown as (
+        -- Times come as sub-selects, not joins: the planner then skips the partitions outside.
+        select x.unit,
+               count(*) filter (where i.occurred_at >= (select e.started_at from e)) as answers,
+               sum(cardinality(i.item_ids)) filter (where i.occurred_at >= (select e.started_at from e)) as items,
+               count(*) filter (where i.occurred_at < (select e.started_at from e)) as past_answers,
+               sum(cardinality(i.item_ids)) filter (where i.occurred_at < (select e.started_at from e)) as past_items
+        from recsys.impression as i
+        join exposed as x on x.unit = i.unit
+        where i.model = (select e.model from e) and i.error is null
+          and i.occurred_at >= (select e.past from e) and i.occurred_at < (select e.until from e)
+          and (i.occurred_at >= x.first_at or i.occurred_at < (select e.started_at from e) or i.experiment = p_experiment)
+          and exists (select from wanted as w where w.measure in ('impressions', 'items'))
+        group by x.unit
+    ), done as (
+        select w.metric, w.side, x.unit,
+               count(*) filter (where o.occurred_at >= (select e.started_at from e)) as n,
+               sum(o.value) filter (where o.occurred_at >= (select e.started_at from e)) as total,
+               count(*) filter (where o.occurred_at < (select e.started_at from e)) as past_n,
+               sum(o.value) filter (where o.occurred_at < (select e.started_at from e)) as past_total
+        from recsys.outcome as o
+        join exposed as x on x.unit = o.user_id
+        join wanted as w on w.measure in ('count', 'any', 'sum') and w.kind in (o.kind, '*')
+        where o.model = (select e.model from e)
+          and o.occurred_at >= (select e.past from e) and o.occurred_at < (select e.until from e)
+          and (o.occurred_at >= x.first_at or o.occurred_at < (select e.started_at from e))
+        group by w.metric, w.side, x.unit
+    ), measured as (
+        select w.metric, w.side, x.arm, x.unit,
+               case w.measure when 'users' then 1
+                              when 'impressions' then coalesce(s.answers, 0)
+                              when 'items' then coalesce(s.items, 0)
+                              when 'count' then coalesce(d.n, 0)
+                              when 'any' then least(coalesce(d.n, 0), 1)
+                              when 'sum' then coalesce(d.total, 0) end::float8 as now,
+               case w.measure when 'users' then 1
+                              when 'impressions' then coalesce(s.past_answers, 0)
+                              when 'items' then coalesce(s.past_items, 0)
+                              when 'count' then coalesce(d.past_n, 0)
+                              when 'any' then least(coalesce(d.past_n, 0), 1)
+                              when 'sum' then coalesce(d.past_total, 0) end::float8 as past
+        from exposed as x
+        cross join wanted as w
+        left join shown as s on s.unit = x.unit
+        left join done as d on d.metric = w.metric and d.side = w.side and d.unit = x.unit
+    )
+    select m.metric, m.arm, m.unit,
+           max(m.now) filter (where m.side = 'numerator'), max(m.now) filter (where m.side = 'denominator'),
+           max(m.past) filter (where m.side = 'numerator'), max(m.past) filter (where m.side = 'denominator')
+    from measured as m
+    group by m.metric, m.arm, m.unit
+$function$
+;
+comment on function recsys._experiment_unit(text,timestamp with time zone) is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._experiment_uses(p_model text, p_number integer)
+ RETURNS text
+ LANGUAGE sql
+ STABLE
+AS $function$
+    select e.name from recsys.experiment as e
+    join recsys.experiment_arm as a on a.experiment = e.name
+    where e.model = p_model and e.state = 'running' and a.number = p_number
+    limit 1
+$function$
+;
+comment on function recsys._experiment_uses(text,integer) is NULL;
 
 CREATE OR REPLACE FUNCTION recsys._grant_core()
  RETURNS void
@@ -267,6 +1462,140 @@ $function$
 ;
 comment on function recsys._grant_core() is NULL;
 
+CREATE OR REPLACE FUNCTION recsys._grant_part_comparison()
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO '$user', 'public', 'pg_temp'
+AS $function$
+begin
+    revoke all on recsys.comparison, recsys.version_comparison from public;
+    if to_regrole('recsys_analyst') is not null then
+        grant select on recsys.version_comparison to recsys_analyst;
+    end if;
+    if to_regrole('recsys_trainer') is not null then
+        grant select, insert, update, delete on recsys.comparison to recsys_trainer;
+        grant select on recsys.version_comparison to recsys_trainer;
+        revoke trigger, truncate, references on recsys.comparison from recsys_trainer;
+    end if;
+end
+$function$
+;
+comment on function recsys._grant_part_comparison() is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._grant_part_experiments()
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO '$user', 'public', 'pg_temp'
+AS $function$
+declare
+    routine regprocedure;
+begin
+    if to_regrole('recsys_app') is not null then
+        grant select on recsys.experiment, recsys.experiment_arm to recsys_app;
+        grant insert on recsys.exposure to recsys_app;
+    end if;
+    if to_regrole('recsys_analyst') is not null then
+        grant select on recsys.experiment_status, recsys.experiment_result, recsys.experiment_health to recsys_analyst;
+        grant execute on function
+            recsys.experiment_result_at(text, timestamptz), recsys.experiment_health_at(text, timestamptz)
+        to recsys_analyst;
+    end if;
+    if to_regrole('recsys_trainer') is not null then
+        grant select, insert, update, delete on
+            recsys.experiment, recsys.experiment_arm, recsys.experiment_metric, recsys.exposure to recsys_trainer;
+        -- A trigger of a trainer would run with the rights of whoever writes.
+        revoke trigger, truncate, references on
+            recsys.experiment, recsys.experiment_arm, recsys.experiment_metric, recsys.exposure from recsys_trainer;
+        if pg_has_role('recsys_trainer', 'usage') and pg_has_role('recsys_trainer', 'set') then
+            for routine in
+                select p.oid::regprocedure from pg_catalog.pg_proc as p
+                where p.pronamespace = 'recsys'::regnamespace
+                  and p.proname in ('experiment_result_at', 'experiment_health_at')
+                  and p.proowner <> to_regrole('recsys_trainer')
+            loop
+                execute format('alter function %s owner to recsys_trainer', routine);
+            end loop;
+        end if;
+    end if;
+end
+$function$
+;
+comment on function recsys._grant_part_experiments() is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._grant_part_impressions()
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO '$user', 'public', 'pg_temp'
+AS $function$
+declare
+    relation regclass;
+    routine  regprocedure;
+begin
+    if to_regrole('recsys_app') is not null then
+        grant insert on recsys.impression, recsys.outcome to recsys_app;
+        grant execute on function recsys._log_answers(json, json) to recsys_app;
+    end if;
+    if to_regrole('recsys_analyst') is not null then
+        grant select on recsys.impression_item, recsys.version_outcome to recsys_analyst;
+    end if;
+    if to_regrole('recsys_trainer') is not null then
+        grant select, insert, update, delete on
+            recsys.impression, recsys.outcome, recsys.retention, recsys.guardrail to recsys_trainer;
+        grant select on recsys.impression_item, recsys.version_outcome to recsys_trainer;
+        revoke trigger, truncate, references on recsys.retention, recsys.guardrail from recsys_trainer;
+        grant execute on function
+            recsys._log_answers(json, json), recsys._make_partitions(integer),
+            recsys._drop_old_partitions(interval),
+            recsys._guard_moments(text, integer[], timestamptz, real) to recsys_trainer;
+        if pg_has_role('recsys_trainer', 'usage') and pg_has_role('recsys_trainer', 'set') then
+            for relation in
+                select c.oid::regclass
+                from unnest(array['recsys.impression'::regclass, 'recsys.outcome'::regclass]) as p (parent)
+                cross join lateral pg_partition_tree(p.parent) as t
+                join pg_catalog.pg_class as c on c.oid = t.relid
+                where c.relowner <> to_regrole('recsys_trainer')
+            loop
+                execute format('alter table %s owner to recsys_trainer', relation);
+            end loop;
+            for routine in
+                select p.oid::regprocedure from pg_catalog.pg_proc as p
+                where p.pronamespace = 'recsys'::regnamespace
+                  and p.proname in ('_make_partitions', '_drop_old_partitions')
+                  and p.proowner <> to_regrole('recsys_trainer')
+            loop
+                execute format('alter function %s owner to recsys_trainer', routine);
+            end loop;
+        end if;
+    end if;
+end
+$function$
+;
+comment on function recsys._grant_part_impressions() is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._grant_part_live()
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO '$user', 'public', 'pg_temp'
+AS $function$
+begin
+    if to_regrole('recsys_app') is not null then
+        grant execute on function recsys._plan(text) to recsys_app;
+        grant select on recsys.capture, recsys.item_change to recsys_app;
+        grant insert on recsys.item_change to recsys_app;
+        grant execute on function recsys._queue_items(text, text[]), recsys._item_bucket(text) to recsys_app;
+    end if;
+    if to_regrole('recsys_analyst') is not null then
+        grant select on recsys.audit_log, recsys.dead_letter, recsys.change_status, recsys.rollout_status to recsys_analyst;
+    end if;
+    if to_regrole('recsys_trainer') is not null then
+        revoke update, delete on recsys.audit from recsys_trainer;
+        grant usage, select on sequence recsys.capture_failure to recsys_trainer;
+    end if;
+end
+$function$
+;
+comment on function recsys._grant_part_live() is NULL;
+
 CREATE OR REPLACE FUNCTION recsys._grant_version(p_suffix text)
  RETURNS void
  LANGUAGE plpgsql
@@ -322,6 +1651,230 @@ $function$
 ;
 comment on function recsys._grant_version(text) is NULL;
 
+CREATE OR REPLACE FUNCTION recsys._guard_moments(p_model text, p_versions integer[], p_since timestamp with time zone, p_slow real)
+ RETURNS TABLE(version integer, metric text, units bigint, answers bigint, mean_x double precision, mean_y double precision, var_x double precision, var_y double precision, cov_xy double precision)
+ LANGUAGE sql
+ STABLE
+ SET work_mem TO '64MB'
+AS $function$
+    with answer as materialized (
+        select
+            i.request_id, i.version, i.unit,
+            i.error is not null as failed,
+            i.degraded is not null as degraded,
+            i.error is null and cardinality(i.item_ids) < i.k as short,
+            coalesce(i.took_ms > p_slow, false) as slow
+        from recsys.impression as i
+        where i.model = p_model and i.version = any (p_versions) and i.occurred_at >= p_since
+          and i.unit is not null and i.experiment is null
+    ),
+    best as (
+        select distinct on (v.number) v.number, w.key as kind
+        from recsys.model_version as v
+        cross join lateral jsonb_each_text(v.spec -> 'interactions' -> 'weights') as w
+        where v.model = p_model and v.number = any (p_versions)
+        order by v.number, w.value::double precision desc, w.key
+    ),
+    led as materialized (
+        select
+            i.request_id,
+            bool_or(coalesce(o.kind = b.kind, o.value is not null)) as converted,
+            coalesce(sum(o.value), 0) as value
+        from recsys.outcome as o
+        join recsys.impression as i
+            on i.request_id = o.request_id and i.model = o.model and o.item_id = any (i.item_ids)
+        left join best as b on b.number = i.version
+        where o.model = p_model and o.request_id is not null and o.occurred_at >= p_since
+          and i.model = p_model and i.version = any (p_versions) and i.occurred_at >= p_since
+        group by i.request_id
+    ),
+    unit as (
+        select
+            a.version, a.unit,
+            count(*) as answers,
+            count(*) filter (where a.failed) as failed,
+            count(*) filter (where a.degraded) as degraded,
+            count(*) filter (where a.short) as short,
+            count(*) filter (where a.slow) as slow,
+            count(l.request_id) as clicked,
+            count(*) filter (where l.converted) as converted,
+            coalesce(sum(l.value), 0) as value
+        from answer as a
+        left join led as l on l.request_id = a.request_id
+        group by a.version, a.unit
+    )
+    select
+        u.version, m.metric, count(*), sum(u.answers)::bigint,
+        avg(m.x), avg(m.y), coalesce(var_samp(m.x), 0), coalesce(var_samp(m.y), 0), coalesce(covar_samp(m.x, m.y), 0)
+    from unit as u
+    cross join lateral (values
+        ('error_rate', u.failed::double precision, u.answers::double precision),
+        ('degraded_rate', u.degraded, u.answers),
+        ('short_page_rate', u.short, u.answers),
+        ('slow_rate', u.slow, u.answers),
+        ('ctr', u.clicked, u.answers),
+        ('conversion', u.converted, u.answers),
+        ('revenue', u.value::double precision, 1.0)
+    ) as m (metric, x, y)
+    group by u.version, m.metric
+$function$
+;
+comment on function recsys._guard_moments(text,integer[],timestamp with time zone,real) is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._hand_over(p_model text, p_number integer, p_stop_serving boolean DEFAULT false)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO '$user', 'public', 'pg_temp'
+ SET lock_timeout TO '5s'
+AS $function$
+declare
+    served    recsys.rollout;
+    successor integer;
+begin
+    perform from recsys.model where name = p_model for update;
+    select * into served from recsys.rollout as r where r.model = p_model and r.number = p_number;
+    if served.number is null then
+        return;
+    end if;
+    if served.candidate then
+        select r.number into successor from recsys.rollout as r where r.model = p_model and not r.candidate;
+    else
+        successor := recsys._previous_version(p_model, p_number);
+    end if;
+    if successor is null and not p_stop_serving then
+        raise exception 'version % of model % is serving and no earlier version can take over', p_number, p_model
+            using errcode = 'object_not_in_prerequisite_state',
+                  hint = format('Promote another version first, or stop serving with ''recsys promote %s none''.', p_model);
+    end if;
+    perform recsys._promote(p_model, successor, 100, format('version %s dropped', p_number), 'drop');
+end
+$function$
+;
+comment on function recsys._hand_over(text,integer,boolean) is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._item_bucket(item_id text)
+ RETURNS smallint
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE STRICT
+RETURN ((hashtextextended((item_id COLLATE "C"), (0)::bigint) & (63)::bigint))::smallint
+;
+comment on function recsys._item_bucket(text) is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._lift(log_ratio double precision)
+ RETURNS double precision
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE STRICT
+RETURN (exp(GREATEST(LEAST(log_ratio, (700)::double precision), ('-700'::integer)::double precision)) - (1)::double precision)
+;
+comment on function recsys._lift(double precision) is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._lock_buckets(p_model text, p_buckets smallint[])
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+declare
+    wanted smallint;
+begin
+    for wanted in select distinct b from unnest(p_buckets) as b order by b loop
+        perform pg_advisory_xact_lock(hashtext('recsys.items.' || p_model), wanted);
+    end loop;
+end
+$function$
+;
+comment on function recsys._lock_buckets(text,smallint[]) is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._log_answers(p_answers json, p_exposures json DEFAULT NULL::json)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO '$user', 'public', 'pg_temp'
+ SET lock_timeout TO '200ms'
+AS $function$
+begin
+    insert into recsys.impression (
+        request_id, model, version, user_id, unit, occurred_at, item_ids, scores, channels, page_offset, k,
+        experiment, arm, context, took_ms, degraded, error)
+    select
+        a.request_id, a.model, a.version, a.user_id, a.unit, a.occurred_at, coalesce(a.item_ids, '{}'),
+        coalesce(a.scores, '{}'), coalesce(a.channels, '{}'), coalesce(a.page_offset, 0), a.k,
+        a.experiment, a.arm, a.context, a.took_ms, a.degraded, a.error
+    from json_to_recordset(p_answers) as a (
+        request_id uuid, model text, version integer, user_id text, unit text, occurred_at timestamptz,
+        item_ids text[], scores real[], channels text[], page_offset integer, k integer,
+        experiment text, arm text, context jsonb, took_ms real, degraded text, error text)
+    on conflict do nothing;
+    if p_exposures is not null then
+        -- In one order, so that two batches cannot wait for each other.
+        insert into recsys.exposure (experiment, unit, arm, first_at)
+        select e.experiment, e.unit, e.arm, e.first_at
+        from json_to_recordset(p_exposures) as e (experiment text, unit text, arm text, first_at timestamptz)
+        order by e.experiment, e.unit
+        on conflict do nothing;
+    end if;
+end
+$function$
+;
+comment on function recsys._log_answers(json,json) is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._make_partitions(p_ahead integer DEFAULT 3)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO '$user', 'public', 'pg_temp'
+ SET lock_timeout TO '500ms'
+ SET "TimeZone" TO 'UTC'
+AS $function$
+declare
+    today  date := now()::date;
+    made   integer := 0;
+    parent text;
+    place  text;
+    days   date;
+    many   bigint;
+begin
+    if p_ahead not between 0 and 60 then
+        raise exception 'days ahead must be between 0 and 60, got %', p_ahead
+            using errcode = 'invalid_parameter_value';
+    end if;
+    if not pg_try_advisory_xact_lock(hashtextextended('recsys partitions', 0)) then
+        return 0;
+    end if;
+    foreach parent in array array['impression', 'outcome'] loop
+        for days in select today + n from generate_series(0, p_ahead) as n loop
+            place := parent || '_' || to_char(days, 'YYYYMMDD');
+            if to_regclass('recsys.' || place) is not null then
+                continue;
+            end if;
+            begin
+                -- Nobody may add a row of the day between the move and the attachment.
+                execute format('lock table recsys.%I in access exclusive mode', parent || '_default');
+                execute format(
+                    'select count(*) from (select from recsys.%I where occurred_at >= %L and occurred_at < %L'
+                    ' limit 100001) as s', parent || '_default', days::timestamptz, (days + 1)::timestamptz)
+                into many;
+                if many > 100000 then
+                    continue;
+                end if;
+                execute format('create table recsys.%I (like recsys.%I including all)', place, parent);
+                execute format(
+                    'with moved as (delete from recsys.%I where occurred_at >= %L and occurred_at < %L returning *)'
+                    ' insert into recsys.%I select * from moved',
+                    parent || '_default', days::timestamptz, (days + 1)::timestamptz, place);
+                execute format(
+                    'alter table recsys.%I attach partition recsys.%I for values from (%L) to (%L)',
+                    parent, place, days::timestamptz, (days + 1)::timestamptz);
+                made := made + 1;
+            exception
+                when lock_not_available or deadlock_detected then
+                    null;  -- the next run tries again; rows meanwhile go to the default partition
+            end;
+        end loop;
+    end loop;
+    return made;
+end
+$function$
+;
+comment on function recsys._make_partitions(integer) is NULL;
+
 CREATE OR REPLACE FUNCTION recsys._next_number(p_model text, p_item_type text, p_user_type text)
  RETURNS integer
  LANGUAGE plpgsql
@@ -352,6 +1905,55 @@ end
 $function$
 ;
 comment on function recsys._next_number(text,text,text) is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._numbers(p_model text, p_number integer)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO '$user', 'public', 'pg_temp'
+AS $function$
+begin
+    return (select jsonb_strip_nulls(jsonb_build_object(
+        'state', v.state,
+        'item_count', v.item_count,
+        'source_count', v.source_count,
+        'ann_recall', v.ann_recall,
+        'ef_search', v.ef_search,
+        'metrics', v.metrics -> 'validation' -> 'model',
+        'backlog', (select count(*) from (select from recsys.item_change as c where c.model = p_model limit 10001) as c),
+        'comparison', (select jsonb_build_object('id', c.id, 'base', c.base_number, 'passed', c.passed, 'verdict', c.verdict)
+                       from recsys.comparison as c where c.model = p_model and c.number = p_number
+                       order by c.id desc limit 1)
+    ))
+    from recsys.model_version as v where v.model = p_model and v.number = p_number);
+end
+$function$
+;
+comment on function recsys._numbers(text,integer) is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._plan(p_model text)
+ RETURNS TABLE(generation bigint, salt text, base integer, candidate integer, percent numeric, experiment jsonb)
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO '$user', 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+begin
+    return query select m.generation, m.salt, b.number, c.number, c.percent,
+        (select jsonb_build_object(
+                    'name', e.name, 'salt', e.salt, 'traffic', e.traffic,
+                    'arms', (select jsonb_agg(jsonb_build_object('arm', a.arm, 'number', a.number, 'share', a.share)
+                                              order by a.arm collate "C")
+                             from recsys.experiment_arm as a where a.experiment = e.name))
+         from recsys.experiment as e where e.model = m.name and e.state = 'running' limit 1)
+    from recsys.model as m
+    left join recsys.rollout as b on b.model = m.name and not b.candidate
+    left join recsys.rollout as c on c.model = m.name and c.candidate
+    where m.name = p_model;
+end
+$function$
+;
+comment on function recsys._plan(text) is NULL;
 
 CREATE OR REPLACE FUNCTION recsys._previous_version(p_model text, p_number integer)
  RETURNS integer
@@ -387,55 +1989,103 @@ $function$
 ;
 comment on function recsys._previous_version(text,integer) is NULL;
 
-CREATE OR REPLACE FUNCTION recsys._promote(p_model text, p_number integer, p_reason text DEFAULT ''::text, p_kind text DEFAULT 'promote'::text)
+CREATE OR REPLACE FUNCTION recsys._promote(p_model text, p_number integer, p_percent numeric DEFAULT 100, p_reason text DEFAULT ''::text, p_kind text DEFAULT 'promote'::text, p_force boolean DEFAULT false, p_ramp boolean DEFAULT false)
  RETURNS integer
  LANGUAGE plpgsql
  SET search_path TO '$user', 'public', 'pg_temp'
  SET lock_timeout TO '5s'
 AS $function$
 declare
-    target   recsys.model_version;
-    previous integer;
+    base      integer;
+    candidate recsys.rollout;
+    before    jsonb := recsys._rollout(p_model);
+    whole     boolean := p_number is null or p_percent = 100;
 begin
     perform from recsys.model where name = p_model for update;
     if not found then
         raise exception 'unknown model %', p_model using errcode = 'invalid_parameter_value';
     end if;
-    select r.number into previous from recsys.rollout as r where r.model = p_model
-    order by r.percent desc limit 1;
-
+    if p_percent is null or p_percent <= 0 or p_percent > 100 or p_percent <> round(p_percent, 2) then
+        raise exception 'percent must be above 0 and up to 100, with at most two decimals, got %', p_percent
+            using errcode = 'invalid_parameter_value',
+                  hint = format('''recsys rollback %s'' takes the users back from a candidate.', p_model);
+    end if;
+    before := recsys._rollout(p_model);
+    select r.number into base from recsys.rollout as r where r.model = p_model and not r.candidate;
+    select * into candidate from recsys.rollout as r where r.model = p_model and r.candidate;
     if p_number is not null then
-        select * into target from recsys.model_version
-        where model = p_model and number = p_number for update;
-        if not found then
-            raise exception 'model % has no version %', p_model, p_number
-                using errcode = 'invalid_parameter_value';
-        end if;
-        if target.state not in ('ready', 'serving') then
-            raise exception 'version % of model % is %, not ready', p_number, p_model, target.state
+        perform recsys._check_promotable(p_model, p_number);
+    end if;
+    if p_kind = 'promote' and p_number is not null then
+        if not whole and base is null then
+            raise exception 'no version of model % serves, so version % has nobody to share the users with', p_model, p_number
                 using errcode = 'object_not_in_prerequisite_state',
-                      hint = format('Run ''recsys backfill %s %s'' first.', p_model, p_number);
+                      hint = format('Promote it to everybody: recsys promote %s %s', p_model, p_number);
+        elsif not whole and p_number = base then
+            raise exception 'version % is the base of model % and answers whom the candidate leaves', p_number, p_model
+                using errcode = 'object_not_in_prerequisite_state',
+                      hint = 'Give the percentage to the other version.';
+        elsif candidate.number is not null and p_number not in (candidate.number, base) then
+            raise exception 'version % of model % is being rolled out (% %%)', candidate.number, p_model, candidate.percent
+                using errcode = 'object_not_in_prerequisite_state',
+                      hint = format('Finish it, ''recsys promote %s %s'', or end it, ''recsys rollback %s''.', p_model, candidate.number, p_model);
+        elsif base is not null and p_number <> base and candidate.number is distinct from p_number and not p_force then
+            perform recsys._check_gate(p_model, p_number, base);
         end if;
     end if;
-    if previous is not distinct from p_number then
-        return previous;
+    if p_number = base and p_kind = 'promote' then
+        p_kind := 'rollback';  -- from the candidate
+    end if;
+    if not p_ramp then
+        perform recsys._end_ramp(p_model, format('ended by a %s', p_kind));
+    end if;
+    if before = (case when p_number is null then '{}'
+                      when whole then jsonb_build_object(p_number, 100)
+                      else jsonb_build_object(base, 100 - p_percent, p_number, p_percent) end) then
+        return base;
     end if;
 
-    update recsys.model_version set state = 'ready'
-    where model = p_model and state = 'serving' and number is distinct from p_number;
-    delete from recsys.rollout where model = p_model;
-    if p_number is not null then
-        update recsys.model_version set state = 'serving' where model = p_model and number = p_number;
-        insert into recsys.rollout (model, number, percent) values (p_model, p_number, 100);
+    if whole then
+        update recsys.model_version set state = 'ready', last_served_at = now()
+        where model = p_model and state = 'serving' and number is distinct from p_number;
+        delete from recsys.rollout where model = p_model;
+        if p_number is not null then
+            insert into recsys.rollout (model, number, percent) values (p_model, p_number, 100);
+        end if;
+    else
+        if candidate.number is null then
+            update recsys.model set salt = left(gen_random_uuid()::text, 8) where name = p_model;
+        end if;
+        insert into recsys.rollout (model, number, percent, candidate) values (p_model, p_number, p_percent, true)
+        on conflict (model, number) do update set percent = excluded.percent;
+        update recsys.rollout set percent = 100 - p_percent where model = p_model and number = base;
     end if;
+    update recsys.model_version set state = 'serving', last_served_at = now()
+    where model = p_model and number = p_number;
     update recsys.model set generation = generation + 1 where name = p_model;
-    insert into recsys.promotion (model, number, from_number, kind, reason)
-    values (p_model, p_number, previous, p_kind, p_reason);
-    return previous;
+    insert into recsys.promotion (model, number, from_number, kind, percent, reason)
+    values (p_model, p_number, base, case when p_kind = 'promote' and not whole then 'percent' else p_kind end, p_percent, p_reason);
+    perform recsys._audit(
+        p_model, p_number, case when p_kind = 'promote' and not whole then 'percent' else p_kind end, before, recsys._rollout(p_model),
+        case when p_force then 'forced: ' else '' end || coalesce(p_reason, ''), recsys._numbers(p_model, p_number));
+    return base;
 end
 $function$
 ;
-comment on function recsys._promote(text,integer,text,text) is NULL;
+comment on function recsys._promote(text,integer,numeric,text,text,boolean,boolean) is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._queue_items(p_model text, p_items text[])
+ RETURNS bigint
+ LANGUAGE sql
+AS $function$
+    with queued as (
+        insert into recsys.item_change (model, bucket, item_id)
+        select p_model, recsys._item_bucket(i), i from (select distinct unnest(p_items) as i) as d where i is not null
+        returning 1
+    ) select count(*) from queued
+$function$
+;
+comment on function recsys._queue_items(text,text[]) is NULL;
 
 CREATE OR REPLACE FUNCTION recsys._register_version(p_model text, p_number integer, p_item_type text, p_user_type text, p_dim integer, p_spec jsonb, p_artifacts jsonb, p_metrics jsonb)
  RETURNS void
@@ -479,13 +2129,61 @@ begin
                   hint = 'Bring them with ''recsys artifacts export'' there and ''recsys artifacts import'' here.';
     end if;
 
-    insert into recsys.model_version (model, number, dim, spec, artifacts, metrics)
-    values (p_model, p_number, p_dim, p_spec, p_artifacts, p_metrics);
+    insert into recsys.model_version (model, number, dim, spec, artifacts, metrics, trained_until)
+    values (p_model, p_number, p_dim, p_spec, p_artifacts, p_metrics, (p_spec ->> 'trained_until')::timestamptz);
     update recsys.model set last_number = greatest(last_number, p_number) where name = p_model;
 end
 $function$
 ;
 comment on function recsys._register_version(text,integer,text,text,integer,jsonb,jsonb,jsonb) is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._request_reconcile(p_model text, p_reason text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO '$user', 'public', 'pg_temp'
+AS $function$
+begin
+    insert into recsys.capture as c (model, reconcile_after, reason)
+    values (p_model, pg_current_xact_id(), p_reason)
+    on conflict (model) do update
+        set reconcile_after = excluded.reconcile_after, reconcile_seen = false, reason = excluded.reason;
+    perform recsys._audit(p_model, null, 'capture', null, null, p_reason);
+end
+$function$
+;
+comment on function recsys._request_reconcile(text,text) is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._retire(p_model text, p_number integer, p_reason text DEFAULT ''::text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO '$user', 'public', 'pg_temp'
+ SET lock_timeout TO '5s'
+AS $function$
+declare
+    current text;
+begin
+    perform from recsys.model where name = p_model for update;
+    select v.state into current from recsys.model_version as v
+    where v.model = p_model and v.number = p_number for update;
+    if current is null then
+        raise exception 'model % has no version %', p_model, p_number using errcode = 'invalid_parameter_value';
+    elsif current = 'retired' then
+        return;
+    elsif current = 'serving' then
+        raise exception 'version % of model % is serving', p_number, p_model
+            using errcode = 'object_not_in_prerequisite_state',
+                  hint = 'Promote another version, or roll back, first.';
+    end if;
+    perform recsys._check_unused(p_model, p_number);
+    update recsys.model_version set state = 'retired', retired_at = now(), error = null
+    where model = p_model and number = p_number;
+    delete from recsys.item_gone where model = p_model and number = p_number;
+    delete from recsys.item_failure where model = p_model and number = p_number;
+    perform recsys._audit(p_model, p_number, 'retire', to_jsonb(current), '"retired"', p_reason);
+end
+$function$
+;
+comment on function recsys._retire(text,integer,text) is NULL;
 
 CREATE OR REPLACE FUNCTION recsys._retire_for_drop(p_model text, p_number integer, p_stop_serving boolean DEFAULT false)
  RETURNS void
@@ -493,27 +2191,67 @@ CREATE OR REPLACE FUNCTION recsys._retire_for_drop(p_model text, p_number intege
  SET search_path TO '$user', 'public', 'pg_temp'
  SET lock_timeout TO '5s'
 AS $function$
-declare
-    successor integer;
 begin
     perform from recsys.model where name = p_model for update;
-    if exists (select from recsys.rollout where model = p_model and number = p_number) then
-        successor := recsys._previous_version(p_model, p_number);
-        if successor is null and not p_stop_serving then
-            raise exception 'version % of model % is serving and no earlier version can take over',
-                p_number, p_model
-                using errcode = 'object_not_in_prerequisite_state',
-                      hint = format('Promote another version first, or stop serving with ''recsys promote %s none''.', p_model);
-        end if;
-        perform recsys._promote(p_model, successor, format('version %s dropped', p_number), 'drop');
-    end if;
+    perform recsys._check_unused(p_model, p_number);
+    perform recsys._hand_over(p_model, p_number, p_stop_serving);
+    delete from recsys.item_gone where model = p_model and number = p_number;
+    delete from recsys.item_failure where model = p_model and number = p_number;
     delete from recsys.model_version where model = p_model and number = p_number;
 end
 $function$
 ;
 comment on function recsys._retire_for_drop(text,integer,boolean) is NULL;
 
-CREATE OR REPLACE FUNCTION recsys._serving(p_model text)
+CREATE OR REPLACE FUNCTION recsys._rollback(p_model text, p_reason text DEFAULT 'rollback'::text)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path TO '$user', 'public', 'pg_temp'
+ SET lock_timeout TO '5s'
+AS $function$
+declare
+    base     integer;
+    previous integer;
+begin
+    perform from recsys.model where name = p_model for update;
+    if not found then
+        raise exception 'unknown model %', p_model using errcode = 'invalid_parameter_value';
+    end if;
+    select r.number into base from recsys.rollout as r where r.model = p_model and not r.candidate;
+    if base is null then
+        raise exception 'no version of model % is serving', p_model
+            using errcode = 'object_not_in_prerequisite_state',
+                  hint = format('Run ''recsys promote %s NUMBER''.', p_model);
+    end if;
+    if exists (select from recsys.rollout where model = p_model and candidate) then
+        previous := base;
+    else
+        previous := recsys._previous_version(p_model, base);
+        if previous is null then
+            raise exception 'no version of model % that could serve again served before version %', p_model, base
+                using errcode = 'object_not_in_prerequisite_state',
+                      hint = format('Run ''recsys promote %s NUMBER'' with one that is ready.', p_model);
+        end if;
+    end if;
+    perform recsys._promote(p_model, previous, 100, p_reason, 'rollback');
+    return previous;
+end
+$function$
+;
+comment on function recsys._rollback(text,text) is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._rollout(p_model text)
+ RETURNS jsonb
+ LANGUAGE sql
+ STABLE
+AS $function$
+    select coalesce(jsonb_object_agg(r.number::text, trim_scale(r.percent)), '{}')
+    from recsys.rollout as r where r.model = p_model
+$function$
+;
+comment on function recsys._rollout(text) is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._serving(p_model text, p_unit text DEFAULT NULL::text)
  RETURNS TABLE(suffix text, number integer, item_type text, user_type text, ef_search integer)
  LANGUAGE plpgsql
  STABLE
@@ -524,11 +2262,8 @@ begin
     select format('%s_%s', m.name, v.number), v.number, m.item_type, m.user_type,
            coalesce(v.ef_search, 100)
     from recsys.model as m
-    join recsys.rollout as r on r.model = m.name
-    join recsys.model_version as v on v.model = r.model and v.number = r.number
-    where m.name = p_model
-    order by r.percent desc
-    limit 1;
+    join recsys.model_version as v on v.model = m.name and v.number = recsys._assign(p_model, p_unit)
+    where m.name = p_model;
     if not found then
         if exists (select from recsys.model where name = p_model) then
             raise exception 'no version of model % is serving', p_model
@@ -542,7 +2277,33 @@ begin
 end
 $function$
 ;
-comment on function recsys._serving(text) is NULL;
+comment on function recsys._serving(text,text) is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._superfluous(p_model text)
+ RETURNS TABLE(number integer)
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO '$user', 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+begin
+    return query
+    select spare.number
+    from (
+        select v.number, row_number() over (order by v.number desc) as place
+        from recsys.model_version as v
+        where v.model = p_model and v.state = 'ready'
+          and greatest(v.last_served_at, v.ready_at) < now() - (select m.grace from recsys.model as m where m.name = p_model)
+          and v.number < (select min(r.number) from recsys.rollout as r where r.model = p_model)
+          and v.number is distinct from recsys._previous_version(
+              p_model, (select r.number from recsys.rollout as r where r.model = p_model and not r.candidate))
+          and recsys._experiment_uses(p_model, v.number) is null
+    ) as spare
+    where spare.place > (select m.keep_versions from recsys.model as m where m.name = p_model);
+end
+$function$
+;
+comment on function recsys._superfluous(text) is NULL;
 
 CREATE OR REPLACE FUNCTION recsys.coverage(model text, number integer)
  RETURNS TABLE(source_count bigint, item_count bigint, missing bigint, orphaned bigint)
@@ -561,6 +2322,163 @@ end
 $function$
 ;
 comment on function recsys.coverage(text,integer) is 'How completely a version covers its item source, counted now.';
+
+CREATE OR REPLACE FUNCTION recsys.experiment_health_at(experiment text, at timestamp with time zone DEFAULT now())
+ RETURNS TABLE(arm text, share numeric, users bigint, expected double precision, first_exposure_at timestamp with time zone, last_exposure_at timestamp with time zone, sample_ratio_p double precision, mismatch boolean)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO '$user', 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+begin
+    if not exists (select from recsys.experiment as x where x.name = experiment_health_at.experiment) then
+        raise exception 'unknown experiment %', experiment_health_at.experiment
+            using errcode = 'invalid_parameter_value', hint = '''recsys experiment list'' lists them.';
+    end if;
+    return query
+    with seen as (
+        select a.arm, a.share, s.users, s.first_at, s.last_at,
+               sum(s.users) over () * a.share / sum(a.share) over () as expected, count(*) over () as arms
+        from recsys.experiment_arm as a
+        join recsys.experiment as e on e.name = a.experiment
+        cross join lateral (
+            select count(*) as users, min(x.first_at) as first_at, max(x.first_at) as last_at
+            from recsys.exposure as x
+            where x.experiment = a.experiment and x.arm = a.arm and x.first_at < least(at, e.stopped_at)) as s
+        where a.experiment = experiment_health_at.experiment
+    ), tested as (
+        select s.*, case when sum(s.users) over () > 0 and s.arms > 1
+                         then recsys._chi_square_tail((sum((s.users - s.expected) ^ 2 / nullif(s.expected, 0)) over ())::float8,
+                                                      s.arms::integer - 1) end as p
+        from seen as s
+    )
+    select t.arm, t.share, t.users, t.expected::float8, t.first_at, t.last_at, t.p, t.p < 0.001
+    from tested as t
+    order by t.arm;
+end
+$function$
+;
+comment on function recsys.experiment_health_at(text,timestamp with time zone) is 'Users per arm of an experiment against the plan, as it was at a time.';
+
+CREATE OR REPLACE FUNCTION recsys.experiment_result_at(experiment text, at timestamp with time zone DEFAULT now())
+ RETURNS TABLE(metric text, is_primary boolean, arm text, is_control boolean, users bigint, mean double precision, difference double precision, se double precision, low double precision, high double precision, sequence_low double precision, sequence_high double precision, lift double precision, lift_low double precision, lift_high double precision, lift_sequence_low double precision, lift_sequence_high double precision, p_value double precision, p_adjusted double precision, sequential_p double precision, sequential_p_adjusted double precision, variance_reduction double precision, note text)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO '$user', 'public', 'pg_temp'
+ SET enable_nestloop TO 'off'
+ SET jit TO 'off'
+AS $function$
+#variable_conflict use_column
+declare
+    e     recsys.experiment;
+    bound float8;  -- standard errors of the fixed interval
+    rho   float8;  -- squared, of the sequences
+begin
+    select * into e from recsys.experiment as x where x.name = experiment_result_at.experiment;
+    if not found then
+        raise exception 'unknown experiment %', experiment_result_at.experiment
+            using errcode = 'invalid_parameter_value', hint = '''recsys experiment list'' lists them.';
+    end if;
+    bound := recsys._critical_value(e.alpha);
+    rho := (-2 * ln(e.alpha) + ln(1 - 2 * ln(e.alpha))) / e.expected_users;
+    return query
+    with moment as materialized (
+        select m.metric, m.arm, m.users, m.cov, m.mean[1] / nullif(m.mean[2], 0) as metric_value,
+               m.mean[3] / nullif(m.mean[4], 0) as past_value,
+               -- How metric and covariate change with the four means.
+               case when m.mean[2] > 0 then array[1 / m.mean[2], -m.mean[1] / m.mean[2] ^ 2, 0, 0] end as metric_slope,
+               case when m.mean[4] > 0 then array[0, 0, 1 / m.mean[4], -m.mean[3] / m.mean[4] ^ 2] end as past_slope
+        from recsys._experiment_moment(e.name, least(at, e.stopped_at)) as m
+    ), pair as (
+        select m.metric as metric_name, a.arm as arm_name, a.is_control as control, o.past_value as centre,
+               coalesce(t.users, 0) as t_users, t.metric_value as t_value, t.past_value as t_past, t.cov as t_cov,
+               t.metric_slope as t_slope, t.past_slope as t_past_slope,
+               coalesce(c.users, 0) as c_users, c.metric_value as c_value, c.past_value as c_past, c.cov as c_cov,
+               c.metric_slope as c_slope, c.past_slope as c_past_slope,
+               -- The coefficient of CUPED, over all arms: one per arm would be biased.
+               case when t.past_slope is null or c.past_slope is null then 0
+                    when recsys._bilinear(o.past_slope, o.cov, o.past_slope) > 1e-24 * o.past_value ^ 2
+                    then recsys._bilinear(o.metric_slope, o.cov, o.past_slope)
+                         / recsys._bilinear(o.past_slope, o.cov, o.past_slope)
+                    else 0 end as theta
+        from recsys.experiment_metric as m
+        join recsys.experiment_arm as a on a.experiment = m.experiment
+        left join recsys.experiment_arm as k on k.experiment = m.experiment and k.is_control
+        left join moment as t on t.metric = m.metric and t.arm = a.arm
+        left join moment as c on c.metric = m.metric and c.arm = k.arm
+        left join moment as o on o.metric = m.metric and o.arm is null
+        where m.experiment = e.name
+    ), adjusted as (
+        select p.*,
+               p.t_value - p.theta * coalesce(p.t_past - p.centre, 0) as t_mean,
+               p.c_value - p.theta * coalesce(p.c_past - p.centre, 0) as c_mean,
+               v.t_plain / nullif(p.t_users, 0) + v.c_plain / nullif(p.c_users, 0) as plain,
+               greatest(v.t_plain - v.t_saved, 0) / nullif(p.t_users, 0) as t_variance,
+               greatest(v.c_plain - v.c_saved, 0) / nullif(p.c_users, 0) as c_variance
+        from pair as p
+        cross join lateral (
+            select recsys._bilinear(p.t_slope, p.t_cov, p.t_slope) as t_plain,
+                   recsys._bilinear(p.c_slope, p.c_cov, p.c_slope) as c_plain,
+                   coalesce(2 * p.theta * recsys._bilinear(p.t_slope, p.t_cov, p.t_past_slope)
+                            - p.theta ^ 2 * recsys._bilinear(p.t_past_slope, p.t_cov, p.t_past_slope), 0) as t_saved,
+                   coalesce(2 * p.theta * recsys._bilinear(p.c_slope, p.c_cov, p.c_past_slope)
+                            - p.theta ^ 2 * recsys._bilinear(p.c_past_slope, p.c_cov, p.c_past_slope), 0) as c_saved
+        ) as v
+    ), noted as (
+        select d.*,
+               case when least(d.t_users, d.c_users) = 0 then 'no exposures'
+                    when d.t_value is null or d.c_value is null then 'denominator is zero'
+                    when d.control then ''
+                    when least(d.t_users, d.c_users) < 2 then 'fewer than two users'
+                    when least(d.t_variance, d.c_variance) <= 1e-24 * greatest(abs(d.t_mean), abs(d.c_mean)) ^ 2
+                    then 'no variance' else '' end as note
+        from adjusted as d
+    ), compared as (
+        select n.*, c.*
+        from noted as n
+        left join lateral (
+            select n.t_mean - n.c_mean as diff, sqrt(n.t_variance + n.c_variance) as diff_se,
+                   (n.t_mean - n.c_mean) / nullif(sqrt(n.t_variance + n.c_variance), 0) as z,
+                   case when n.t_mean > 0 and n.c_mean > 0 then ln(n.t_mean / n.c_mean) end as log_ratio,
+                   case when n.t_mean > 0 and n.c_mean > 0
+                        then sqrt(n.t_variance / n.t_mean ^ 2 + n.c_variance / n.c_mean ^ 2) end as log_se,
+                   -- A sequence needs the normal approximation at every look, so from 100 users an arm on.
+                   case when least(n.t_users, n.c_users) >= 100 then (n.t_users + n.c_users) * rho end as spread
+            where not n.control and n.note = ''
+        ) as c on true
+    ), tested as (
+        select c.*, c.metric_name = e.primary_metric as main,
+               sqrt(2 * (c.spread + 1) / c.spread * ln(sqrt(c.spread + 1) / e.alpha)) as factor,
+               erfc(abs(c.z) / sqrt(2::float8)) as p,
+               case when c.spread is not null
+                    then exp(greatest(least(ln(c.spread + 1) / 2 - c.z ^ 2 * c.spread / (2 * (c.spread + 1)), 0), -700))
+                    end as s
+        from compared as c
+    ), ranked as (
+        -- Holm's factors: among the treatments for the primary metric, among all the rest for the others.
+        select t.*,
+               count(t.p) over (partition by t.main) + 1 - row_number() over (partition by t.main order by t.p) as p_factor,
+               count(t.s) over (partition by t.main) + 1 - row_number() over (partition by t.main order by t.s) as s_factor
+        from tested as t
+    )
+    select r.metric_name, r.main, r.arm_name, r.control, r.t_users, r.t_value,
+           r.diff, r.diff_se, r.diff - bound * r.diff_se, r.diff + bound * r.diff_se,
+           r.diff - r.factor * r.diff_se, r.diff + r.factor * r.diff_se,
+           recsys._lift(r.log_ratio),
+           recsys._lift(r.log_ratio - bound * r.log_se), recsys._lift(r.log_ratio + bound * r.log_se),
+           recsys._lift(r.log_ratio - r.factor * r.log_se), recsys._lift(r.log_ratio + r.factor * r.log_se),
+           r.p, case when r.p is not null
+                     then least(max(r.p * r.p_factor) over (partition by r.main order by r.p_factor desc), 1) end,
+           r.s, case when r.s is not null
+                     then least(max(r.s * r.s_factor) over (partition by r.main order by r.s_factor desc), 1) end,
+           case when r.plain > 0 and r.diff_se is not null then 1 - r.diff_se ^ 2 / r.plain end,
+           r.note
+    from ranked as r
+    order by r.main desc, r.metric_name, r.control desc, r.arm_name;
+end
+$function$
+;
+comment on function recsys.experiment_result_at(text,timestamp with time zone) is 'The results of an experiment as they were at a time: one row per metric and arm.';
 
 CREATE OR REPLACE FUNCTION recsys.nearest_items(model text, query_vector public.halfvec, k integer DEFAULT 20, exclude_ids text[] DEFAULT '{}'::text[])
  RETURNS TABLE(item_id text, score real)
@@ -614,7 +2532,7 @@ declare
     serving record;
 begin
     perform recsys._check_k(k);
-    select * into serving from recsys._serving(model);
+    select * into serving from recsys._serving(model, user_id);
     return query execute format(
         'select unnest(s.item_ids)::text, unnest(s.scores)
          from recsys._query_%1$s($1::%2$s) as q, recsys._search_%1$s(q.query, $2, q.seen, $3) as s',
@@ -641,6 +2559,30 @@ CREATE OR REPLACE FUNCTION recsys.schema_version()
 RETURN '0002'::text
 ;
 comment on function recsys.schema_version() is 'The core revision this database is at.';
+
+CREATE OR REPLACE FUNCTION recsys.set_capture(model text, enabled boolean, reason text DEFAULT ''::text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO '$user', 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_variable
+declare
+    was boolean;
+begin
+    select c.enabled into was from recsys.capture as c where c.model = set_capture.model for update;
+    if was is null then
+        raise exception 'no changes are captured for model %', model
+            using errcode = 'invalid_parameter_value', hint = format('Run ''recsys watch %s''.', model);
+    end if;
+    update recsys.capture as c set enabled = set_capture.enabled where c.model = set_capture.model;
+    perform recsys._audit(model, null, 'capture', to_jsonb(was), to_jsonb(enabled), reason);
+    if enabled and not was then
+        perform recsys._request_reconcile(model, 'capture was switched on again');
+    end if;
+end
+$function$
+;
+comment on function recsys.set_capture(text,boolean,text) is 'Switches the capture triggers of a model off and on; on again queues every item once.';
 
 CREATE OR REPLACE FUNCTION recsys.similar_items(model text, item bigint, k integer DEFAULT 20)
  RETURNS TABLE(item_id text, score real)
@@ -704,26 +2646,113 @@ grant delete, insert, maintain, select, update on table recsys.model to recsys_t
 grant delete, insert, maintain, select, update on table recsys.model_version to recsys_trainer;
 grant delete, insert, maintain, select, update on table recsys.promotion to recsys_trainer;
 grant delete, insert, maintain, select, update on table recsys.rollout to recsys_trainer;
+grant delete, insert, select, update on table recsys.audit_log to recsys_trainer;
+grant delete, insert, select, update on table recsys.capture to recsys_trainer;
+grant delete, insert, select, update on table recsys.change_status to recsys_trainer;
+grant delete, insert, select, update on table recsys.comparison to recsys_trainer;
+grant delete, insert, select, update on table recsys.dead_letter to recsys_trainer;
+grant delete, insert, select, update on table recsys.experiment to recsys_trainer;
+grant delete, insert, select, update on table recsys.experiment_arm to recsys_trainer;
+grant delete, insert, select, update on table recsys.experiment_health to recsys_trainer;
+grant delete, insert, select, update on table recsys.experiment_metric to recsys_trainer;
+grant delete, insert, select, update on table recsys.experiment_result to recsys_trainer;
+grant delete, insert, select, update on table recsys.experiment_status to recsys_trainer;
+grant delete, insert, select, update on table recsys.exposure to recsys_trainer;
+grant delete, insert, select, update on table recsys.guardrail to recsys_trainer;
+grant delete, insert, select, update on table recsys.impression_item to recsys_trainer;
+grant delete, insert, select, update on table recsys.item_change to recsys_trainer;
+grant delete, insert, select, update on table recsys.item_failure to recsys_trainer;
+grant delete, insert, select, update on table recsys.item_gone to recsys_trainer;
+grant delete, insert, select, update on table recsys.item_lookup to recsys_trainer;
+grant delete, insert, select, update on table recsys.ramp to recsys_trainer;
+grant delete, insert, select, update on table recsys.retention to recsys_trainer;
+grant delete, insert, select, update on table recsys.rollout_status to recsys_trainer;
+grant delete, insert, select, update on table recsys.schedule to recsys_trainer;
+grant delete, insert, select, update on table recsys.version_comparison to recsys_trainer;
+grant delete, insert, select, update on table recsys.version_outcome to recsys_trainer;
+grant delete, insert, select, update on table recsys.worker to recsys_trainer;
+grant insert on table recsys.exposure to recsys_app;
+grant insert on table recsys.impression to recsys_app;
+grant insert on table recsys.outcome to recsys_app;
+grant insert, select on table recsys.audit to recsys_trainer;
 grant insert, select on table recsys.interaction to recsys_app;
+grant insert, select on table recsys.item_change to recsys_app;
 grant select on table recsys.artifact to recsys_app;
+grant select on table recsys.audit_log to recsys_analyst;
+grant select on table recsys.capture to recsys_app;
+grant select on table recsys.change_status to recsys_analyst;
+grant select on table recsys.dead_letter to recsys_analyst;
+grant select on table recsys.experiment to recsys_app;
+grant select on table recsys.experiment_arm to recsys_app;
+grant select on table recsys.experiment_health to recsys_analyst;
+grant select on table recsys.experiment_result to recsys_analyst;
+grant select on table recsys.experiment_status to recsys_analyst;
+grant select on table recsys.impression_item to recsys_analyst;
 grant select on table recsys.model to recsys_app;
 grant select on table recsys.model_version to recsys_app;
 grant select on table recsys.rollout to recsys_app;
+grant select on table recsys.rollout_status to recsys_analyst;
 grant select on table recsys.switch_log to recsys_analyst;
+grant select on table recsys.version_comparison to recsys_analyst;
 grant select on table recsys.version_metric to recsys_analyst;
+grant select on table recsys.version_outcome to recsys_analyst;
 grant select on table recsys.version_status to recsys_analyst;
+grant execute on function recsys._assign(text,text) to recsys_trainer;
+grant execute on function recsys._audit(text,integer,text,jsonb,jsonb,text,jsonb) to recsys_trainer;
+grant execute on function recsys._audit_state() to recsys_trainer;
+grant execute on function recsys._bilinear(double precision[],double precision[],double precision[]) to recsys_trainer;
+grant execute on function recsys._bucket(text,text) to recsys_trainer;
+grant execute on function recsys._check_experiment(text) to recsys_trainer;
+grant execute on function recsys._check_gate(text,integer,integer) to recsys_trainer;
 grant execute on function recsys._check_k(integer) to recsys_trainer;
+grant execute on function recsys._check_promotable(text,integer) to recsys_trainer;
+grant execute on function recsys._check_unused(text,integer) to recsys_trainer;
+grant execute on function recsys._chi_square_tail(double precision,integer) to recsys_trainer;
+grant execute on function recsys._claim_changes(text,integer) to recsys_trainer;
+grant execute on function recsys._critical_value(double precision) to recsys_trainer;
 grant execute on function recsys._direction(public.halfvec) to recsys_app;
 grant execute on function recsys._direction(public.halfvec) to recsys_trainer;
+grant execute on function recsys._end_ramp(text,text) to recsys_trainer;
+grant execute on function recsys._experiment_frozen() to recsys_trainer;
+grant execute on function recsys._experiment_keep(text) to recsys_trainer;
+grant execute on function recsys._experiment_moment(text,timestamp with time zone) to recsys_trainer;
+grant execute on function recsys._experiment_start(text,text) to recsys_trainer;
+grant execute on function recsys._experiment_stop(text,text) to recsys_trainer;
+grant execute on function recsys._experiment_unit(text,timestamp with time zone) to recsys_trainer;
+grant execute on function recsys._experiment_uses(text,integer) to recsys_trainer;
 grant execute on function recsys._grant_core() to recsys_trainer;
+grant execute on function recsys._grant_part_comparison() to recsys_trainer;
+grant execute on function recsys._grant_part_experiments() to recsys_trainer;
+grant execute on function recsys._grant_part_impressions() to recsys_trainer;
+grant execute on function recsys._grant_part_live() to recsys_trainer;
 grant execute on function recsys._grant_version(text) to recsys_trainer;
+grant execute on function recsys._guard_moments(text,integer[],timestamp with time zone,real) to recsys_trainer;
+grant execute on function recsys._hand_over(text,integer,boolean) to recsys_trainer;
+grant execute on function recsys._item_bucket(text) to recsys_app;
+grant execute on function recsys._item_bucket(text) to recsys_trainer;
+grant execute on function recsys._lift(double precision) to recsys_trainer;
+grant execute on function recsys._lock_buckets(text,smallint[]) to recsys_trainer;
+grant execute on function recsys._log_answers(json,json) to recsys_app;
+grant execute on function recsys._log_answers(json,json) to recsys_trainer;
 grant execute on function recsys._next_number(text,text,text) to recsys_trainer;
+grant execute on function recsys._numbers(text,integer) to recsys_trainer;
+grant execute on function recsys._plan(text) to recsys_app;
+grant execute on function recsys._plan(text) to recsys_trainer;
 grant execute on function recsys._previous_version(text,integer) to recsys_trainer;
-grant execute on function recsys._promote(text,integer,text,text) to recsys_trainer;
+grant execute on function recsys._promote(text,integer,numeric,text,text,boolean,boolean) to recsys_trainer;
+grant execute on function recsys._queue_items(text,text[]) to recsys_app;
+grant execute on function recsys._queue_items(text,text[]) to recsys_trainer;
 grant execute on function recsys._register_version(text,integer,text,text,integer,jsonb,jsonb,jsonb) to recsys_trainer;
+grant execute on function recsys._request_reconcile(text,text) to recsys_trainer;
+grant execute on function recsys._retire(text,integer,text) to recsys_trainer;
 grant execute on function recsys._retire_for_drop(text,integer,boolean) to recsys_trainer;
-grant execute on function recsys._serving(text) to recsys_trainer;
+grant execute on function recsys._rollback(text,text) to recsys_trainer;
+grant execute on function recsys._rollout(text) to recsys_trainer;
+grant execute on function recsys._serving(text,text) to recsys_trainer;
+grant execute on function recsys._superfluous(text) to recsys_trainer;
 grant execute on function recsys.coverage(text,integer) to recsys_analyst;
+grant execute on function recsys.experiment_health_at(text,timestamp with time zone) to recsys_analyst;
+grant execute on function recsys.experiment_result_at(text,timestamp with time zone) to recsys_analyst;
 grant execute on function recsys.nearest_items(text,public.halfvec,integer,text[]) to recsys_analyst;
 grant execute on function recsys.recommend(text,bigint,integer) to recsys_analyst;
 grant execute on function recsys.recommend(text,text,integer) to recsys_analyst;
@@ -731,6 +2760,7 @@ grant execute on function recsys.recommend(text,uuid,integer) to recsys_analyst;
 grant execute on function recsys.schema_version() to recsys_analyst;
 grant execute on function recsys.schema_version() to recsys_app;
 grant execute on function recsys.schema_version() to recsys_trainer;
+grant execute on function recsys.set_capture(text,boolean,text) to recsys_trainer;
 grant execute on function recsys.similar_items(text,bigint,integer) to recsys_analyst;
 grant execute on function recsys.similar_items(text,text,integer) to recsys_analyst;
 grant execute on function recsys.similar_items(text,uuid,integer) to recsys_analyst;
