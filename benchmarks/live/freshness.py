@@ -95,7 +95,7 @@ def _at(dsn: str, data: Shop, rate: float, seconds: float) -> list[Row]:
     looks = np.array(watched.looks) * 1e3
     span = watched.changes / watched.span
     note = (
-        f"{len(waits):,} changes at {span:.0f}/s; looked every"
+        f"{len(waits):,} changes, {span:.0f}/s reached; looked every"
         f" {np.median(looks):.1f} ms (p99 {np.percentile(looks, 99):.1f} ms)"
     )
     p50, p99 = np.percentile(waits, (50, 99))
