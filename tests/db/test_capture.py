@@ -770,6 +770,32 @@ def test_an_application_role_without_any_privilege_is_captured(
     assert queued(app) == ["1"]
 
 
+def test_the_owner_of_a_table_can_watch_as_a_trainer(
+    app: _db.Connection, role: sql.Identifier
+) -> None:
+    """No superuser: triggers, functions and queue work with a trainer's rights."""
+    app.execute(
+        sql.SQL(
+            "grant recsys_trainer to {0}; alter table product owner to {0};"
+            "grant create, usage on schema public to {0}"
+        ).format(role)
+    )
+
+    with acting_as(app, role) as conn:
+        installed(conn)
+        conn.execute("update product set title = 'x' where id = 1")
+        assert queued(app) == ["1"]
+        capture.switch(conn, "shop", enabled=False)
+        capture.switch(conn, "shop", enabled=True)
+        app.execute("alter table recsys.item_change rename to away")
+        conn.execute("update product set title = 'y' where id = 1")
+        app.execute("alter table recsys.away rename to item_change")
+        assert "could not queue" in capture_check.check(conn, "shop")
+        assert capture.unwatch(conn, "shop") == ["product"]
+
+    assert functions(app) == []
+
+
 def test_a_definer_is_not_led_astray_by_the_callers_path(
     app: _db.Connection, role: sql.Identifier
 ) -> None:
