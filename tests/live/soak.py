@@ -59,7 +59,9 @@ def one(server: str, template: str, options: Options, folder: Path) -> list[str]
     logs.mkdir()
     start = time.monotonic()
     with world.database(server, template) as dsn:
-        chaos = Chaos(scene.build(dsn), options, logs)
+        made = scene.build(dsn)
+        made.run("checkpoint")  # as in conftest.py
+        chaos = Chaos(made, options, logs)
         found = chaos.run()
     took = time.monotonic() - start
     counts = " ".join(f"{name}={n}" for name, n in sorted(chaos.done.items()))
