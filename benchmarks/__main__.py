@@ -103,7 +103,7 @@ def _reading(dsn: str, options: argparse.Namespace) -> None:
 
 
 def _roll(dsn: str, options: argparse.Namespace) -> None:
-    items = options.live_items // 2
+    items = options.live_items // 5
     rows = roll.run(dsn, items, cycles=options.versions, steady_s=options.seconds)
     title = f"{options.versions} versions of {items:,} items rolled under load"
     report.show(title, rows, options.out)
