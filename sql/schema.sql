@@ -468,10 +468,15 @@ create view recsys.change_status as
    FROM recsys.model m
      LEFT JOIN recsys.capture c ON c.model = m.name
      CROSS JOIN LATERAL ( SELECT count(*) AS n
-           FROM ( SELECT
+           FROM (( SELECT
                    FROM recsys.item_change i_1
                   WHERE i_1.model = m.name
-                 LIMIT 10001) i) waiting
+                 LIMIT 10001)
+                UNION ALL
+                ( SELECT
+                   FROM recsys.item_lookup l
+                  WHERE l.model = m.name
+                 LIMIT 10001)) i) waiting
      CROSS JOIN LATERAL ( SELECT min(first.changed_at) AS changed_at
            FROM generate_series(0, 63) g(g)
              CROSS JOIN LATERAL ( SELECT i.changed_at

@@ -1,6 +1,6 @@
 -- recsys.change_status: per model, what waits for the workers and how long
 --
--- backlog         queue rows, counted up to 10,000
+-- backlog         queue rows and rows of joined tables to look up, counted up to 10,000
 -- backlog_capped  there are more
 -- oldest_change   when the change was made that waits longest
 -- capture         'triggers', 'off' (switched off), 'sweep' (by updated_at or by ids only)
@@ -23,7 +23,11 @@ select
 from recsys.model as m
 left join recsys.capture as c on c.model = m.name
 cross join lateral (
-    select count(*) as n from (select from recsys.item_change as i where i.model = m.name limit 10001) as i
+    select count(*) as n from (
+        (select from recsys.item_change as i where i.model = m.name limit 10001)
+        union all
+        (select from recsys.item_lookup as l where l.model = m.name limit 10001)
+    ) as i
 ) as waiting
 cross join lateral (
     select min(first.changed_at) as changed_at
