@@ -25,6 +25,11 @@ def bucket(salt: str, unit: str) -> int:
     return (int.from_bytes(digest[:4], "big") * BUCKETS) >> 32
 
 
+def _buckets(percent: float) -> int:
+    """Return how many buckets a share has: 0.07 * 100 is not 7 in floating point."""
+    return round(percent * 100)
+
+
 @dataclass(frozen=True, slots=True)
 class Arm:
     """One arm of an experiment.
@@ -58,11 +63,11 @@ class Experiment:
 
     def arm(self, unit: str) -> Arm | None:
         """Return the arm of a unit, None when it takes no part."""
-        if bucket(f"{self.salt}:traffic", unit) >= self.traffic * 100:
+        if bucket(f"{self.salt}:traffic", unit) >= _buckets(self.traffic):
             return None
-        place, upper = bucket(self.salt, unit), 0.0
+        place, upper = bucket(self.salt, unit), 0
         for arm in self.arms:
-            upper += arm.share * 100
+            upper += _buckets(arm.share)
             if place < upper:
                 return arm
         return None
@@ -133,7 +138,7 @@ class Plan:
     def _rolled_out(self, unit: str | None) -> int | None:
         if self.candidate is None or unit is None:
             return self.base
-        if bucket(self.salt, unit) < self.percent * 100:
+        if bucket(self.salt, unit) < _buckets(self.percent):
             return self.candidate
         return self.base
 

@@ -394,6 +394,10 @@ class _Backfill:
 
     def _finish(self, conn: Connection, found: _calibration.Calibration) -> int:
         source_count, item_count, missing, orphaned = self._coverage(conn)
+        # In the order of a promotion: the model's row before the version's.
+        conn.execute(
+            "select from recsys.model where name = %s for update", (self.version.model,)
+        )
         _late.lock_out(conn, self.version)
         _late.queue_rest(conn, self.version)
         conn.execute(

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from recsys import rollout, versions
 from recsys._db import Connection
-from recsys.errors import ConfigError, VersionStateError
+from recsys.errors import ConfigError, UnknownVersion, VersionStateError
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +31,12 @@ def run(conn: Connection, model: str) -> str:
     for (number,) in conn.execute(
         "select number from recsys._superfluous(%s)", (model,)
     ).fetchall():
-        with conn.transaction():
-            rollout.retire(conn, model, number, reason="superseded (clean-up)")
-        done.append(f"version {number} retired")
+        try:
+            with conn.transaction():
+                rollout.retire(conn, model, number, reason="superseded (clean-up)")
+            done.append(f"version {number} retired")
+        except (VersionStateError, UnknownVersion) as exc:
+            logger.info("version %d of %s is not retired: %s", number, model, exc)
     for (number,) in conn.execute(
         "select v.number from recsys.model_version as v"
         " join recsys.model as m on m.name = v.model where v.model = %s"
@@ -41,23 +44,31 @@ def run(conn: Connection, model: str) -> str:
         (model,),
     ).fetchall():
         try:
-            with conn.transaction():
-                rollout.drop(conn, model, number)
-        except VersionStateError as exc:
+            if _drop_retired(conn, model, number):
+                done.append(f"version {number} dropped")
+        except (VersionStateError, UnknownVersion) as exc:
             # Somebody reads it, such as an analyst's long query: next time.
             logger.info("version %d of %s is not dropped yet: %s", number, model, exc)
-            continue
-        done.append(f"version {number} dropped")
-    # Of a version that was dropped or retired while a worker had its items in hand.
-    conn.execute(
-        "delete from recsys.item_failure as f where model = %s and not exists"
-        " (select from recsys.model_version as v where v.model = f.model"
-        " and v.number = f.number and v.state in ('building', 'ready', 'serving'))",
-        (model,),
-    )
     forget(conn, model)
     conn.execute("delete from recsys.worker where seen_at < now() - interval '1 day'")
     return "; ".join(done)
+
+
+def _drop_retired(conn: Connection, model: str, number: int) -> bool:
+    """Drop a version unless somebody brought it back since it was looked at."""
+    with rollout.locking(conn, model):
+        conn.execute("select from recsys.model where name = %s for update", (model,))
+        row = conn.execute(
+            "select from recsys.model_version as v"
+            " join recsys.model as m on m.name = v.model"
+            " where v.model = %s and v.number = %s and v.state = 'retired'"
+            " and v.retired_at < now() - m.grace for update of v",
+            (model, number),
+        ).fetchone()
+        if row is None:
+            return False
+        rollout.drop(conn, model, number)
+    return True
 
 
 def forget(conn: Connection, model: str) -> None:

@@ -30,25 +30,29 @@ def advance(conn: Connection, model: str) -> str:
     if before is None:
         return ""
     # Reads impressions, which can take a while: before the lock.
-    breaches = guardrails.check(conn, model, since=before[2])
+    readings = guardrails.readings(conn, model, since=before[2])
+    breaches = [reading.breach for reading in readings if reading.breach]
+    unsure = [r.guardrail.metric for r in readings if r.verdict == "too few"]
     with rollout.locking(conn, model):
         conn.execute("select from recsys.model where name = %s for update", (model,))
         if _candidate(conn, model) != before:
             return ""  # somebody switched meanwhile
         if breaches:
-            return _react(conn, model, before[0], breaches)
-        return _step(conn, model, before[0], before[1])
+            return _react(conn, model, before[0], before[2], breaches)
+        return _step(conn, model, before[0], before[1], unsure)
 
 
 def _candidate(conn: Connection, model: str) -> tuple[int, Decimal, datetime] | None:
-    """Return a rollout's version, its percentage, and since when it has that."""
+    """Return a rollout's version, its percentage, and since when it is a candidate.
+
+    Not since its last step: what a guardrail has seen must not be forgotten at each.
+    """
     row = conn.execute(
-        "select r.number, r.percent, coalesce(a.step_at, p.promoted_at, now())"
-        " from recsys.rollout as r"
-        " left join recsys.ramp as a on a.model = r.model and a.number = r.number"
-        " left join lateral (select promoted_at from recsys.promotion as p"
-        " where p.model = r.model and p.number = r.number order by p.id desc"
-        " limit 1) as p on true"
+        "select r.number, r.percent, coalesce((select min(p.promoted_at)"
+        " from recsys.promotion as p where p.model = r.model and p.number = r.number"
+        " and p.kind = 'percent' and p.id > coalesce((select max(o.id)"
+        " from recsys.promotion as o where o.model = r.model and o.kind <> 'percent'),"
+        " 0)), to_timestamp(0)) from recsys.rollout as r"
         " where r.model = %s and r.candidate",
         (model,),
     ).fetchone()
@@ -56,7 +60,11 @@ def _candidate(conn: Connection, model: str) -> tuple[int, Decimal, datetime] | 
 
 
 def _react(
-    conn: Connection, model: str, number: int, breaches: list[guardrails.Breach]
+    conn: Connection,
+    model: str,
+    number: int,
+    since: datetime,
+    breaches: list[guardrails.Breach],
 ) -> str:
     worst = next((b for b in breaches if b.action == "rollback"), breaches[0])
     reason = f"guardrail {worst.metric}: {worst.reason}"
@@ -64,7 +72,13 @@ def _react(
         "select recsys._end_ramp(%s, %s)", (model, reason)
     ).fetchone()
     if worst.action != "rollback" and not (stopped and stopped[0]):
-        return ""  # it was stopped before, and the audit knows
+        known = conn.execute(
+            "select from recsys.audit where model = %s and number = %s"
+            " and kind = 'guardrail' and at >= %s",
+            (model, number, since),
+        ).fetchone()
+        if known is not None:
+            return ""  # the audit knows
     numbers = {b.metric: {"base": b.base, "candidate": b.candidate} for b in breaches}
     conn.execute(
         "select recsys._audit(%s, %s, 'guardrail', recsys._rollout(%s), %s, %s, %s)",
@@ -76,7 +90,19 @@ def _react(
     return f"the ramp was stopped: {reason}"
 
 
-def _step(conn: Connection, model: str, number: int, percent: Decimal) -> str:
+def _step(
+    conn: Connection, model: str, number: int, percent: Decimal, unsure: list[str]
+) -> str:
+    """Take the step that is due, unless a guardrail has not seen enough yet."""
+    waiting = conn.execute(
+        "select from recsys.ramp where model = %s and number = %s and guarded"
+        " and next_at <= now()",
+        (model, number),
+    ).fetchone()
+    if waiting is not None and unsure:
+        return f"version {number} waits at {percent} %: too few answers for" + (
+            f" {', '.join(unsure)}"
+        )
     row = conn.execute(
         "update recsys.ramp set step = step + 1, step_at = now(),"
         " next_at = now() + every where model = %s and number = %s"

@@ -13,6 +13,7 @@ from datetime import timedelta
 from decimal import Decimal, InvalidOperation
 from itertools import pairwise
 
+import numpy as np
 import psycopg
 from psycopg import errors as pg
 
@@ -59,13 +60,18 @@ def promote(
         ConfigError: The percentage is out of range, or force comes without a reason.
     """
     share = check_percent(percent)
+    if number is None and share != 100:
+        raise ConfigError(
+            "stopping to serve is for everybody",
+            hint="Leave out the percentage, or name the version that takes the share.",
+        )
     if force and not reason.strip():
         raise ConfigError(
             "a forced promotion needs a reason",
             hint="--reason '...': whoever reads the audit wants to know why.",
         )
     if number is not None:
-        _check_towers(conn, versions.get(conn, model, number))
+        check_towers(conn, versions.get(conn, model, number))
     else:
         versions.list_versions(conn, model)
     with locking(conn, model):
@@ -96,23 +102,31 @@ def check_percent(percent: float | str | Decimal) -> Decimal:
     return share
 
 
-def _check_towers(conn: Connection, version: versions.ModelVersion) -> None:
-    """Load both towers before anybody is served by them."""
+def check_towers(conn: Connection, version: versions.ModelVersion) -> None:
+    """Load both towers and ask each once, before anybody is served by them.
+
+    Raises:
+        ArtifactError: One is missing, damaged or does not fit the version.
+    """
     if version.state not in ("ready", "serving"):
         return  # the state's own error says more
-    config = version.config
+    config, dim = version.config, version.config.train.dim
     try:
-        QueryTower(
+        query = QueryTower(
             artifacts.get(conn, version.artifacts["query_tower"]),
             config.users.features,
             config.context.features,
-            config.train.dim,
+            dim,
         )
-        ItemTower(
+        query.encode_one(np.empty((0, dim), np.float32), np.empty(0, np.float32))
+        item = ItemTower(
             artifacts.get(conn, version.artifacts["item_tower"]),
             config.items.features,
-            config.train.dim,
+            dim,
         )
+        nothing = np.zeros((1, dim), np.float32)
+        missing = {feature.name: [None] for feature in config.items.features}
+        item.encode(missing, 1, nothing, nothing, np.full(1, np.nan, np.float32))
     except ArtifactError as exc:
         raise ArtifactError(
             f"the towers of version {version.number} of model {version.model!r} do not "
@@ -130,11 +144,12 @@ def ramp(
     *,
     reason: str = "",
     force: bool = False,
+    guarded: bool = True,
 ) -> None:
     """Begin a rollout that raises its percentage by itself.
 
-    The first step is taken now; ``recsys worker`` takes the others, each after the
-    guardrails of ``recsys.guardrails`` have held.
+    The first step is taken now; ``recsys worker`` takes the others, each after every
+    guardrail of ``recsys.guardrails`` has seen enough answers and holds.
 
     Args:
         conn: An open connection; the caller commits.
@@ -144,6 +159,8 @@ def ramp(
         every: Time between two steps.
         reason: Kept in the logs.
         force: As for ``promote``.
+        guarded: Wait for enough answers; otherwise time alone decides, and only a
+            breach ends the ramp.
 
     Raises:
         ConfigError: The steps do not ascend, or ``every`` is not positive.
@@ -169,9 +186,10 @@ def ramp(
         if len(shares) == 1 or shares[0] == 100:
             return
         conn.execute(
-            "insert into recsys.ramp (model, number, steps, every, next_at, reason)"
-            " values (%s, %s, %s, %s, now() + %s, %s)",
-            (model, number, shares, every, every, reason),
+            "insert into recsys.ramp"
+            " (model, number, steps, every, next_at, reason, guarded)"
+            " values (%s, %s, %s, %s, now() + %s, %s, %s)",
+            (model, number, shares, every, every, reason, guarded),
         )
         conn.execute(
             "select recsys._audit(model, number, 'ramp', null, to_jsonb(r), reason)"

@@ -48,6 +48,7 @@ drop function
     recsys._retire_for_drop(text, integer, boolean),
     recsys._hand_over(text, integer, boolean),
     recsys._promote(text, integer, numeric, text, text, boolean, boolean),
+    recsys._previous_version(text, integer),
     recsys._end_ramp(text, text),
     recsys._check_unused(text, integer),
     recsys._check_gate(text, integer, integer),

@@ -64,6 +64,8 @@ create table recsys.comparison (
     limited boolean not null,
     passed boolean not null,
     verdict text not null,
+    gate jsonb not null default '{}'::jsonb,
+    standard boolean not null default false,
     metrics jsonb not null,
     constraint comparison_pkey PRIMARY KEY (id),
     constraint comparison_has_users CHECK (users > 0),
@@ -368,6 +370,7 @@ create table recsys.ramp (
     step_at timestamp with time zone not null default now(),
     next_at timestamp with time zone not null,
     reason text not null default ''::text,
+    guarded boolean not null default true,
     started_at timestamp with time zone not null default now(),
     started_by text not null default SESSION_USER,
     constraint ramp_pkey PRIMARY KEY (model),
@@ -915,21 +918,30 @@ declare
     newest   record;
     ready_at timestamptz := (select v.ready_at from recsys.model_version as v
                              where v.model = p_model and v.number = p_number);
+    other    text := coalesce('version ' || p_base, 'the popularity floor');
 begin
     select * into newest from recsys.comparison as c
-    where c.model = p_model and c.number = p_number and c.base_number = p_base and not c.limited
+    where c.model = p_model and c.number = p_number and c.base_number is not distinct from p_base and not c.limited
       and c.created_at >= ready_at
     order by c.id desc limit 1;
     if not found then
-        raise exception 'version % of model % was not compared with version %, which serves', p_number, p_model, p_base
+        raise exception 'version % of model % was not compared with %', p_number, p_model,
+            case when p_base is null then other else other || ', which serves' end
             using errcode = 'object_not_in_prerequisite_state',
                   hint = format('Run ''recsys compare %s %s'', or promote with --force --reason ''...''.', p_model, p_number);
     end if;
     if not newest.passed then
-        raise exception 'version % of model % did not pass its comparison with version %: %',
-            p_number, p_model, p_base, newest.verdict
+        raise exception 'version % of model % did not pass its comparison with %: %',
+            p_number, p_model, other, newest.verdict
             using errcode = 'object_not_in_prerequisite_state',
                   hint = 'Train again, or promote with --force --reason ''...''; the audit keeps both.';
+    end if;
+    if not newest.standard then
+        raise exception 'version % of model % passed its comparison with % by weaker thresholds only: %',
+            p_number, p_model, other, newest.verdict
+            using errcode = 'object_not_in_prerequisite_state',
+                  hint = format('Run ''recsys compare %s %s'' with the default thresholds and seed, or promote with --force'
+                                ' --reason ''...''; the audit keeps both.', p_model, p_number);
     end if;
 end
 $function$
@@ -1593,7 +1605,10 @@ begin
         grant select on recsys.audit_log, recsys.dead_letter, recsys.change_status, recsys.rollout_status to recsys_analyst;
     end if;
     if to_regrole('recsys_trainer') is not null then
-        revoke update, delete on recsys.audit from recsys_trainer;
+        -- What is written stays, under the name of who wrote it, at the time of writing.
+        revoke insert, update, delete on recsys.audit, recsys.promotion from recsys_trainer;
+        grant insert (model, number, kind, before, after, reason, numbers) on recsys.audit to recsys_trainer;
+        grant insert (model, number, from_number, kind, reason, percent) on recsys.promotion to recsys_trainer;
         grant usage, select on sequence recsys.capture_failure to recsys_trainer;
     end if;
 end
@@ -1743,6 +1758,14 @@ begin
     end if;
     if served.candidate then
         select r.number into successor from recsys.rollout as r where r.model = p_model and not r.candidate;
+    elsif exists (select from recsys.rollout as r where r.model = p_model and r.candidate) then
+        select r.number into successor from recsys.rollout as r where r.model = p_model and r.candidate;
+        if not p_stop_serving then
+            raise exception 'version % of model % is the base, and version % is being rolled out beside it',
+                p_number, p_model, successor
+                using errcode = 'object_not_in_prerequisite_state',
+                      hint = format('Finish that, ''recsys promote %s %s'', or end it, ''recsys rollback %s''.', p_model, successor, p_model);
+        end if;
     else
         successor := recsys._previous_version(p_model, p_number);
     end if;
@@ -1977,8 +2000,18 @@ begin
         where p.model = p_model and p.number = candidate and p.kind = 'promote' and p.id < last_id
         order by p.id desc
         limit 1;
-        if not found or step.from_number is null then
+        if not found then
             return null;
+        end if;
+        if step.from_number is null then
+            select p.number into step.from_number
+            from recsys.promotion as p
+            where p.model = p_model and p.number is not null and p.id < step.id
+            order by p.id desc
+            limit 1;
+            if step.from_number is null then
+                return null;
+            end if;
         end if;
         candidate := step.from_number;
         last_id := step.id;
@@ -2002,6 +2035,7 @@ CREATE OR REPLACE FUNCTION recsys._promote(p_model text, p_number integer, p_per
 AS $function$
 declare
     base      integer;
+    last_served integer;
     candidate recsys.rollout;
     before    jsonb := recsys._rollout(p_model);
     whole     boolean := p_number is null or p_percent = 100;
@@ -2014,6 +2048,10 @@ begin
         raise exception 'percent must be above 0 and up to 100, with at most two decimals, got %', p_percent
             using errcode = 'invalid_parameter_value',
                   hint = format('''recsys rollback %s'' takes the users back from a candidate.', p_model);
+    end if;
+    if p_number is null and p_percent <> 100 then
+        raise exception 'stopping to serve is for everybody, not for % %% of the users', p_percent
+            using errcode = 'invalid_parameter_value', hint = 'Leave out the percentage.';
     end if;
     before := recsys._rollout(p_model);
     select r.number into base from recsys.rollout as r where r.model = p_model and not r.candidate;
@@ -2036,6 +2074,13 @@ begin
                       hint = format('Finish it, ''recsys promote %s %s'', or end it, ''recsys rollback %s''.', p_model, candidate.number, p_model);
         elsif base is not null and p_number <> base and candidate.number is distinct from p_number and not p_force then
             perform recsys._check_gate(p_model, p_number, base);
+        elsif base is null and not p_force then
+            -- Nothing serves, but something did: a break is no way around the comparison.
+            select p.number into last_served from recsys.promotion as p
+            where p.model = p_model and p.number is not null order by p.id desc limit 1;
+            if last_served <> p_number then
+                perform recsys._check_gate(p_model, p_number, last_served);
+            end if;
         end if;
     end if;
     if p_number = base and p_kind = 'promote' then
@@ -2537,6 +2582,9 @@ declare
     serving record;
 begin
     perform recsys._check_k(k);
+    -- One user, one spelling: '07' and 7 are in the same bucket.
+    execute format('select ($1::%s)::text', (select m.user_type from recsys.model as m where m.name = recommend.model))
+    into user_id using user_id;
     select * into serving from recsys._serving(model, user_id);
     return query execute format(
         'select unnest(s.item_ids)::text, unnest(s.scores)
@@ -2649,7 +2697,6 @@ grant delete, insert, maintain, select, update on table recsys.artifact to recsy
 grant delete, insert, maintain, select, update on table recsys.interaction to recsys_trainer;
 grant delete, insert, maintain, select, update on table recsys.model to recsys_trainer;
 grant delete, insert, maintain, select, update on table recsys.model_version to recsys_trainer;
-grant delete, insert, maintain, select, update on table recsys.promotion to recsys_trainer;
 grant delete, insert, maintain, select, update on table recsys.rollout to recsys_trainer;
 grant delete, insert, select, update on table recsys.audit_log to recsys_trainer;
 grant delete, insert, select, update on table recsys.capture to recsys_trainer;
@@ -2679,10 +2726,11 @@ grant delete, insert, select, update on table recsys.worker to recsys_trainer;
 grant insert on table recsys.exposure to recsys_app;
 grant insert on table recsys.impression to recsys_app;
 grant insert on table recsys.outcome to recsys_app;
-grant insert, select on table recsys.audit to recsys_trainer;
 grant insert, select on table recsys.interaction to recsys_app;
 grant insert, select on table recsys.item_change to recsys_app;
+grant maintain, select on table recsys.promotion to recsys_trainer;
 grant select on table recsys.artifact to recsys_app;
+grant select on table recsys.audit to recsys_trainer;
 grant select on table recsys.audit_log to recsys_analyst;
 grant select on table recsys.capture to recsys_app;
 grant select on table recsys.change_status to recsys_analyst;

@@ -29,6 +29,7 @@ LIVE = (
     "functions/_check_gate.v1.sql",
     "functions/_check_unused.v1.sql",
     "functions/_end_ramp.v1.sql",
+    "functions/_previous_version.v2.sql",
     "functions/_promote.v2.sql",
     "functions/_hand_over.v1.sql",
     "functions/_retire_for_drop.v2.sql",
@@ -54,6 +55,7 @@ LIVE = (
     "functions/_grant_part_live.v1.sql",
 )
 REPLACED = (
+    "functions/_previous_version.v1.sql",
     "functions/_promote.v1.sql",
     "functions/_retire_for_drop.v1.sql",
     "functions/_register_version.v1.sql",

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from recsys import clean_up, rollout, versions
-from recsys._db import connect
+from recsys._db import Connection, connect
 from recsys.cli.bars import say
 from recsys.errors import ConfigError
 from recsys.settings import Settings
@@ -49,12 +49,14 @@ def promote(
     ramp: str | None,
     every: timedelta | None,
     reason: str,
+    unguarded: bool,
     force: bool,
 ) -> None:
     """Let version NUMBER of MODEL answer users; 'none' stops serving.
 
     Without --percent or --ramp it answers everybody from this commit on. A ramp is
-    advanced by 'recsys worker', while the guardrails hold. Every version but the first
+    advanced by 'recsys worker', once the guardrails have seen enough answers (see
+    'recsys guardrail') and hold. Every version but the first
     must have passed 'recsys compare'.
 
     Example:
@@ -66,7 +68,7 @@ def promote(
     """
     wanted = _number(number)
     if ramp is not None:
-        _ramp(settings, model, wanted, ramp, every, percent, reason, force)
+        _ramp(settings, model, wanted, ramp, every, percent, reason, force, unguarded)
         return
     if every is not None:
         raise ConfigError(
@@ -78,22 +80,33 @@ def promote(
             "'none' stops serving for everybody",
             hint="Leave out --percent, or name the version that takes the share.",
         )
+    share = rollout.check_percent("100" if percent is None else percent)
     with connect(settings.dsn) as conn:
         before = rollout.promote(
-            conn,
-            model,
-            wanted,
-            percent=percent if percent is not None else 100,
-            reason=reason,
-            force=force,
+            conn, model, wanted, percent=share, reason=reason, force=force
         )
-    if percent is not None and rollout.check_percent(percent) < 100:
+        _name_experiment(conn, model)
+    if share < 100:
         say(f"{model}: version {number} answers {percent} %, version {before} the rest")
         say(f"Next: recsys promote {model} {number} | recsys rollback {model}")
     elif before == wanted:
         say(f"{model}: version {number} serves everybody")
     else:
         say(f"{model}: version {before or 'none'} -> {number}")
+
+
+def _name_experiment(conn: Connection, model: str) -> None:
+    """Say who is not concerned by a switch: an experiment assigns its users itself."""
+    row = conn.execute(
+        "select e.name, string_agg(distinct a.number::text, ', ')"
+        " from recsys.experiment as e"
+        " join recsys.experiment_arm as a on a.experiment = e.name"
+        " where e.model = %s and e.state = 'running' group by 1",
+        (model,),
+    ).fetchone()
+    if row:
+        say(f"Note: experiment {row[0]} goes on serving its users by {row[1]}")
+        say(f"      recsys experiment stop {row[0]}")
 
 
 def _number(text: str) -> int | None:
@@ -114,6 +127,7 @@ def _ramp(
     percent: str | None,
     reason: str,
     force: bool,
+    unguarded: bool,
 ) -> None:
     if number is None or percent is not None or every is None:
         raise ConfigError(
@@ -122,10 +136,22 @@ def _ramp(
         )
     steps = [step.strip() for step in ramp.split(",")]
     with connect(settings.dsn) as conn:
-        rollout.ramp(conn, model, number, steps, every, reason=reason, force=force)
+        rollout.ramp(
+            conn,
+            model,
+            number,
+            steps,
+            every,
+            reason=reason,
+            force=force,
+            guarded=not unguarded,
+        )
+        _name_experiment(conn, model)
     say(f"{model}: version {number} answers {steps[0]} %")
     if len(steps) > 1:
         say(f"'recsys worker' goes on to {', '.join(steps[1:])} %, one every {every}")
+    if len(steps) > 1 and not unguarded:
+        say("It waits for enough logged answers: Recommender(..., impressions=...)")
 
 
 @click.command()
@@ -145,6 +171,7 @@ def rollback(settings: Settings, model: str, reason: str) -> None:
     """
     with connect(settings.dsn) as conn:
         number = rollout.rollback(conn, model, reason=reason)
+        _name_experiment(conn, model)
     say(f"{model}: version {number} serves everybody again")
 
 

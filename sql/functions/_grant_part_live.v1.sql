@@ -16,7 +16,10 @@ begin
         grant select on recsys.audit_log, recsys.dead_letter, recsys.change_status, recsys.rollout_status to recsys_analyst;
     end if;
     if to_regrole('recsys_trainer') is not null then
-        revoke update, delete on recsys.audit from recsys_trainer;
+        -- What is written stays, under the name of who wrote it, at the time of writing.
+        revoke insert, update, delete on recsys.audit, recsys.promotion from recsys_trainer;
+        grant insert (model, number, kind, before, after, reason, numbers) on recsys.audit to recsys_trainer;
+        grant insert (model, number, from_number, kind, reason, percent) on recsys.promotion to recsys_trainer;
         grant usage, select on sequence recsys.capture_failure to recsys_trainer;
     end if;
 end

@@ -20,6 +20,14 @@ begin
     end if;
     if served.candidate then
         select r.number into successor from recsys.rollout as r where r.model = p_model and not r.candidate;
+    elsif exists (select from recsys.rollout as r where r.model = p_model and r.candidate) then
+        select r.number into successor from recsys.rollout as r where r.model = p_model and r.candidate;
+        if not p_stop_serving then
+            raise exception 'version % of model % is the base, and version % is being rolled out beside it',
+                p_number, p_model, successor
+                using errcode = 'object_not_in_prerequisite_state',
+                      hint = format('Finish that, ''recsys promote %s %s'', or end it, ''recsys rollback %s''.', p_model, successor, p_model);
+        end if;
     else
         successor := recsys._previous_version(p_model, p_number);
     end if;

@@ -35,6 +35,7 @@ set lock_timeout = '5s'
 as $function$
 declare
     base      integer;
+    last_served integer;
     candidate recsys.rollout;
     before    jsonb := recsys._rollout(p_model);
     whole     boolean := p_number is null or p_percent = 100;
@@ -47,6 +48,10 @@ begin
         raise exception 'percent must be above 0 and up to 100, with at most two decimals, got %', p_percent
             using errcode = 'invalid_parameter_value',
                   hint = format('''recsys rollback %s'' takes the users back from a candidate.', p_model);
+    end if;
+    if p_number is null and p_percent <> 100 then
+        raise exception 'stopping to serve is for everybody, not for % %% of the users', p_percent
+            using errcode = 'invalid_parameter_value', hint = 'Leave out the percentage.';
     end if;
     before := recsys._rollout(p_model);
     select r.number into base from recsys.rollout as r where r.model = p_model and not r.candidate;
@@ -69,6 +74,13 @@ begin
                       hint = format('Finish it, ''recsys promote %s %s'', or end it, ''recsys rollback %s''.', p_model, candidate.number, p_model);
         elsif base is not null and p_number <> base and candidate.number is distinct from p_number and not p_force then
             perform recsys._check_gate(p_model, p_number, base);
+        elsif base is null and not p_force then
+            -- Nothing serves, but something did: a break is no way around the comparison.
+            select p.number into last_served from recsys.promotion as p
+            where p.model = p_model and p.number is not null order by p.id desc limit 1;
+            if last_served <> p_number then
+                perform recsys._check_gate(p_model, p_number, last_served);
+            end if;
         end if;
     end if;
     if p_number = base and p_kind = 'promote' then

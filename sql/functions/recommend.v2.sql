@@ -24,6 +24,9 @@ declare
     serving record;
 begin
     perform recsys._check_k(k);
+    -- One user, one spelling: '07' and 7 are in the same bucket.
+    execute format('select ($1::%s)::text', (select m.user_type from recsys.model as m where m.name = recommend.model))
+    into user_id using user_id;
     select * into serving from recsys._serving(model, user_id);
     return query execute format(
         'select unnest(s.item_ids)::text, unnest(s.scores)

@@ -5,6 +5,9 @@
 -- sample_percent  share of the source's items that both could show: less than 100 while the candidate is loading
 -- limited         measured before the candidate was ready; such a comparison never passes
 -- verdict         the reasons in words
+-- gate            thresholds of the verdict and the seed of the sample, by name
+-- standard        they are at least as strict as the defaults, and the sample is the one that everybody gets; only such
+--                 a comparison lets a version be promoted without force
 -- metrics         name -> {"base", "candidate", "difference", "low", "high", "popular"}; see recsys.version_comparison
 --
 -- Rows outlive the versions they name, so that the audit can show the numbers of a promotion; version numbers are
@@ -29,6 +32,8 @@ create table recsys.comparison (
     limited        boolean not null,
     passed         boolean not null,
     verdict        text not null,
+    gate           jsonb not null default '{}',
+    standard       boolean not null default false,
     metrics        jsonb not null,
     constraint comparison_is_of_two_versions check (number <> base_number),
     constraint comparison_on_limited_data_passes_nothing check (not (limited and passed))

@@ -3,6 +3,7 @@
 -- steps    percentages, ascending; the first was taken when the ramp began
 -- step     index of the step that is in effect, from 1
 -- next_at  when the next step is due
+-- guarded  a step also waits until every guardrail has seen enough answers
 --
 -- The row goes when the ramp ends, whatever ends it; recsys.audit keeps why.
 
@@ -16,6 +17,7 @@ create table recsys.ramp (
     step_at    timestamptz not null default now(),
     next_at    timestamptz not null,
     reason     text not null default '',
+    guarded    boolean not null default true,
     started_at timestamptz not null default now(),
     started_by text not null default session_user
 );

@@ -192,6 +192,7 @@ def test_promote_rollback_and_drop_tell_what_they_did(run: Run, own_dsn: str) ->
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["2", "--percent", ""], "percent must be"),
         (["2", "--percent", "0"], "percent must be"),
         (["2", "--percent", "101"], "percent must be"),
         (["2", "--percent", "33.333"], "percent must be"),

@@ -74,6 +74,17 @@ def test_a_growing_percentage_moves_only_the_users_it_must() -> None:
         before = now
 
 
+def test_every_share_has_as_many_buckets_in_python_as_in_sql(
+    db: _db.Connection,
+) -> None:
+    """0.07 * 100 is not 7 in floating point."""
+    rows = db.execute(
+        "select g, (g / 100.0)::numeric(5, 2) * 100 from generate_series(1, 10000) as g"
+    ).fetchall()
+
+    assert all(share == n == assignment._buckets(n / 100) for n, share in rows)
+
+
 def test_another_salt_is_another_half() -> None:
     one = Plan(1, 1, 2, 50, "one")
     two = Plan(1, 1, 2, 50, "two")
@@ -183,6 +194,19 @@ def test_sql_recommends_by_the_users_own_version(shop: Shop) -> None:
         assigned = plan.assign(str(user))
         assert found == (second if assigned and assigned.number == 2 else first)[user]
     assert mixed not in (first, second)
+
+
+def test_sql_knows_a_user_by_any_spelling(shop: Shop) -> None:
+    with _db.connect(shop.dsn) as conn:
+        force(conn, 2, 50)
+        for user in range(1, 31):
+            plain, padded = (
+                conn.execute(
+                    "select * from recsys.recommend('shop', %s::text, 5)", (text,)
+                ).fetchall()
+                for text in (str(user), f"0{user}")
+            )
+            assert plain == padded
 
 
 @pytest.mark.parametrize("unit", ["\ud800", "a\nb", 7])

@@ -240,3 +240,29 @@ def test_taking_a_version_away_is_not_felt_by_a_process_that_serves_it(
     finally:
         process.kill()
         process.communicate()
+
+
+def test_a_version_that_serves_again_meanwhile_is_not_dropped(
+    five: _db.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list is read once, and each drop may wait seconds for its locks."""
+    for number in (1, 2):
+        rollout.retire(five, "shop", number)
+    five.execute("update recsys.model_version set retired_at = '2020-01-01'"
+                 " where state = 'retired'")  # fmt: skip
+    drop = clean_up._drop_retired
+
+    def slowly(conn: _db.Connection, model: str, number: int) -> bool:
+        if number == 2:
+            five.execute("update recsys.model_version set state = 'ready',"
+                         " ready_at = now() where number = 2")  # fmt: skip
+            rollout.promote(five, "shop", 2, reason="needed again", force=True)
+
+        return drop(conn, model, number)
+
+    monkeypatch.setattr(clean_up, "_drop_retired", slowly)
+    with _db.connect(five.info.dsn, autocommit=True) as conn:
+        said = clean_up.run(conn, "shop")
+
+    assert said == "version 1 dropped"
+    assert five.execute("select number from recsys.rollout").fetchall() == [(2,)]

@@ -16,7 +16,7 @@ import pytest
 import world
 from world import Shop
 
-from recsys import Recommender, _db, ramps, rollout, versions
+from recsys import Recommender, _db, artifacts, ramps, rollout, versions
 from recsys.errors import (
     ArtifactError,
     ConfigError,
@@ -64,6 +64,7 @@ def compared(conn: _db.Connection, *, passed: bool = True, **other: Any) -> None
         "model": "shop", "number": 2, "base_number": 1, "users": 100, "hits": 100,
         "k": 20, "sample_percent": 100, "limited": False, "passed": passed,
         "verdict": "as good" if passed else "worse", "metrics": json.dumps({}),
+        "standard": True,
         **other,
     }  # fmt: skip
     names = ", ".join(row)
@@ -216,6 +217,22 @@ def test_a_version_whose_towers_do_not_load_serves_nobody(
     assert shares(conn) == {1: 100}
 
 
+@pytest.mark.parametrize("tower", ["query_tower", "item_tower"])
+def test_a_tower_that_cannot_be_asked_serves_nobody(
+    conn: _db.Connection, tower: str
+) -> None:
+    sha256 = artifacts.put(conn, "onnx", b"not onnx at all")
+    conn.execute(
+        "update recsys.model_version set artifacts = artifacts || %s::jsonb"
+        " where number = 2",
+        (json.dumps({tower: sha256}),),
+    )
+    with pytest.raises(ArtifactError, match="do not load"):
+        force(conn, 2, 10)
+
+    assert shares(conn) == {1: 100}
+
+
 # the gate ---------------------------------------------------------------------------
 
 
@@ -270,20 +287,50 @@ def test_force_needs_a_reason_and_is_audited(conn: _db.Connection) -> None:
     assert reason == "forced: index repair"
 
 
-def test_the_first_version_and_a_rollback_need_no_comparison(
+def test_a_break_is_no_way_around_the_comparison(conn: _db.Connection) -> None:
+    rollout.promote(conn, "shop", None)
+    with pytest.raises(VersionStateError, match="was not compared with version 1"):
+        rollout.promote(conn, "shop", 2)
+    conn.rollback()
+    rollout.promote(conn, "shop", None)
+    rollout.promote(conn, "shop", 1)  # what served last
+
+    assert shares(conn) == {1: 100}
+
+
+def test_a_rollback_steps_over_a_break_and_needs_no_comparison(
     conn: _db.Connection,
 ) -> None:
     rollout.promote(conn, "shop", None)
-    rollout.promote(conn, "shop", 2)
-    force(conn, 1)
-    assert rollout.rollback(conn, "shop") == 2
+    force(conn, 2)
+
+    assert rollout.rollback(conn, "shop") == 1
+
+
+def test_a_base_is_not_dropped_beside_its_candidate(conn: _db.Connection) -> None:
+    force(conn, 2, 99)
+    with pytest.raises(VersionStateError, match="is being rolled out beside") as caught:
+        rollout.drop(conn, "shop", 1)
+    assert "recsys promote shop 2" in caught.value.hint
+
+    rollout.drop(conn, "shop", 1, stop_serving=True)
+    assert shares(conn) == {2: 100}
+
+
+def test_stopping_is_for_everybody(conn: _db.Connection) -> None:
+    with pytest.raises(ConfigError, match="for everybody"):
+        rollout.promote(conn, "shop", None, percent=10)
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="for everybody"):
+        conn.execute("select recsys._promote('shop', null, 10)")
 
 
 # ramps ------------------------------------------------------------------------------
 
 
 def ramp(conn: _db.Connection, *steps: Any, **options: Any) -> None:
-    options = {"every": timedelta(hours=1), "reason": "test", "force": True} | options
+    options = {
+        "every": timedelta(hours=1), "reason": "test", "force": True, "guarded": False,
+    } | options  # fmt: skip
     rollout.ramp(conn, "shop", 2, steps, **options)
 
 
@@ -364,20 +411,70 @@ def test_a_ramp_needs_time_and_another_version(conn: _db.Connection) -> None:
         ramp(conn, 1, 100)
 
 
+def answers(
+    conn: _db.Connection, number: int, n: int, *, error: str | None = None
+) -> None:
+    conn.execute(
+        "insert into recsys.impression (request_id, model, version, user_id, unit,"
+        " occurred_at, item_ids, scores, channels, k, took_ms, error)"
+        " select gen_random_uuid(), 'shop', %s, g::text, g::text,"
+        " clock_timestamp(), '{1}', '{1}', '{two-tower}', 1, 3, %s"
+        " from generate_series(1, %s) as g",
+        (number, error, n),
+    )
+
+
+def test_a_ramp_waits_until_the_guardrails_have_seen_enough(
+    conn: _db.Connection,
+) -> None:
+    ramp(conn, 1, 100, guarded=True)
+    make_due(conn)
+    assert "too few answers for error_rate" in ramps.advance(conn, "shop")
+    assert shares(conn) == {1: 99, 2: 1}
+
+    for number in (1, 2):
+        answers(conn, number, 300)
+    assert "1.00 % -> 100.00 %" in ramps.advance(conn, "shop")
+
+
+def test_what_failed_at_an_earlier_step_is_not_forgotten(conn: _db.Connection) -> None:
+    """Each step alone has too few answers to conclude anything."""
+    ramp(conn, 1, 2, 3, 4, 100)
+    answers(conn, 1, 2000)
+    said = []
+    for _ in range(4):
+        answers(conn, 2, 95, error="boom")
+        make_due(conn)
+        said.append(ramps.advance(conn, "shop"))
+
+    assert any("rolled back to version 1" in text for text in said)
+    assert shares(conn) == {1: 100}
+
+
+def test_a_guardrail_that_only_stops_is_audited_once_without_a_ramp(
+    conn: _db.Connection,
+) -> None:
+    conn.execute(
+        "insert into recsys.guardrail (model, metric, kind, bound, min_sample, action)"
+        " values ('shop', 'error_rate', 'max', 0.01, 100, 'stop')"
+    )
+    force(conn, 2, 10)
+    answers(conn, 1, 2000)
+    answers(conn, 2, 2000, error="boom")
+
+    assert "was stopped" in ramps.advance(conn, "shop")
+    assert ramps.advance(conn, "shop") == ""
+    assert len(audited(conn, "guardrail")) == 1
+    assert shares(conn) == {1: 90, 2: 10}
+
+
 def test_a_breached_guardrail_rolls_back_and_the_audit_says_why(
     conn: _db.Connection,
 ) -> None:
     ramp(conn, 10, 100)
     conn.commit()
     for number, error in ((1, None), (2, "boom")):
-        conn.execute(
-            "insert into recsys.impression (request_id, model, version, user_id, unit,"
-            " occurred_at, item_ids, scores, channels, k, took_ms, error)"
-            " select gen_random_uuid(), 'shop', %s, g::text, g::text,"
-            " clock_timestamp(), '{1}', '{1}', '{two-tower}', 1, 3, %s"
-            " from generate_series(1, 2000) as g",
-            (number, error),
-        )
+        answers(conn, number, 2000, error=error)
     conn.commit()
     said = ramps.advance(conn, "shop")
 
@@ -540,8 +637,15 @@ def test_trainers_cannot_rewrite_the_audit(conn: _db.Connection) -> None:
     conn.execute("set role recsys_trainer")
     with pytest.raises(psycopg.errors.InsufficientPrivilege), conn.transaction():
         conn.execute("delete from recsys.audit")
-    with pytest.raises(psycopg.errors.InsufficientPrivilege), conn.transaction():
-        conn.execute("update recsys.audit set who = 'somebody else'")
+    for statement in (
+        "update recsys.audit set who = 'somebody else'",
+        "update recsys.promotion set promoted_by = 'somebody else'",
+        "insert into recsys.audit (model, kind, who) values ('shop', 'x', 'them')",
+        "insert into recsys.audit (model, kind, at) values ('shop', 'x', '2020-01-01')",
+    ):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege), conn.transaction():
+            conn.execute(statement)
+    rollout.promote(conn, "shop", 2, reason="as a trainer", force=True)
 
 
 def test_answers_never_mix_versions_while_percentages_move(
