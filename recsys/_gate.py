@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from recsys._lists import Paired
+from recsys.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,9 @@ class Gate:
         max_latency: Largest p99 latency, as a multiple of the base's.
         latency_slack_ms: Differences of p99 up to this are noise.
         min_users: Fewer users say too little.
+
+    Raises:
+        ConfigError: A threshold is not finite or out of its range.
     """
 
     max_drop: float = 0.05
@@ -25,6 +30,47 @@ class Gate:
     max_latency: float = 1.5
     latency_slack_ms: float = 2.0
     min_users: int = 30
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            # Written so that nan, which every comparison lets through, is refused.
+            if not (math.isfinite(value) and low <= value <= high):
+                raise ConfigError(
+                    f"the threshold {name} must be from {low:g} to {high:g}, got "
+                    f"{value:g}",
+                    hint=f"The default is {_DEFAULTS[name]:g}.",
+                )
+
+    @property
+    def weaker(self) -> tuple[str, ...]:
+        """Names of the thresholds that let more pass than the defaults do."""
+        return tuple(
+            name
+            for name in _RANGES
+            if (getattr(self, name) - _DEFAULTS[name])
+            * (-1 if name.startswith("min_") else 1)
+            > 0
+        )
+
+    @property
+    def told(self) -> str:
+        """The thresholds that are not the defaults, in words."""
+        return ", ".join(
+            f"{name} {getattr(self, name):g} instead of {_DEFAULTS[name]:g}"
+            for name in _RANGES
+            if getattr(self, name) != _DEFAULTS[name]
+        )
+
+
+_RANGES = {
+    "max_drop": (0.0, 1.0),
+    "min_coverage": (0.0, 1.0),
+    "max_latency": (1.0, 1000.0),
+    "latency_slack_ms": (0.0, 60_000.0),
+    "min_users": (1, 1_000_000_000),
+}
+_DEFAULTS: dict[str, float] = asdict(Gate())
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +88,7 @@ class Facts:
         ann_high: Upper end of the 95 % interval of its ANN recall on these users.
         limited: Why the data are limited, in words; None when they are not.
         unknown: Versions of which it is not known what they were trained on.
+        from_file: The hits came from a file.
     """
 
     number: int
@@ -54,6 +101,7 @@ class Facts:
     ann_high: float | None
     limited: str | None
     unknown: tuple[int, ...] = ()
+    from_file: bool = False
 
 
 def judge(gate: Gate, facts: Facts) -> tuple[bool, str]:
@@ -64,6 +112,13 @@ def judge(gate: Gate, facts: Facts) -> tuple[bool, str]:
     if facts.unknown:
         numbers = " and ".join(map(str, facts.unknown))
         told += f"; what version {numbers} was trained on is unknown"
+    if facts.from_file:
+        told += (
+            "; the hits are from a file: whether the versions were trained on them is"
+            " not checked"
+        )
+    if gate.told:
+        told += f"; with {gate.told}"
     if facts.limited is not None:
         more = f"; so far {'; '.join(reasons)}" if reasons else ""
         return False, (
@@ -92,6 +147,8 @@ def _users(facts: Facts) -> str:
 def _quality(gate: Gate, facts: Facts) -> list[str]:
     found = facts.metrics[facts.quality]
     base, difference = found.base or 0.0, found.difference or 0.0
+    if base == 0 and not found.candidate:
+        return [f"{facts.quality} of both is 0, which says nothing about either"]
     if base > 0 and -difference > gate.max_drop * base:
         return [
             f"{facts.quality} fell by {-difference / base:.1%}, more than"

@@ -71,6 +71,9 @@ class Comparison:
         passed: It may be promoted.
         verdict: Why, in words.
         metrics: Values of both by name, with 95 % intervals.
+        gate: Thresholds of the verdict, and the seed, by name.
+        standard: They are at least as strict as the defaults, and the seed is the
+            default; ``promote`` accepts no other comparison without force.
         examples: Lists of up to ten of the users.
     """
 
@@ -86,6 +89,8 @@ class Comparison:
     passed: bool
     verdict: str
     metrics: Mapping[str, Paired]
+    gate: Mapping[str, float] = field(default_factory=dict[str, float])
+    standard: bool = False
     examples: tuple[Example, ...] = field(default=(), compare=False)
 
 
@@ -139,6 +144,7 @@ def compare(
         raise ConfigError(f"the number of users must be positive, got {max_users}")
     if cutoff is not None and holdout is not None:
         raise ConfigError("pass either a cut-off or a holdout")
+    gate, from_file = gate or Gate(), holdout is not None
     if cutoff is not None and cutoff.tzinfo is None:
         cutoff = cutoff.replace(tzinfo=UTC)
     with _one_snapshot(conn):
@@ -159,7 +165,7 @@ def compare(
         )  # fmt: skip
         examples = _examples(conn, pair, users, wanted, holdout.before, found)
     passed, verdict = _gate.judge(
-        gate or Gate(),
+        gate,
         _gate.Facts(
             number=number,
             base=found.base,
@@ -171,6 +177,7 @@ def compare(
             ann_high=found.ann_high,
             limited=pair.limit,
             unknown=unknown,
+            from_file=from_file,
         ),
     )
     return Comparison(
@@ -186,6 +193,9 @@ def compare(
         passed=passed,
         verdict=verdict,
         metrics=found.metrics,
+        gate={**asdict(gate), "seed": seed},
+        # Of many seeds one asks the users that suit the candidate.
+        standard=not gate.weaker and (seed == 0 or len(users) == len(relevant)),
         examples=examples,
     )
 
@@ -199,12 +209,14 @@ def store(conn: Connection, comparison: Comparison) -> int:
     values = asdict(replace(comparison, examples=()))
     values.pop("examples")
     values["metrics"] = json.dumps(values["metrics"])
+    values["gate"] = json.dumps(values["gate"])
     row = conn.execute(
         "insert into recsys.comparison (model, number, base_number, cutoff, users,"
-        " hits, k, sample_percent, limited, passed, verdict, metrics) values"
+        " hits, k, sample_percent, limited, passed, verdict, metrics, gate,"
+        " standard) values"
         " (%(model)s, %(number)s, %(base_number)s, %(cutoff)s, %(users)s, %(hits)s,"
         " %(k)s, %(sample_percent)s, %(limited)s, %(passed)s, %(verdict)s,"
-        " %(metrics)s::jsonb) returning id",
+        " %(metrics)s::jsonb, %(gate)s::jsonb, %(standard)s) returning id",
         values,
     ).fetchone()
     return int(row[0]) if row else 0

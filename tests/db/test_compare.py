@@ -316,6 +316,8 @@ def test_hits_may_come_from_elsewhere(town: Connection) -> None:
     found = compare(town, "shop", 2, holdout=holdout)
 
     assert (found.users, found.hits, found.cutoff) == (40, 40, None)
+    assert "is not checked" in found.verdict
+    assert "is not checked" not in compare(town, "shop", 2).verdict
 
 
 def test_later_versions_move_the_cut_off(town: Connection) -> None:
@@ -654,6 +656,43 @@ def test_only_a_version_that_passed_is_promoted(town: Connection) -> None:
         rollout.promote(town, "shop", 3)
     town.rollback()
     assert rollout.promote(town, "shop", 2) == 1
+
+
+def test_weaker_thresholds_and_another_sample_promote_nothing(town: Connection) -> None:
+    """Or whoever compares would decide what passes."""
+    easy = Gate(max_drop=1, min_users=1)
+    for options in ({"gate": easy}, {"seed": 3, "max_users": 40}):
+        found = compare(town, "shop", 2, **options)
+        store(town, found)
+        town.commit()
+        assert found.passed
+        assert not found.standard
+        with pytest.raises(VersionStateError, match="weaker thresholds") as caught:
+            rollout.promote(town, "shop", 2)
+        assert "--force" in (caught.value.hint or "")
+        town.rollback()
+
+    store(town, compare(town, "shop", 2, gate=Gate(max_drop=0.04), max_users=100))
+    assert rollout.promote(town, "shop", 2) == 1
+    kept = town.execute(
+        "select gate ->> 'max_drop', gate ->> 'seed', standard from recsys.comparison"
+        " order by id"
+    ).fetchall()
+    assert kept == [("1", "0", False), ("0.05", "3", False), ("0.04", "0", True)]
+
+
+def test_where_nothing_serves_the_floor_is_the_gate(town: Connection) -> None:
+    check = "select recsys._check_gate('shop', 2, null)"
+    rollout.promote(town, "shop", None)
+    with (
+        pytest.raises(psycopg.DatabaseError, match="with the popularity floor"),
+        town.transaction(),
+    ):
+        town.execute(check)
+
+    store(town, compare(town, "shop", 2))
+
+    town.execute(check)
 
 
 # until when a version was trained ----------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 from recsys import _gate, _lists
 from recsys._gate import Facts, Gate
 from recsys._lists import Paired
+from recsys.errors import ConfigError
 
 
 def slow_rbo(a: list[int], b: list[int], p: float) -> float:
@@ -142,6 +143,7 @@ def test_a_version_as_good_as_the_other_passes() -> None:
     [
         ({"ndcg": Paired(0.2, 0.18, -0.02, -0.05, 0.01)}, "fell by 10.0%"),
         ({"ndcg": Paired(0.2, 0.196, -0.004, -0.006, -0.002)}, "fell for certain"),
+        ({"ndcg": Paired(0.0, 0.0, 0.0, 0.0, 0.0)}, "of both is 0"),
         ({"users": 29}, "too little data: 30 users are needed"),
         ({"ann_high": 0.94}, "ANN recall on these users is at most 0.940"),
         ({"ann_recall": Paired(0.99, 0.93)}, "ANN recall is 0.930"),
@@ -161,7 +163,7 @@ def test_what_does_not_pass_says_why(given: dict[str, object], words: str) -> No
     "given",
     [
         {"ndcg": Paired(0.2, 0.191, -0.009, -0.03, 0.01)},
-        {"ndcg": Paired(0.0, 0.0, 0.0, 0.0, 0.0)},
+        {"ndcg": Paired(0.0, 0.1, 0.1, 0.0, 0.2)},
         {"coverage": Paired(0.5, 0.25)},
         # Twice as slow, but by noise; and slower by more, but not by half.
         {"latency_p99_ms": Paired(1, 2.9, 1.9, 1, 2)},
@@ -181,3 +183,33 @@ def test_limited_data_and_few_users_pass_no_gate_however_good() -> None:
     assert not verdict(ndcg=better, limited="on 100 % of the items")[0]
     assert not verdict(ndcg=better, users=5)[0]
     assert math.isclose(better.difference or 0, 0.8)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"max_drop": math.nan},
+        {"max_drop": math.inf},
+        {"max_drop": -0.1},
+        {"max_drop": 1.1},
+        {"min_coverage": math.nan},
+        {"max_latency": 0.5},
+        {"latency_slack_ms": -1},
+        {"min_users": 0},
+    ],
+)
+def test_thresholds_out_of_range_are_refused(given: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="threshold") as caught:
+        Gate(**given)  # type: ignore[arg-type]
+
+    assert caught.value.hint
+
+
+def test_weaker_thresholds_are_known_and_told() -> None:
+    assert Gate().weaker == ()
+    assert Gate(0.01, 0.9, 1.2, 1.0, 100).weaker == ()
+    assert Gate(0.2, 0.1, 9, 9, 2).weaker == (
+        "max_drop", "min_coverage", "max_latency", "latency_slack_ms", "min_users",
+    )  # fmt: skip
+    told = verdict(Gate(max_drop=0.2))[1]
+    assert told.endswith("; with max_drop 0.2 instead of 0.05")
