@@ -7,10 +7,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from hashlib import sha256
 from numbers import Integral, Real
 from typing import cast
 from uuid import UUID
 
+from recsys._arguments import MAX_UNIT
 from recsys.types import Recommendation, UserId
 
 _MAX_TEXT = 1000
@@ -73,7 +75,7 @@ def encode(answer: Answer) -> str:
             "model": answer.model,
             "version": answer.version,
             "user_id": _id(answer.user_id),
-            "unit": _text(answer.unit),
+            "unit": _unit(answer.unit),
             "occurred_at": answer.occurred_at.isoformat(),
             "item_ids": [item.item_id for item in items],
             "scores": [item.score for item in items],
@@ -95,7 +97,7 @@ def encode_exposure(experiment: str, unit: str, arm: str) -> str:
     return _encode(
         {
             "experiment": experiment,
-            "unit": _text(unit),
+            "unit": _unit(unit),
             "arm": arm,
             "first_at": datetime.now(UTC).isoformat(),
         }
@@ -104,6 +106,15 @@ def encode_exposure(experiment: str, unit: str, arm: str) -> str:
 
 def _id(value: UserId | None) -> str | None:
     return None if value is None else _text(str(value))
+
+
+def _unit(text: str | None) -> str | None:
+    """Return a unit as it is logged: one that an index could not hold, by its hash."""
+    kept = _text(text)
+    if text is None or kept is None or len(kept) * 4 <= MAX_UNIT:
+        return kept
+    full = text.encode("utf-8", "replace")
+    return kept if len(full) <= MAX_UNIT else f"sha256:{sha256(full).hexdigest()}"
 
 
 def _text(text: str | None) -> str | None:

@@ -10,15 +10,41 @@ from recsys.ids import check_id
 from recsys.types import ItemId, UserId
 
 _MAX_HISTORY = 10_000
+MAX_UNIT = 255
+"""Bytes of UTF-8: a key of recsys.exposure must fit on a page of its index."""
 
 
 def unit_of(user_id: UserId | None, unit: str | None) -> str | None:
-    """Return what rollouts and experiments assign: the user, unless told otherwise."""
+    """Return what rollouts and experiments assign: the user, unless told otherwise.
+
+    Raises:
+        ConfigError: It is no text that can be bucketed, logged and indexed.
+    """
     if unit is None:
-        return None if user_id is None else str(user_id)
+        return None if user_id is None else _encodable(str(user_id))
     if not isinstance(unit, str) or not unit.isprintable():  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ConfigError(f"unit must be printable text, got {unit!r}")
+        raise ConfigError(f"unit must be printable text, got {unit!r:.80}")
+    if (size := len(unit.encode())) > MAX_UNIT:
+        raise ConfigError(
+            f"unit must be at most {MAX_UNIT} bytes of UTF-8, got {size}",
+            hint="Pass a shorter key, or its hashlib.sha256(...).hexdigest().",
+        )
     return unit
+
+
+def _encodable(user: str) -> str:
+    """Refuse a user id that has no bucket; a long one is shortened where it is logged.
+
+    Raises:
+        ConfigError: It has lone surrogates.
+    """
+    try:
+        user.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"user_id must be text that UTF-8 can hold, got {user[:80]!r}"
+        ) from None
+    return user
 
 
 def check_k(k: int) -> None:

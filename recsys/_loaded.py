@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,23 +93,38 @@ class LoadedVersions:
             return None
         return Turn(snapshot.plan.generation, version, assignment)
 
-    def turn(self, conn: Connection, unit: str | None) -> Turn:
+    def turn(
+        self,
+        conn: Connection,
+        unit: str | None,
+        assigned: Callable[[Assignment], None] | None = None,
+    ) -> Turn:
         """Return who answers a unit, after reading what is not cached.
+
+        Args:
+            conn: An open connection.
+            unit: What is assigned to a version.
+            assigned: Is told the assignment before the version is loaded: a version
+                that cannot be loaded must answer for its users all the same.
 
         Raises:
             UnknownModel: No model of that name is registered.
             VersionStateError: No version of the model serves.
             ArtifactError: The towers cannot be loaded.
         """
-        snapshot = self._snapshot
-        if snapshot is None:
-            snapshot = self._snapshot = _Snapshot(self._plan(conn), {})
+        # Also a plan that is known is read again: were its version not to load, no
+        # answer would ever say that the plan has changed since.
+        plan, snapshot = self._plan(conn), self._snapshot
+        if snapshot is None or snapshot.plan.generation != plan.generation:
+            snapshot = self._snapshot = _Snapshot(plan, {})
         assignment = snapshot.plan.assign(unit)
         if assignment is None:
             raise VersionStateError(
                 f"no version of model {self.model!r} is serving",
                 hint=f"Run 'recsys promote {self.model} NUMBER'.",
             )
+        if assigned is not None:
+            assigned(assignment)
         version = snapshot.versions.get(assignment.number)
         if version is None:
             version = self._load(conn, assignment.number, snapshot.plan)

@@ -166,9 +166,9 @@ class Entry:
         self._turn: dict[str, Any] = {}
         self._started = time.perf_counter()
 
-    def assigned(self, number: int, to: Assignment) -> None:
+    def assigned(self, to: Assignment) -> None:
         """Note who answers; may come again after a switch."""
-        self._turn = {"version": number, "experiment": to.experiment, "arm": to.arm}
+        self._turn = {"version": to.number, "experiment": to.experiment, "arm": to.arm}
         if to.experiment and to.arm and self._unit is not None:
             self._log.expose(to.experiment, self._unit, to.arm)
 

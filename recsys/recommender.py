@@ -241,6 +241,7 @@ class Recommender:
             UnknownModel: No model of that name is registered.
             VersionStateError: No version of the model serves.
         """
+        unit = unit_of(user_id, None)
         worth = check_value(value)
         wanted = request_id is not None or worth is not None
         outcome = wanted or self.impressions.mode != "off"
@@ -281,7 +282,7 @@ class Recommender:
             return True
 
         # A lost connection may have stored it: only the caller can tell.
-        self._answer(ask, str(user_id), repeatable=False)
+        self._answer(ask, unit, repeatable=False)
 
     def query_vector(
         self, user_id: UserId, *, before: datetime | None = None
@@ -302,7 +303,7 @@ class Recommender:
                 return None
             return version.query(state, None), list(state.seen)
 
-        return self._answer(ask, str(user_id))
+        return self._answer(ask, unit_of(user_id, None))
 
     def close(self) -> None:
         """Close this thread's own connection; the next request opens another.
@@ -354,9 +355,7 @@ class Recommender:
             answer = None
             try:
                 with self._connection() as conn:
-                    turn = self._turn(conn, unit)
-                    if entry is not None:
-                        entry.assigned(turn.version.number, turn.assignment)
+                    turn = self._turn(conn, unit, entry)
                     with savepoint(conn):
                         answer = ask(conn, turn)
                         if entry is not None and isinstance(answer, Page):
@@ -399,13 +398,16 @@ class Recommender:
         with self._connection() as conn, savepoint(conn):
             yield conn
 
-    def _turn(self, conn: Connection, unit: str | None) -> Turn:
+    def _turn(self, conn: Connection, unit: str | None, entry: Entry | None) -> Turn:
+        assigned = None if entry is None else entry.assigned
         turn = self._versions.cached(unit)
         if turn is not None:
+            if assigned is not None:
+                assigned(turn.assignment)
             return turn
         try:
             with savepoint(conn):
-                return self._versions.turn(conn, unit)
+                return self._versions.turn(conn, unit, assigned)
         except retrieval.ABSENT:
             schema.check(conn)  # a borrowed connection comes unchecked
             raise

@@ -178,6 +178,20 @@ def test_an_exposure_is_written_once_per_unit(
     assert background.stats().written == 0
 
 
+def test_users_too_long_for_an_index_are_exposed_one_by_one(
+    dsn: str, background: ImpressionLog
+) -> None:
+    users = [chr(0x20000 + 99 * n) * 400 + str(n % 2) for n in range(4)]
+    for user in users:
+        background.expose("blue", user, "b")
+        background.record(None, answer(user_id=user, unit=user))
+
+    assert background.flush()
+    units = sorted(stored(dsn, "exposure", "unit"))
+    assert len(units) == 4
+    assert sorted(stored(dsn, columns="unit")) == units
+
+
 def test_what_was_seen_is_bounded() -> None:
     seen = _writer.Seen(3)
     for n in range(5):

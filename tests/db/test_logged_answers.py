@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
 
@@ -12,8 +13,9 @@ import pytest
 import world
 from world import Shop
 
-from recsys import Recommender, _db
+from recsys import Recommender, _db, guardrails, rollout
 from recsys.errors import (
+    ArtifactError,
     ConfigError,
     DatabaseUnavailable,
     RecsysError,
@@ -124,6 +126,67 @@ def test_an_exposure_is_stored_also_when_the_answer_fails(
     assert sorted(logged) == sorted(kept)
 
 
+def test_a_version_that_cannot_be_loaded_answers_for_its_users(
+    shop: Shop, model: Recommender
+) -> None:
+    """Its rows carry version and error, its arm keeps its users, a guardrail fires."""
+    with _db.connect(shop.dsn) as conn:
+        rollout.promote(conn, "shop", 2, percent=50, reason="test", force=True)
+        lose_query_tower(conn, 2)
+    begin = datetime.now(UTC) - timedelta(hours=1)
+    failed = ask_everybody(model, 260)
+    with _db.connect(shop.dsn) as conn:
+        breaches = guardrails.check(conn, "shop", since=begin)
+
+    assert failed > 100
+    assert query(
+        shop.dsn,
+        "select version, count(*), count(unit), min(split_part(error, ':', 1))"
+        " from recsys.impression where error is not null group by 1",
+    ) == [(2, failed, failed, "ArtifactError")]
+    assert [(b.metric, b.action) for b in breaches] == [("error_rate", "rollback")]
+
+    run_experiment(shop.dsn)
+    ask_everybody(model, 20)
+    arms = query(shop.dsn, "select arm, count(*) from recsys.exposure group by 1")
+    assert sum(many for _, many in arms) == 20
+    assert {arm for arm, _ in arms} == {"a", "b"}
+
+
+def test_a_rollback_reaches_a_process_that_could_not_load(shop: Shop) -> None:
+    with Recommender("shop", dsn=shop.dsn) as model, _db.connect(shop.dsn) as conn:
+        rollout.promote(conn, "shop", 2, reason="test", force=True)
+        lose_query_tower(conn, 2)
+        conn.commit()
+        with pytest.raises(ArtifactError):
+            model.recommend(7)
+        rollout.rollback(conn, "shop", reason="test")
+        conn.commit()
+
+        assert model.recommend(7).version == 1
+
+
+def lose_query_tower(conn: _db.Connection, number: int) -> None:
+    conn.execute(
+        "delete from recsys.artifact where sha256 ="
+        " (select artifacts ->> 'query_tower' from recsys.model_version"
+        " where number = %s)",
+        (number,),
+    )
+
+
+def ask_everybody(model: Recommender, users: int) -> int:
+    """Return how many users got an error."""
+    failed = 0
+    for user in range(users):
+        try:
+            model.recommend(user, k=2)
+        except RecsysError:
+            failed += 1
+    model.close()
+    return failed
+
+
 def run_experiment(dsn: str) -> None:
     """A running experiment of both versions with everybody in it."""
     with _db.connect(dsn) as conn:
@@ -222,6 +285,29 @@ def test_an_offset_that_is_none_is_refused(shop: Shop) -> None:
     for offset in (-1, 1.5, True, "3", 10**7):
         with pytest.raises(ConfigError, match="page_offset"):
             model.recommend(7, page_offset=offset)  # type: ignore[arg-type]
+
+
+def test_what_has_no_bucket_is_refused_by_name(shop: Shop, model: Recommender) -> None:
+    run_experiment(shop.dsn)
+    for ask in (
+        lambda: model.recommend("\ud800"),
+        lambda: model.record("\ud800", 42, "view"),
+        lambda: model.query_vector("\ud800"),
+    ):
+        with pytest.raises(ConfigError, match="user_id must be text"):
+            ask()
+    for unit in ("\ud800", "a\0b", "🛸" * 64):
+        with pytest.raises(ConfigError, match="unit must be"):
+            model.recommend(unit=unit)
+
+
+def test_a_unit_of_255_bytes_is_exposed(shop: Shop, model: Recommender) -> None:
+    run_experiment(shop.dsn)
+    unit = "🛸" * 63 + "abc"
+    model.recommend(unit=unit)
+    model.close()
+
+    assert query(shop.dsn, "select unit from recsys.exposure") == [(unit,)]
 
 
 def test_an_unknown_mode_is_refused(shop: Shop) -> None:
