@@ -37,6 +37,7 @@ class Duration(click.ParamType[timedelta]):
 @click.option("--ramp", help="Percentages to go through, such as 1,5,25,50,100.")
 @click.option("--every", type=Duration(), help="Time between the steps of --ramp.")
 @click.option("--reason", default="", help="Kept in recsys.switch_log and audit_log.")
+@click.option("--unguarded", is_flag=True, help="Ramp by time, whatever is logged.")
 @click.option(
     "--force", is_flag=True, help="Without a passed comparison; --reason why."
 )
@@ -56,8 +57,8 @@ def promote(
 
     Without --percent or --ramp it answers everybody from this commit on. A ramp is
     advanced by 'recsys worker', once the guardrails have seen enough answers (see
-    'recsys guardrail') and hold. Every version but the first
-    must have passed 'recsys compare'.
+    'recsys guardrail') and hold. Every version but the first must have passed 'recsys
+    compare'.
 
     Example:
 
