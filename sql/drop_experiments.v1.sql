@@ -4,11 +4,12 @@ drop view recsys.experiment_health, recsys.experiment_result, recsys.experiment_
 drop function recsys._grant_part_experiments();
 drop function recsys._experiment_keep(text);
 drop function recsys._experiment_stop(text, text);
-drop function recsys._experiment_start(text, text);
-drop function recsys._check_experiment(text);
+drop function recsys._experiment_start(text, text, boolean);
+drop function recsys._check_experiment(text, boolean);
 drop function recsys._experiment_uses(text, integer);
 drop function recsys.experiment_health_at(text, timestamptz);
 drop function recsys.experiment_result_at(text, timestamptz);
+drop function recsys._experiment_kept(text);
 drop function recsys._lift(float8);
 drop function recsys._chi_square_tail(float8, integer);
 drop function recsys._critical_value(float8);

@@ -93,6 +93,7 @@ EXPERIMENTS = (
     "functions/_critical_value.v1.sql",
     "functions/_chi_square_tail.v1.sql",
     "functions/_lift.v1.sql",
+    "functions/_experiment_kept.v1.sql",
     "functions/experiment_result_at.v1.sql",
     "functions/experiment_health_at.v1.sql",
     "functions/_experiment_uses.v1.sql",

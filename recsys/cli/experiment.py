@@ -13,6 +13,7 @@ from recsys._db import connect
 from recsys.cli.bars import say
 from recsys.cli.output import Row, format_option, write_rows
 from recsys.errors import ConfigError
+from recsys.experiment import metrics as measures
 from recsys.experiment import plot, power, report, store
 from recsys.experiment.report import Result, signed
 from recsys.experiment.stats import EXPECTED_USERS
@@ -112,7 +113,7 @@ def create(
             model,
             [store.parse_arm(text) for text in arms],
             control=control,
-            metrics=[store.parse_metric(text) for text in metrics],
+            metrics=[measures.parse_metric(text) for text in metrics],
             traffic=traffic,
             hypothesis=hypothesis,
             alpha=alpha,
@@ -126,9 +127,12 @@ def create(
 @experiment.command("start")
 @click.argument("name")
 @click.option("--reason", default="", help="Kept in recsys.audit_log.")
+@click.option("--force", is_flag=True, help="Without passed comparisons; --reason why.")
 @click.pass_obj
-def start(settings: Settings, name: str, reason: str) -> None:
+def start(settings: Settings, name: str, reason: str, force: bool) -> None:
     """Assign users to the arms of NAME from this commit on.
+
+    Every version but the serving one needs a comparison with it that passed.
 
     Example:
 
@@ -137,7 +141,7 @@ def start(settings: Settings, name: str, reason: str) -> None:
     """
     with connect(settings.dsn) as conn:
         schema.check(conn)
-        store.start(conn, name, reason=reason)
+        store.start(conn, name, reason=reason, force=force)
     say(f"{name}: running")
 
 
@@ -147,6 +151,8 @@ def start(settings: Settings, name: str, reason: str) -> None:
 @click.pass_obj
 def stop(settings: Settings, name: str, reason: str) -> None:
     """Stop NAME: the rollout serves everybody again, the results stay readable.
+
+    Where keeping the results failed, stop it again: they are read once more.
 
     Example:
 
@@ -227,6 +233,8 @@ def show(settings: Settings, name: str, path: Path | None, fmt: str) -> None:
         course = report.course(conn, name) if path else []
     if found.mismatch:
         say(f"WARNING: {found.mismatch}")
+    if found.missing:
+        say(f"WARNING: {found.missing}")
     if fmt == "table":
         write_rows([_row(r) for r in found.results], fmt, columns=SHOW_COLUMNS)
     else:
@@ -254,7 +262,9 @@ def _row(result: Result) -> Row:
         "arm": result.arm + ("*" if result.is_control else ""),
         "users": result.users,
         "mean": result.mean,
-        "lift": result.note or signed(change, relative),
+        "lift": result.note
+        if change is None and result.note
+        else signed(change, relative),
         "sequence": _between(sequence, relative),
         "interval": _between(fixed, relative),
         "p": result.p_adjusted,

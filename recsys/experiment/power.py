@@ -14,6 +14,8 @@ from recsys.errors import ConfigError
 from recsys.experiment.stats import critical_value, sequence_factor
 
 _NORMAL = NormalDist()
+_MOST_USERS = 1e15
+"""More than ever lived: beyond it lies rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,12 @@ def users_needed(
     high = 4.0
     while reached(high) < target:
         high *= 2
+        if high > _MOST_USERS:
+            raise ConfigError(
+                f"a difference of {difference:g} takes more than {_MOST_USERS:.0e}"
+                " users",
+                hint="Ask for a larger lift.",
+            )
     low = high / 2
     for _ in range(200):
         middle = (low + high) / 2
@@ -180,7 +188,7 @@ def plan(
     Raises:
         ConfigError: A number is out of range.
     """
-    if baseline <= 0:
+    if not 0 < baseline < math.inf:
         raise ConfigError(
             f"the baseline must be positive, got {baseline}", hint="Such as 0.04."
         )
@@ -189,8 +197,10 @@ def plan(
             f"variance reduction must lie in [0, 1), got {variance_reduction}",
             hint="The squared correlation with the time before the experiment.",
         )
-    if daily_users is not None and daily_users <= 0:
-        raise ConfigError("users per day must be positive", hint="Such as 2000.")
+    if daily_users is not None and not 0 < daily_users < math.inf:
+        raise ConfigError(
+            "users per day must be positive and finite", hint="Such as 2000."
+        )
     total = users_needed(
         baseline * lift, deviation * math.sqrt(1 - variance_reduction),
         alpha=alpha, target=target, share=share, sequential=sequential,

@@ -11,7 +11,7 @@ from psycopg.rows import class_row
 
 from recsys._db import Connection, translated
 from recsys.experiment import store
-from recsys.experiment.stats import MINIMUM_USERS
+from recsys.experiment.stats import MINIMUM_USERS, sequence_factor
 from recsys.experiment.store import Experiment
 
 
@@ -56,6 +56,7 @@ class Health:
     last_exposure_at: datetime | None
     sample_ratio_p: float | None
     mismatch: bool | None
+    note: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,11 @@ class Report:
         )
 
     @property
+    def missing(self) -> str:
+        """What of the data is not kept any more, in words; empty when all is there."""
+        return next((arm.note for arm in self.health if arm.note), "")
+
+    @property
     def verdict(self) -> str:
         """What the primary metric says, a sentence per treatment."""
         state = self.experiment.state
@@ -101,37 +107,55 @@ class Report:
                 " application's Recommender must not have impressions='off'."
             )
         primary = [r for r in self.results if r.is_primary]
-        control = next((r.arm for r in primary if r.is_control), "the control")
-        return " ".join(
-            _sentence(r, control, self.experiment.alpha)
-            for r in primary
-            if not r.is_control
-        )
+        control = next((r for r in primary if r.is_control), None)
+        treatments = [r for r in primary if not r.is_control]
+        if control is None:
+            return ""
+        words = [
+            _sentence(r, control, self.experiment, len(treatments)) for r in treatments
+        ]
+        if len(treatments) > 1:
+            words.append(
+                f"The intervals of this verdict are widened for {len(treatments)}"
+                " comparisons, so that all of them hold together."
+            )
+        return " ".join(words)
 
 
-def _sentence(result: Result, control: str, alpha: float) -> str:
-    """Return what one treatment's row says."""
+def _sentence(
+    result: Result, control: Result, experiment: Experiment, comparisons: int
+) -> str:
+    """Return what one treatment's row says.
+
+    The interval that is shown is what decides: the confidence sequence of the
+    difference, each at its part of alpha (Bonferroni).
+    """
     what = f"in {result.metric}"
-    if result.note:
+    if result.difference is None or result.se is None:
         return f"Nothing can be said about {result.arm} {what}: {result.note}."
-    p = result.sequential_p_adjusted
-    if p is None:
+    if result.sequence_low is None:
         return (
             f"Too early to say anything about {result.arm} {what}: it takes"
             f" {MINIMUM_USERS} users in each arm."
         )
-    relative = result.lift is not None
-    low = result.lift_sequence_low if relative else result.sequence_low
-    high = result.lift_sequence_high if relative else result.sequence_high
-    between = f"between {signed(low, relative)} and {signed(high, relative)}"
-    if p >= alpha:
+    reach = result.se * sequence_factor(
+        result.users + control.users,
+        experiment.alpha / comparisons,
+        experiment.expected_users,
+    )
+    low, high = result.difference - reach, result.difference + reach
+    between = f"between {signed(low, False)} and {signed(high, False)}"
+    if low <= 0 <= high:
         return (
-            f"No difference between {result.arm} and {control} {what} is proven so"
+            f"No difference between {result.arm} and {control.arm} {what} is proven so"
             f" far: it lies {between}."
         )
-    direction = "higher" if (result.difference or 0) > 0 else "lower"
-    by = signed(result.lift if relative else result.difference, relative)
-    return f"{result.arm} is {direction} than {control} {what}: {by}, {between}."
+    direction = "higher" if low > 0 else "lower"
+    lift = "" if result.lift is None else f" ({signed(result.lift)})"
+    return (
+        f"{result.arm} is {direction} than {control.arm} {what}:"
+        f" {signed(result.difference, False)}{lift}, {between}."
+    )
 
 
 def signed(value: float | None, relative: bool = True) -> str:

@@ -12,45 +12,17 @@ from decimal import Decimal, InvalidOperation
 from psycopg import errors as pg
 from psycopg.rows import class_row
 
-from recsys import assignment, versions
+from recsys import assignment, rollout, versions
 from recsys._db import Connection, translated
 from recsys.assignment import Arm
 from recsys.errors import ConfigError
+from recsys.experiment.metrics import PRESETS, Metric, check_kinds, check_metric
 from recsys.experiment.stats import EXPECTED_USERS
 
 COVARIATE_DAYS = 14
 """Days before the start that CUPED reads, unless said otherwise."""
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,47}")
 _ARM = re.compile(r"([a-z0-9][a-z0-9_-]{0,31})=(\d{1,9}):(\d+(?:\.\d+)?)")
-_METRIC = re.compile(r"[a-z][a-z0-9_]{0,47}")
-_NUMERATOR = re.compile(r"(impressions|items|(count|any|sum)\([^()]+\))")
-_DENOMINATOR = re.compile(r"(users|impressions|items|(count|any)\([^()]+\))")
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """What is measured: two measures, each summed over the users of an arm.
-
-    A measure is ``users``, ``impressions`` (answers), ``items`` (items shown),
-    ``count(KIND)``, ``any(KIND)`` or ``sum(KIND)`` (outcomes of a kind: how many,
-    whether there was one, their value); the kind ``*`` is every kind.
-    """
-
-    name: str
-    numerator: str
-    denominator: str = "users"
-
-
-PRESETS = {
-    metric.name: metric
-    for metric in (
-        Metric("ctr", "count(click)", "impressions"),
-        Metric("conversion", "any(purchase)"),
-        Metric("revenue", "sum(purchase)"),
-        Metric("purchases", "count(purchase)"),
-        Metric("impressions", "impressions"),
-    )
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,44 +59,6 @@ def parse_arm(text: str) -> Arm:
             hint="Write NAME=VERSION:PERCENT in lower case, such as new=2:50.",
         )
     return Arm(match[1], int(match[2]), float(match[3]))
-
-
-def parse_metric(text: str) -> Metric:
-    """Read a metric: the name of a preset, or ``NAME=NUMERATOR[/DENOMINATOR]``.
-
-    Raises:
-        ConfigError: It is neither.
-    """
-    if text in PRESETS:
-        return PRESETS[text]
-    name, equals, formula = text.partition("=")
-    numerator, _, denominator = formula.partition("/")
-    metric = Metric(name, numerator.strip(), denominator.strip() or "users")
-    if not equals:
-        raise ConfigError(
-            f"unknown metric {text!r}",
-            hint=f"Presets: {', '.join(PRESETS)}; or 'saves=count(save)/impressions'.",
-        )
-    _check_metric(metric)
-    return metric
-
-
-def _check_metric(metric: Metric) -> None:
-    if not _METRIC.fullmatch(metric.name):
-        raise ConfigError(
-            f"not a name of a metric: {metric.name!r}",
-            hint="Lower-case letters, digits and underscores, a letter first.",
-        )
-    for part, pattern in (
-        (metric.numerator, _NUMERATOR),
-        (metric.denominator, _DENOMINATOR),
-    ):
-        if not pattern.fullmatch(part):
-            raise ConfigError(
-                f"metric {metric.name} cannot measure {part!r}",
-                hint="Measures: impressions, items, count(KIND), any(KIND), sum(KIND);"
-                " below the line also users, but no sum.",
-            )
 
 
 def create(
@@ -164,7 +98,8 @@ def create(
     Raises:
         UnknownModel: No model of that name is registered.
         UnknownVersion: An arm names a version that does not exist.
-        ConfigError: A name is taken or malformed, or a number out of range.
+        ConfigError: A name is taken or malformed, a number out of range, or a metric
+            counts a kind that the model does not know.
     """
     if not _NAME.fullmatch(name):
         raise ConfigError(
@@ -174,7 +109,7 @@ def create(
     chosen = _check_arms(arms, control)
     _check_numbers(traffic, alpha, expected_users, covariate_days)
     for metric in metrics:
-        _check_metric(metric)
+        check_metric(metric)
     if len({metric.name for metric in metrics}) != len(metrics) or not metrics:
         raise ConfigError(
             "an experiment needs metrics with different names",
@@ -184,6 +119,7 @@ def create(
         if arm.number is None:
             raise ConfigError(f"arm {arm.name} has no version", hint="Give it one.")
         versions.get(conn, model, arm.number)
+        check_kinds(conn, model, arm.number, metrics)
     row = (
         name, model, traffic, hypothesis, metrics[0].name, alpha, expected_users,
         covariate_days,
@@ -291,25 +227,49 @@ def _check_numbers(
         )
 
 
-def start(conn: Connection, name: str, *, reason: str = "") -> None:
+def start(
+    conn: Connection, name: str, *, reason: str = "", force: bool = False
+) -> None:
     """Assign users to the arms, from the caller's commit on.
 
+    Every version but the base must have passed ``recsys.compare`` with the base, as for
+    a promotion, and its towers must answer.
+
+    Args:
+        conn: An open connection; the caller commits.
+        name: Name of the experiment.
+        reason: Kept in ``recsys.audit_log``.
+        force: Without the comparisons; needs a reason, and the audit says so.
+
     Raises:
-        ConfigError: No experiment has that name.
+        ConfigError: No experiment has that name, or force comes without a reason.
         VersionStateError: It has started before, another one runs on the model, or a
-            version is not ready; or a lock was not to be had for five seconds.
+            version is not ready or was not compared; or a lock was not to be had for
+            five seconds.
+        ArtifactError: The towers of a version cannot be loaded.
     """
-    get(conn, name)  # begins the caller's transaction: the next one is a savepoint
+    model = get(conn, name).model  # begins the transaction: the next is a savepoint
     with translated(), conn.transaction():
-        conn.execute("select recsys._experiment_start(%s, %s)", (name, reason))
+        conn.execute(
+            "select recsys._experiment_start(%s, %s, %s)", (name, reason, force)
+        )
+        numbers = conn.execute(
+            "select distinct number from recsys.experiment_arm where experiment = %s"
+            " order by number",
+            (name,),
+        ).fetchall()
+        for (number,) in numbers:
+            rollout.check_towers(conn, versions.get(conn, model, number))
 
 
 def stop(conn: Connection, name: str, *, reason: str = "") -> None:
     """Serve everybody by the rollout again, from the caller's commit on.
 
+    One that is stopped already stays as it is: ``keep_results`` may follow again.
+
     Raises:
         ConfigError: No experiment has that name.
-        VersionStateError: It is not running, or a lock was not to be had for five
+        VersionStateError: It is a draft, or a lock was not to be had for five
             seconds.
     """
     get(conn, name)  # begins the caller's transaction: the next one is a savepoint

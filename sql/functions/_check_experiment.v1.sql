@@ -1,10 +1,14 @@
 -- recsys._check_experiment: refuse to start what cannot be evaluated or served
 --
+--   p_force  without the comparisons that the arms need
 --   raises 55000 with a hint
+--
+-- An arm serves users as a rollout does, so its version needs what a promotion needs: a comparison with the base that
+-- passed.
 --
 -- tests: tests/db/test_experiment_store.py
 
-create function recsys._check_experiment(p_name text)
+create function recsys._check_experiment(p_name text, p_force boolean default false)
 returns void
 language plpgsql
 set search_path from current
@@ -13,6 +17,9 @@ declare
     e       recsys.experiment;
     arms    record;
     wrong   record;
+    base    integer;
+    words   text;
+    advice  text;
 begin
     select * into e from recsys.experiment where name = p_name;
     select count(*) as n, sum(a.share) as total, count(*) filter (where a.is_control) as controls,
@@ -44,6 +51,24 @@ begin
             using errcode = 'object_not_in_prerequisite_state',
                   hint = format('''recsys versions %s'' shows the versions; ''recsys backfill %s %s'' makes one ready.',
                                 e.model, e.model, wrong.number);
+    end loop;
+    if p_force then
+        return;
+    end if;
+    select r.number into base from recsys.rollout as r where r.model = e.model and not r.candidate;
+    for wrong in
+        select a.arm, a.number from recsys.experiment_arm as a
+        where a.experiment = p_name and a.number is distinct from base
+        order by a.arm
+    loop
+        begin
+            perform recsys._check_gate(e.model, wrong.number, base);
+        exception when object_not_in_prerequisite_state then
+            get stacked diagnostics words = message_text, advice = pg_exception_hint;
+            raise exception 'arm % of experiment %: %', wrong.arm, p_name, words
+                using errcode = 'object_not_in_prerequisite_state',
+                      hint = replace(advice, 'promote with', 'start with');
+        end;
     end loop;
 end
 $function$;

@@ -1,6 +1,8 @@
 -- recsys._experiment_stop: from this commit on, everybody is served by the rollout again
 --
---   raises 22023 unknown experiment; 55000 not running; 55P03 a lock was not to be had for 5 seconds
+--   raises 22023 unknown experiment; 55000 a draft; 55P03 a lock was not to be had for 5 seconds
+--
+-- A stopped experiment stays as it is: whoever stops it again wants its results kept, which had failed.
 --
 -- Reads no results: stopping must be quick. recsys._experiment_keep stores them afterwards.
 --
@@ -21,14 +23,19 @@ begin
     if not found then
         raise exception 'unknown experiment %', p_name
             using errcode = 'invalid_parameter_value', hint = '''recsys experiment list'' lists them.';
-    elsif e.state <> 'running' then
+    elsif e.state = 'stopped' then
+        return;
+    elsif e.state = 'draft' then
         raise exception 'experiment % is %, not running', p_name, e.state
             using errcode = 'object_not_in_prerequisite_state',
-                  hint = case e.state when 'draft' then format('Start it: recsys experiment start %s', p_name)
-                                      else 'Nothing is left to stop.' end;
+                  hint = format('Start it: recsys experiment start %s', p_name);
     end if;
     update recsys.experiment set state = 'stopped', stopped_at = now(), reason = coalesce(p_reason, '')
     where name = p_name;
+    -- The clean-up waits from then on, as after a rollout.
+    update recsys.model_version as v set last_served_at = now()
+    from recsys.experiment_arm as a
+    where a.experiment = p_name and v.model = e.model and v.number = a.number;
     update recsys.model set generation = generation + 1 where name = e.model;
     perform recsys._audit(
         e.model, null, 'experiment', '{"state": "running"}',

@@ -10,7 +10,7 @@
 
 create function recsys.experiment_health_at(experiment text, at timestamptz default now())
 returns table (arm text, share numeric, users bigint, expected float8, first_exposure_at timestamptz,
-               last_exposure_at timestamptz, sample_ratio_p float8, mismatch boolean)
+               last_exposure_at timestamptz, sample_ratio_p float8, mismatch boolean, note text)
 language plpgsql stable security definer
 set search_path from current
 as $function$
@@ -37,7 +37,8 @@ begin
                                                       s.arms::integer - 1) end as p
         from seen as s
     )
-    select t.arm, t.share, t.users, t.expected::float8, t.first_at, t.last_at, t.p, t.p < 0.001
+    select t.arm, t.share, t.users, t.expected::float8, t.first_at, t.last_at, t.p, t.p < 0.001,
+           recsys._experiment_kept(experiment_health_at.experiment)
     from tested as t
     order by t.arm;
 end

@@ -29,12 +29,14 @@ declare
     e     recsys.experiment;
     bound float8;  -- standard errors of the fixed interval
     rho   float8;  -- squared, of the sequences
+    kept  text;
 begin
     select * into e from recsys.experiment as x where x.name = experiment_result_at.experiment;
     if not found then
         raise exception 'unknown experiment %', experiment_result_at.experiment
             using errcode = 'invalid_parameter_value', hint = '''recsys experiment list'' lists them.';
     end if;
+    kept := recsys._experiment_kept(e.name);
     bound := recsys._critical_value(e.alpha);
     rho := (-2 * ln(e.alpha) + ln(1 - 2 * ln(e.alpha))) / e.expected_users;
     return query
@@ -128,7 +130,7 @@ begin
            r.s, case when r.s is not null
                      then least(max(r.s * r.s_factor) over (partition by r.main order by r.s_factor desc), 1) end,
            case when r.plain > 0 and r.diff_se is not null then 1 - r.diff_se ^ 2 / r.plain end,
-           r.note
+           coalesce(nullif(r.note, ''), kept)
     from ranked as r
     order by r.main desc, r.metric_name, r.control desc, r.arm_name;
 end

@@ -2,7 +2,8 @@
 --
 -- A measure is one of
 --   users        1 per exposed user
---   impressions  answers the user got
+--   impressions  answers to the user, failed ones too, as in recsys.version_outcome
+--   clicks       answers that led to an outcome of any kind, as in recsys.version_outcome
 --   items        items shown to the user
 --   count(KIND)  outcomes of a kind; * is every kind
 --   any(KIND)    1 if there was one
@@ -16,10 +17,10 @@ create table recsys.experiment_metric (
                 constraint experiment_metric_name_is_simple check (metric ~ '^[a-z][a-z0-9_]{0,47}$'),
     numerator   text not null
                 constraint experiment_metric_numerator_is_a_measure
-                check (numerator ~ '^(impressions|items|(count|any|sum)\([^()]+\))$'),
+                check (numerator ~ '^(impressions|clicks|items|(count|any|sum)\([^()]+\))$'),
     denominator text not null default 'users'
                 constraint experiment_metric_denominator_is_a_measure
-                check (denominator ~ '^(users|impressions|items|(count|any)\([^()]+\))$'),
+                check (denominator ~ '^(users|impressions|clicks|items|(count|any)\([^()]+\))$'),
     primary key (experiment, metric)
 );
 

@@ -26,10 +26,12 @@ def test_an_experiment_from_the_hypothesis_to_the_decision(
         return result
 
     ok("create", "bigger", "shop", *ARMS, "--metric", "conversion",
-       "--metric", "saves=count(save)/impressions", "--hypothesis", "more")  # fmt: skip
+       "--metric", "saves=count( cart )/items", "--hypothesis", "more")  # fmt: skip
     assert "draft" in ok("show", "bigger").err
     before = json.loads(ok("assign", "bigger", "1", "2", "--format", "json").out)
-    ok("start", "bigger")
+    refused = run("--dsn", own_dsn, "experiment", "start", "bigger")
+    assert "was not compared" in refused.err
+    ok("start", "bigger", "--force", "--reason", "for a test")
     assert "Nobody was exposed" in ok("show", "bigger").err
     with _db.connect(own_dsn) as conn:
         conn.execute(
@@ -45,6 +47,7 @@ def test_an_experiment_from_the_hypothesis_to_the_decision(
     shown = ok("show", "bigger", "--plot", "page.html")
     after = json.loads(ok("assign", "bigger", "1", "2", "--format", "json").out)
     ok("stop", "bigger", "--reason", "done")
+    ok("stop", "bigger")  # keeps the results again
     rows = list(csv.DictReader(io.StringIO(ok("list", "--format", "csv").out)))
 
     assert "new is higher than control in conversion" in shown.err
@@ -59,7 +62,8 @@ def test_an_experiment_from_the_hypothesis_to_the_decision(
 
 def test_a_mismatch_is_the_first_thing_said(run: Run, own_dsn: str) -> None:
     run("--dsn", own_dsn, "experiment", "create", "bigger", "shop", *ARMS)
-    run("--dsn", own_dsn, "experiment", "start", "bigger")
+    run("--dsn", own_dsn, "experiment", "start", "bigger", "--force",
+        "--reason", "for a test")  # fmt: skip
     with _db.connect(own_dsn) as conn:
         conn.execute(
             "insert into recsys.exposure select 'bigger', n::text,"
@@ -84,6 +88,7 @@ def test_a_mismatch_is_the_first_thing_said(run: Run, own_dsn: str) -> None:
         (("create", "x", "nosuch", *ARMS), "no model named"),
         (("create", "x", "shop", *ARMS[:2]), "two arms"),
         (("create", "x", "shop", *ARMS, "--metric", "zzz"), "unknown metric"),
+        (("create", "x", "shop", *ARMS, "--metric", "a=any(b)"), "kinds: cart"),
         (("create", "x", "shop", *ARMS, "--traffic", "101"), "traffic"),
         (("create", "x", "shop", *ARMS, "--traffic", "nan"), "traffic"),
         (("create", "x", "shop", *ARMS, "--control", "z"), "no arm"),
@@ -92,6 +97,12 @@ def test_a_mismatch_is_the_first_thing_said(run: Run, own_dsn: str) -> None:
         (("power", "--baseline", "2", "--lift", "0.1"), "conversion rate"),
         (("power", "--baseline", "0.1", "--lift", "0"), "zero"),
         (("power", "--baseline", "0.1", "--lift", "nan"), "finite"),
+        (("power", "--baseline", "0.1", "--lift", "1e-200"), "more than 1e+15"),
+        (
+            ("power", "--baseline", "0.1", "--lift", "1", "--daily-users", "nan"),
+            "users",
+        ),
+        (("power", "--baseline", "inf", "--lift", "1", "--deviation", "1"), "baseline"),
         (("power", "--baseline", "0.1", "--lift", "1", "--share", "1"), "share"),
         (("power", "--baseline", "-1", "--lift", "1", "--deviation", "1"), "baseline"),
     ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import numpy as np
 import pytest
@@ -16,14 +16,14 @@ from recsys import _db
 from recsys.assignment import Arm
 from recsys.errors import ConfigError
 from recsys.experiment import checks, plot, report, store
+from recsys.experiment.metrics import PRESETS, Metric
 from recsys.experiment.moments import Moments, from_users, pooled
 from recsys.experiment.stats import Comparison, compare, critical_value
-from recsys.experiment.store import PRESETS, Metric
 
 START = datetime.fromisoformat("2026-05-01T00:00:00+00:00")
 ARMS = [Arm("control", 1, 40), Arm("new", 2, 30), Arm("other", 2, 30)]
 METRICS = [
-    PRESETS["ctr"],
+    Metric("ctr", "count(click)", "impressions"),
     PRESETS["conversion"],
     PRESETS["revenue"],
     Metric("per_item", "count(*)", "items"),
@@ -43,8 +43,9 @@ def started(
         "insert into recsys.model_version (model, number, state, dim, spec, artifacts)"
         " select 'shop', n, 'ready', 8, '{}', '{}' from generate_series(1, 2) as n"
     )
+    db.execute("insert into recsys.retention values ('shop', '100 years')")
     store.create(db, "test", "shop", arms, metrics=metrics, **options)
-    store.start(db, "test")
+    db.execute("select recsys._experiment_start('test', 'made by hand', true)")
     db.execute("update recsys.experiment set started_at = %s", (START,))
 
 
@@ -69,12 +70,20 @@ def show(db: _db.Connection, unit: object, day: float, **columns: Any) -> None:
 
 
 def act(
-    db: _db.Connection, user: object, kind: str, day: float, value: float | None = None
+    db: _db.Connection,
+    user: object,
+    kind: str,
+    day: float,
+    value: float | None = None,
+    *,
+    request: UUID | None = None,
+    item: str = "1",
 ) -> None:
     db.execute(
-        "insert into recsys.outcome (model, user_id, item_id, kind, value, occurred_at)"
-        " values ('shop', %s, '1', %s, %s, %s)",
-        (str(user), kind, value, START + timedelta(days=day)),
+        "insert into recsys.outcome"
+        " (model, user_id, item_id, kind, value, occurred_at, request_id)"
+        " values ('shop', %s, %s, %s, %s, %s, %s)",
+        (str(user), item, kind, value, START + timedelta(days=day), request),
     )
 
 
@@ -154,7 +163,7 @@ def test_what_is_somebody_elses_does_not_count(db: _db.Connection) -> None:
     act(db, 1, "view", 1)
     db.execute("update recsys.outcome set model = 'other' where kind = 'view'")
 
-    assert unit_row(db, "ctr")[:2] == (0, 1)
+    assert unit_row(db, "ctr")[:2] == (0, 2)  # a failed answer is one without a click
     assert unit_row(db, "ctr", "2")[:2] == (0, 0)
     assert unit_row(db, "per_item")[:2] == (0, 2)
 
@@ -167,6 +176,54 @@ def test_the_answer_that_exposes_counts_whatever_the_clock_says(
     show(db, 1, 0.9999, experiment="test", arm="new")
 
     assert unit_row(db, "ctr")[1] == 1
+
+
+@pytest.mark.parametrize("days", [0, 14])
+def test_what_carries_the_experiment_is_never_past(
+    db: _db.Connection, days: int
+) -> None:
+    """A request process whose clock is behind that of the database."""
+    started(db, covariate_days=days)
+    expose(db, 1, "new", day=0.1)
+    request = uuid4()
+    show(db, 1, -0.001, request_id=request, experiment="test", arm="new")
+    act(db, 1, "click", -0.0005, request=request)
+
+    assert unit_row(db, "ctr") == (1, 1, 0, 0)
+
+
+def test_an_outcome_is_of_the_unit_whose_answer_it_names(db: _db.Connection) -> None:
+    """So that those of a session count, whose key is no id of a user."""
+    started(db)
+    expose(db, "sess-abc", "new", day=0)
+    expose(db, 7, "control", day=0)
+    request = uuid4()
+    show(db, "sess-abc", 1, request_id=request, user_id=None)
+    act(db, 7, "purchase", 2, 20, request=request)
+    act(db, 7, "purchase", 3, 5)
+    act(db, 7, "purchase", 3, 1, request=uuid4())  # of an answer that was not logged
+
+    assert unit_row(db, "revenue", "sess-abc")[0] == 20
+    assert unit_row(db, "revenue", "7")[0] == 6
+
+
+def test_ctr_is_that_of_the_versions(db: _db.Connection) -> None:
+    """One word, one definition: answers that led to an outcome of any kind."""
+    started(db, metrics=[PRESETS["ctr"]])
+    expose(db, 1, "new", day=0)
+    led, other = uuid4(), uuid4()
+    show(db, 1, 1, request_id=led)
+    show(db, 1, 1, request_id=other)
+    show(db, 1, 1, error="it failed", item_ids=[])
+    for kind in ("view", "purchase"):
+        act(db, 1, kind, 2, request=led)
+    act(db, 1, "view", 2, request=other, item="99")  # was not shown
+    act(db, 1, "view", 2)
+
+    assert unit_row(db, "ctr")[:2] == (1, 3)
+    assert db.execute(
+        "select sum(clicks), sum(impressions) from recsys.version_outcome"
+    ).fetchone() == (1, 3)
 
 
 def test_the_covariate_is_the_time_before_the_start(db: _db.Connection) -> None:
@@ -398,6 +455,87 @@ def test_a_clear_difference_is_said_in_a_sentence_and_drawn(db: _db.Connection) 
     assert found.verdict in page
     assert "nan" not in page.lower().replace("finance", "")
     assert "http" not in page
+
+
+def two_arms(db: _db.Connection, share: float, arms: int = 2) -> report.Report:
+    """Conversions of 20 % in the control, of ``share`` in every treatment."""
+    names = ["control", "new", "other"][:arms]
+    started(
+        db,
+        arms=[Arm(name, 1, 50 if arms == 2 else 30 + 10 * (i == 0)) for i, name in
+              enumerate(names)],
+        metrics=[PRESETS["conversion"]],
+    )  # fmt: skip
+    for index, name in enumerate(names):
+        of_thousand = 200 if index == 0 else round(share * 1000)
+        db.execute(
+            "insert into recsys.exposure select 'test', %s || n, %s, %s"
+            " from generate_series(1, %s) as n",
+            (name, name, START, 400 if arms == 3 and not index else 300),
+        )
+        db.execute(
+            "insert into recsys.outcome (model, user_id, item_id, kind, occurred_at)"
+            " select 'shop', %s || n, '1', 'purchase', %s from generate_series(1, 400)"
+            " as n where n * 7 %% 100 < %s",
+            (name, START + timedelta(days=1), of_thousand / 10),
+        )
+    return report.report(db, "test")
+
+
+@pytest.mark.parametrize("arms", [2, 3])
+def test_the_interval_of_a_verdict_is_what_decides(
+    db: _db.Connection, arms: int
+) -> None:
+    """Never "is higher" beside an interval with 0, at the border either."""
+    seen = set()
+    for percent in range(30, 44):
+        with db.transaction(force_rollback=True):
+            found = two_arms(db, percent / 100, arms)
+            for sentence in found.verdict.split(". ")[: arms - 1]:
+                low, high = (
+                    float(word.strip(".,"))
+                    for word in sentence.split("between ")[-1].split(" and ")
+                )
+                higher = "is higher" in sentence
+                assert higher == (low > 0), sentence
+                assert low < high
+                seen.add(higher)
+            assert ("widened for 2 comparisons" in found.verdict) == (arms == 3)
+    assert seen == {False, True}
+
+
+def test_more_arms_widen_the_intervals_of_the_verdict(db: _db.Connection) -> None:
+    rows = []
+    for arms in (2, 3):
+        with db.transaction(force_rollback=True):
+            found = two_arms(db, 0.3, arms)
+            result = next(r for r in found.results if r.arm == "new")
+            low = float(
+                found.verdict.split(": ")[1].split("between ")[1].split(" and ")[0]
+            )
+            assert result.sequence_low is not None
+            rows.append((low, result.sequence_low))
+    assert rows[0][0] == pytest.approx(rows[0][1], rel=1e-3)
+    assert rows[1][0] < rows[1][1] - 0.005
+
+
+def test_data_that_are_not_kept_are_told(db: _db.Connection) -> None:
+    started(db, covariate_days=10)
+    fill(db, users=300)
+    whole = report.report(db, "test")
+    assert whole.missing == ""
+    assert whole.verdict
+
+    age = "update recsys.retention set keep = now() - %s::timestamptz"
+    for day, words in ((-5, "CUPED knows less"), (2, "the start was on 2026-05-01")):
+        db.execute(age, (START + timedelta(days=day),))
+        found = report.report(db, "test")
+        assert words in found.missing
+        assert {words in r.note for r in found.results} == {True}
+        assert found.verdict == whole.verdict
+    db.execute("delete from recsys.retention")  # 90 days
+    db.execute("update recsys.experiment set started_at = now() - interval '85 days'")
+    assert "CUPED" in report.report(db, "test").missing
 
 
 def test_a_page_of_an_experiment_without_data_is_a_page(db: _db.Connection) -> None:

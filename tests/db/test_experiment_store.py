@@ -10,13 +10,25 @@ from world import Shop
 
 from recsys import Recommender, _db, retrieval
 from recsys.assignment import Arm, bucket
-from recsys.errors import ConfigError, RecsysError, UnknownModel, UnknownVersion
+from recsys.errors import (
+    ArtifactError,
+    ConfigError,
+    RecsysError,
+    UnknownModel,
+    UnknownVersion,
+)
 from recsys.errors import VersionStateError as StateError
 from recsys.experiment import store
 from recsys.experiment.checks import chi_square_tail
-from recsys.experiment.store import Metric, parse_arm, parse_metric
+from recsys.experiment.metrics import Metric, parse_metric
+from recsys.experiment.store import parse_arm
 
 ARMS = [Arm("control", 1, 50), Arm("new", 2, 50)]
+
+
+def start(conn: _db.Connection, name: str, reason: str = "for a test") -> None:
+    """Start without the comparisons."""
+    store.start(conn, name, reason=reason, force=True)
 
 
 @pytest.fixture
@@ -43,7 +55,7 @@ def test_an_experiment_is_a_draft_then_runs_then_is_stopped(
     assert made.arms == "control=1:50* new=2:50"
     assert generation(conn) == before
 
-    store.start(conn, "bigger", reason="why not")
+    start(conn, "bigger", reason="why not")
     assert store.get(conn, "bigger").state == "running"
     assert generation(conn) == before + 1
 
@@ -58,7 +70,7 @@ def test_an_experiment_is_a_draft_then_runs_then_is_stopped(
     ).fetchall()
     assert [row[:3] for row in audit] == [
         (None, "draft", "more clicks"),
-        ("draft", "running", "why not"),
+        ("draft", "running", "forced: why not"),
         ("running", "stopped", "clicks fell"),
         ("stopped", "stopped", "results"),
     ]
@@ -69,7 +81,7 @@ def test_a_rolled_back_start_assigns_nobody(conn: _db.Connection) -> None:
     store.create(conn, "bigger", "shop", ARMS)
     conn.commit()
 
-    store.start(conn, "bigger")
+    start(conn, "bigger")
     conn.rollback()
 
     assert store.get(conn, "bigger").state == "draft"
@@ -82,7 +94,7 @@ def test_a_version_in_use_is_named_and_can_neither_be_retired_nor_dropped(
     conn: _db.Connection,
 ) -> None:
     store.create(conn, "bigger", "shop", ARMS)
-    store.start(conn, "bigger")
+    start(conn, "bigger")
 
     uses = "select recsys._experiment_uses('shop', %s)"
     assert conn.execute(uses, (2,)).fetchone() == ("bigger",)
@@ -106,7 +118,7 @@ def test_arms_metrics_and_settings_stay_once_it_has_started(
 ) -> None:
     store.create(conn, "bigger", "shop", ARMS)
     conn.execute("update recsys.experiment_arm set settings = '{}'")
-    store.start(conn, "bigger")
+    start(conn, "bigger")
 
     for statement in (
         "update recsys.experiment_arm set share = 10 where arm = 'new'",
@@ -128,10 +140,80 @@ def test_starting_waits_for_a_promotion_a_few_seconds_only(
         other.execute("select from recsys.model for update")
 
         with pytest.raises(StateError):
-            store.start(conn, "bigger")
+            start(conn, "bigger")
 
     conn.rollback()
     assert store.get(conn, "bigger").state == "draft"
+
+
+def test_an_arm_serves_only_a_version_that_passed_its_comparison(
+    conn: _db.Connection,
+) -> None:
+    store.create(conn, "bigger", "shop", ARMS)
+    conn.commit()
+    with pytest.raises(StateError, match=r"arm new .*was not compared") as caught:
+        store.start(conn, "bigger")
+    assert "start with --force" in (caught.value.hint or "")
+
+    for passed, standard in ((False, True), (True, False)):
+        compared(conn, passed, standard)
+        with pytest.raises(StateError, match="arm new"):
+            store.start(conn, "bigger")
+    assert store.get(conn, "bigger").state == "draft"
+
+    compared(conn, True, True)
+    store.start(conn, "bigger")
+    assert store.get(conn, "bigger").state == "running"
+
+
+def compared(conn: _db.Connection, passed: bool, standard: bool) -> None:
+    conn.execute(
+        "insert into recsys.comparison (model, number, base_number, users, hits, k,"
+        " sample_percent, limited, passed, verdict, standard, metrics)"
+        " values ('shop', 2, 1, 100, 100, 20, 100, false, %s, 'words', %s, '{}')",
+        (passed, standard),
+    )
+
+
+def test_force_needs_a_reason_and_is_audited(conn: _db.Connection) -> None:
+    store.create(conn, "bigger", "shop", ARMS)
+    for reason in ("", "  "):
+        with pytest.raises(ConfigError, match="needs a reason") as caught:
+            store.start(conn, "bigger", force=True, reason=reason)
+        assert caught.value.hint
+
+    store.start(conn, "bigger", force=True, reason="a rehearsal")
+
+    row = conn.execute(
+        "select reason from recsys.audit where after ->> 'state' = 'running'"
+    ).fetchone()
+    assert row == ("forced: a rehearsal",)
+
+
+def test_an_arm_whose_tower_does_not_answer_is_refused(conn: _db.Connection) -> None:
+    store.create(conn, "bigger", "shop", ARMS)
+    conn.execute(
+        "update recsys.model_version set artifacts = artifacts || jsonb_build_object("
+        "'query_tower', artifacts ->> 'item_tower') where number = 2"
+    )
+
+    with pytest.raises(ArtifactError, match="version 2"):
+        start(conn, "bigger")
+
+    assert store.get(conn, "bigger").state == "draft"
+
+
+def test_a_stopped_experiment_counts_as_serving_its_versions_until_then(
+    conn: _db.Connection,
+) -> None:
+    store.create(conn, "bigger", "shop", ARMS)
+    start(conn, "bigger")
+    before = "select last_served_at from recsys.model_version where number = 2"
+    assert conn.execute(before).fetchone() == (None,)
+
+    store.stop(conn, "bigger")
+
+    assert conn.execute(f"{before} and last_served_at = now()".encode()).fetchone()
 
 
 # assignment -------------------------------------------------------------------------
@@ -141,7 +223,7 @@ def test_requests_are_served_by_the_version_of_their_arm(conn: _db.Connection) -
     store.create(conn, "bigger", "shop", ARMS, traffic=50)
     units = [str(n) for n in range(200)]
     preview = store.preview(conn, "bigger", units)
-    store.start(conn, "bigger")
+    start(conn, "bigger")
 
     served = [
         conn.execute("select recsys._assign('shop', %s)", (unit,)).fetchone()
@@ -164,7 +246,7 @@ def test_the_recommender_exposes_and_serves_whom_the_preview_names(shop: Shop) -
     with _db.connect(shop.dsn) as conn:
         store.create(conn, "bigger", "shop", ARMS, traffic=70)
         preview = store.preview(conn, "bigger", [str(user) for user in users])
-        store.start(conn, "bigger")
+        start(conn, "bigger")
 
     with Recommender("shop", dsn=shop.dsn, impressions="transaction") as recommender:
         served = [recommender.recommend(user, k=3).version for user in users]
@@ -256,8 +338,9 @@ def independence(left: list[str], right: list[str]) -> float:
         ({"covariate_days": -1}, ConfigError, "covariate days"),
         ({"metrics": []}, ConfigError, "metrics"),
         ({"metrics": [Metric("x", "count(a)")] * 2}, ConfigError, "different names"),
-        ({"metrics": [Metric("x", "clicks")]}, ConfigError, "clicks"),
+        ({"metrics": [Metric("x", "taps")]}, ConfigError, "taps"),
         ({"metrics": [Metric("x", "items", "sum(a)")]}, ConfigError, "cannot measure"),
+        ({"metrics": [Metric("x", "sum(click)")]}, ConfigError, "'click'.*no weight"),
         ({"metrics": [Metric("X", "items")]}, ConfigError, "name of a metric"),
     ],
 )
@@ -297,7 +380,7 @@ def test_an_experiment_starts_only_with_versions_that_can_serve(
         conn.execute("update recsys.experiment_arm set number = 9 where arm = 'new'")
 
     with pytest.raises(StateError, match=words) as caught:
-        store.start(conn, "bigger")
+        start(conn, "bigger")
 
     assert caught.value.hint
 
@@ -319,7 +402,7 @@ def test_a_draft_changed_by_hand_is_checked_at_the_start(
     conn.execute(statement.encode())
 
     with pytest.raises(StateError, match=words):
-        store.start(conn, "bigger")
+        start(conn, "bigger")
 
 
 def test_two_controls_cannot_be_stored(conn: _db.Connection) -> None:
@@ -342,17 +425,17 @@ def test_transitions_that_make_no_sense_are_refused(conn: _db.Connection) -> Non
     store.create(conn, "second", "shop", ARMS)
     with pytest.raises(StateError, match="draft, not running"):
         store.stop(conn, "bigger")
-    store.start(conn, "bigger")
+    start(conn, "bigger")
     with pytest.raises(StateError, match="running already"):
-        store.start(conn, "bigger")
+        start(conn, "bigger")
     with pytest.raises(StateError, match="bigger of model shop is running"):
-        store.start(conn, "second")
+        start(conn, "second")
     store.stop(conn, "bigger")
     with pytest.raises(StateError, match="stopped already"):
-        store.start(conn, "bigger")
-    with pytest.raises(StateError, match="stopped, not running"):
-        store.stop(conn, "bigger")
-    store.start(conn, "second")
+        start(conn, "bigger")
+    store.stop(conn, "bigger", reason="ignored")
+    assert store.get(conn, "bigger").reason == ""
+    start(conn, "second")
 
 
 @pytest.mark.parametrize("text", ["", "new", "new=2", "new=x:50", "N=2:50", "a=2:nan"])
@@ -363,8 +446,9 @@ def test_arms_are_read_strictly(text: str) -> None:
 
 
 def test_metrics_are_presets_or_formulas() -> None:
-    assert parse_metric("ctr") == Metric("ctr", "count(click)", "impressions")
+    assert parse_metric("ctr") == Metric("ctr", "clicks", "impressions")
     assert parse_metric("x=sum(buy)") == Metric("x", "sum(buy)", "users")
+    assert parse_metric("x=sum( buy )") == Metric("x", "sum(buy)", "users")
     assert parse_metric("x=count(*)/items") == Metric("x", "count(*)", "items")
     for text in ("nosuch", "x=", "x=users", "x=count()", "=items", "x=items/zero"):
         with pytest.raises(ConfigError) as caught:
@@ -375,7 +459,7 @@ def test_metrics_are_presets_or_formulas() -> None:
 def test_the_application_assigns_and_exposes_but_starts_nothing(shop: Shop) -> None:
     with _db.connect(shop.dsn) as conn:
         store.create(conn, "bigger", "shop", ARMS)
-        store.start(conn, "bigger")
+        start(conn, "bigger")
     with _db.connect(world.as_role(shop.dsn, "recsys_app"), autocommit=True) as conn:
         conn.execute("insert into recsys.exposure values ('bigger', '1', 'new')")
         assert conn.execute("select name from recsys.experiment").fetchall()
