@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import datetime
 from hashlib import sha256
 from numbers import Integral, Real
 from typing import cast
@@ -40,7 +40,7 @@ class Answer:
         took_ms: Milliseconds from the call to the answer.
         degraded: Why it is less than a full answer.
         error: What the caller got instead.
-        occurred_at: When; default now.
+        occurred_at: When; default now, by the clock of the database.
     """
 
     request_id: UUID
@@ -58,7 +58,7 @@ class Answer:
     took_ms: float | None = None
     degraded: str | None = None
     error: str | None = None
-    occurred_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    occurred_at: datetime | None = None
 
 
 def encode(answer: Answer) -> str:
@@ -76,7 +76,7 @@ def encode(answer: Answer) -> str:
             "version": answer.version,
             "user_id": _id(answer.user_id),
             "unit": _unit(answer.unit),
-            "occurred_at": answer.occurred_at.isoformat(),
+            "occurred_at": answer.occurred_at,
             "item_ids": [item.item_id for item in items],
             "scores": [item.score for item in items],
             "channels": [answer.channel] if items else [],
@@ -94,14 +94,7 @@ def encode(answer: Answer) -> str:
 
 def encode_exposure(experiment: str, unit: str, arm: str) -> str:
     """Return the first exposure of a unit as a JSON object in ASCII."""
-    return _encode(
-        {
-            "experiment": experiment,
-            "unit": _unit(unit),
-            "arm": arm,
-            "first_at": datetime.now(UTC).isoformat(),
-        }
-    )
+    return _encode({"experiment": experiment, "unit": _unit(unit), "arm": arm})
 
 
 def _id(value: UserId | None) -> str | None:

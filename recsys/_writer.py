@@ -13,9 +13,10 @@ import logging
 import os
 import threading
 import time
-from collections import OrderedDict, deque
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 import psycopg
 from psycopg import errors as pg
@@ -23,7 +24,17 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from recsys import _db
 from recsys._db import Connection
-from recsys.errors import RecsysError
+from recsys._log_rows import (
+    ONE_ROW,
+    SOON,
+    LogStats,
+    Row,
+    Seen,
+    Warner,
+    passing,
+    write,
+)
+from recsys.errors import DatabaseUnavailable, RecsysError
 
 logger = logging.getLogger(__name__)
 
@@ -33,112 +44,15 @@ _BATCH = 500
 _INTERVAL_S = 0.5
 _PATIENCE_S = 0.05
 _BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
-_WARN_EVERY_S = 60.0
+_TRIES = 60
+"""Of one batch that a server refuses for the moment: five minutes."""
+_TRIES_SOON = 3
+_TRIES_EXPOSURE = 20
+_LOCKED = 10
+_CLOCK_S = 60.0
 _CLOSE_S = 2.0
-_REMEMBERED = 10_000
 
-Key = tuple[str, str]
-
-
-class Row(NamedTuple):
-    """What is written: JSON texts of an answer, of an exposure, or of both."""
-
-    answer: str | None
-    exposure: str | None = None
-    key: Key | None = None
-
-    @property
-    def size(self) -> int:
-        """Bytes this row counts for; the texts are ASCII."""
-        return len(self.answer or "") + len(self.exposure or "") + 200
-
-
-class LogStats(NamedTuple):
-    """What became of the answers of this process.
-
-    Attributes:
-        written: Stored, as far as this process knows.
-        dropped: Never queued, because the queue was full or the process was ending.
-        failed: Refused by the database.
-        queued: Waiting to be written.
-    """
-
-    written: int
-    dropped: int
-    failed: int
-    queued: int
-
-
-class Warner:
-    """Says once a minute at most how many rows were lost, and why."""
-
-    def __init__(self) -> None:
-        self._lost = 0
-        self._next = 0.0
-
-    def lost(self, rows: int, why: str) -> None:
-        """Count rows that nobody will find in recsys.impression."""
-        self._lost += rows
-        now = time.monotonic()
-        if now < self._next:
-            return
-        self._next = now + _WARN_EVERY_S
-        count, self._lost = self._lost, 0
-        if count:
-            logger.warning("%d impressions were not logged: %s", count, why)
-        else:
-            logger.warning("impressions are waiting to be logged: %s", why)
-
-
-class Seen:
-    """The exposures this process has written lately: the newest ones, bounded.
-
-    Only single operations of one OrderedDict, which the interpreter makes atomic: no
-    lock that a fork could inherit locked.
-    """
-
-    def __init__(self, size: int = _REMEMBERED) -> None:
-        self._size = size
-        self._keys: OrderedDict[Key, None] = OrderedDict()
-
-    def __contains__(self, key: Key) -> bool:
-        try:
-            self._keys.move_to_end(key)
-        except KeyError:
-            return False
-        return True
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def add(self, key: Key) -> None:
-        """Remember a key; forget the one unused for longest."""
-        self._keys[key] = None
-        if len(self._keys) > self._size:
-            try:
-                self._keys.popitem(last=False)
-            except KeyError:
-                return
-
-    def discard(self, key: Key) -> None:
-        """Forget a key."""
-        self._keys.pop(key, None)
-
-
-def write(conn: Connection, rows: Sequence[Row]) -> None:
-    """Store rows with one statement, in the transaction of the connection.
-
-    Raises:
-        psycopg.Error: The database refuses them.
-    """
-    answers = ",".join(row.answer for row in rows if row.answer)
-    exposures = ",".join(row.exposure for row in rows if row.exposure)
-    # Not conn.execute(): a borrowed connection may bring a cursor of another kind.
-    with psycopg.Cursor(conn) as cur:
-        cur.execute(
-            "select recsys._log_answers(%s::json, %s::json)",
-            (f"[{answers}]", f"[{exposures}]" if exposures else None),
-        )
+_T = TypeVar("_T")
 
 
 class Writer:
@@ -156,7 +70,8 @@ class Writer:
         self._lock = threading.Lock()
         self._queue: deque[Row] = deque()
         self._bytes = 0  # of the queue and of the batch being written
-        self._writing = 0
+        self._writing: list[Row] = []
+        self._clock: tuple[datetime, float] | None = None
         self._wake = threading.Event()
         self._hurry = threading.Event()
         self._closing = threading.Event()
@@ -164,7 +79,7 @@ class Writer:
         self._start_after = 0.0
         self._conn: Connection | None = None
         self._warner = Warner()
-        self._written = self._dropped = self._failed = 0
+        self._written = self._dropped = self._failed = self._unexposed = 0
 
     def put(self, row: Row) -> bool:
         """Queue a row without waiting; False when it was dropped.
@@ -180,7 +95,7 @@ class Writer:
             if self._bytes + row.size > self._limit:
                 self._start()
                 return self._drop(row, "the queue is full")
-            self._queue.append(row)
+            self._queue.append(row._replace(at=time.monotonic()))
             self._bytes += row.size
             if row.key is not None:
                 self.seen.add(row.key)
@@ -194,8 +109,10 @@ class Writer:
 
     def stats(self) -> LogStats:
         """Return the counts of this process."""
-        queued = len(self._queue) + self._writing
-        return LogStats(self._written, self._dropped, self._failed, queued)
+        queued = len(self._queue) + len(self._writing)
+        return LogStats(
+            self._written, self._dropped, self._failed, queued, self._unexposed
+        )
 
     def flush(self, timeout_s: float = _CLOSE_S) -> bool:
         """Wait until everything queued was written or refused.
@@ -220,13 +137,18 @@ class Writer:
         self._wake.set()
         if self._thread is not None and self._thread.is_alive():
             self._thread.join(0.2)
-        lost = len(self._queue) + self._writing
+        with self._lock:
+            lost = [*self._queue, *self._writing]
         if lost:
-            self._dropped += lost
-            logger.warning("%d impressions were not logged: the process ended", lost)
+            self._dropped += sum(row.answer is not None for row in lost)
+            self._unexposed += sum(row.exposure is not None for row in lost)
+            logger.warning(
+                "%d impressions were not logged: the process ended", len(lost)
+            )
 
     def _drop(self, row: Row, why: str) -> bool:
         self._dropped += row.answer is not None
+        self._unexposed += row.exposure is not None
         self._warner.lost(1, f"{why} (docs/impressions.md)")
         return False
 
@@ -255,6 +177,7 @@ class Writer:
                 try:
                     self._store(batch)
                 except Exception as exc:
+                    self._disconnect()
                     self._refused(batch, exc)
                 self._done(batch)
             elif self._closing.is_set():
@@ -266,7 +189,7 @@ class Writer:
             batch = [
                 self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))
             ]
-            self._writing = len(batch)
+            self._writing = batch
             if len(self._queue) < _BATCH:
                 self._hurry.clear()
             if not self._queue and not self._closing.is_set():
@@ -276,47 +199,112 @@ class Writer:
     def _done(self, batch: list[Row]) -> None:
         with self._lock:
             self._bytes -= sum(row.size for row in batch)
-            self._writing = 0
+            self._writing = []
 
     def _store(self, batch: list[Row]) -> None:
-        """Write a batch, again and again while the server is away."""
+        """Write a batch; of one that has a bad row, the others."""
+        waits = iter((*_BACKOFF_S, *[_BACKOFF_S[-1]] * (_TRIES - len(_BACKOFF_S))))
+        rows = self._stamped(batch, waits)
+        try:
+            self._write(rows, waits)
+        except ONE_ROW:
+            if len(rows) == 1:
+                raise
+            for row in rows:
+                try:
+                    self._write([row], waits)
+                except (psycopg.Error, RecsysError) as exc:
+                    self._refused([row], exc)
+
+    def _stamped(self, batch: list[Row], waits: Iterator[float]) -> list[Row]:
+        """Give every row its time by the server's clock, the same however often sent.
+
+        Late by up to the way to the server, never early: no answer of an experiment
+        must seem to come before its start.
+        """
+        server, at = self._try(self._server_clock, waits)
+
+        def stamp(text: str | None, when: float) -> str | None:
+            moment = (server + timedelta(seconds=when - at)).isoformat()
+            return text and f'{{"stamped":"{moment}",{text[1:]}'
+
+        return [
+            row
+            if row.tries
+            else row._replace(
+                answer=stamp(row.answer, row.at), exposure=stamp(row.exposure, row.at)
+            )
+            for row in batch
+        ]
+
+    def _server_clock(self, conn: Connection) -> tuple[datetime, float]:
+        """Return a moment by the server's clock and by this process'."""
+        before = time.monotonic()
+        if self._clock is None or before - self._clock[1] > _CLOCK_S:
+            row = conn.execute("select clock_timestamp()").fetchone()
+            if row is not None:
+                self._clock = row[0], before
+        return self._clock or (datetime.now(UTC), before)
+
+    def _write(self, rows: list[Row], waits: Iterator[float]) -> None:
+        exposed = self._try(lambda conn: write(conn, rows), waits)
+        self._written += sum(row.answer is not None for row in rows)
+        if not exposed:
+            self._expose_singly([row for row in rows if row.exposure], waits)
+
+    def _expose_singly(self, rows: list[Row], waits: Iterator[float]) -> None:
+        """Write exposures of which others hold some, and queue those again."""
+        locked: list[Row] = []
+        for row in rows:
+            one = row._replace(answer=None, tries=row.tries + 1)
+            if len(locked) < _LOCKED and self._try(
+                lambda c, r=one: write(c, [r]), waits
+            ):
+                continue
+            locked.append(one)
+        for row in locked:
+            if row.tries >= _TRIES_EXPOSURE or self._closing.is_set():
+                self._refused([row], pg.LockNotAvailable("others hold its exposure"))
+                continue
+            with self._lock:
+                self._queue.append(row)
+                self._bytes += row.size
+            self._wake.set()
+
+    def _try(self, work: Callable[[Connection], _T], waits: Iterator[float]) -> _T:
+        """Do something with the connection, again where that may help.
+
+        While no server is there, for as long as it takes: nothing else could be
+        written either. What a server refuses is given up when ``waits`` ends.
+        """
         tries = 0
         while True:
             try:
-                write(self._connection(), batch)
-                self._written += sum(row.answer is not None for row in batch)
-                return
-            except (psycopg.OperationalError, pg.CheckViolation, RecsysError) as exc:
-                # Gone, full, locked, or the row's partition was made this moment.
-                wait = _BACKOFF_S[min(tries, len(_BACKOFF_S) - 1)]
-                if tries == len(_BACKOFF_S):
-                    self._warner.lost(0, _line(exc))
-                tries += 1
-                if self._conn is not None and self._conn.closed:
-                    self._conn = None
+                return work(self._connection())
+            except DatabaseUnavailable as exc:
+                wait, why = _BACKOFF_S[min(tries, len(_BACKOFF_S) - 1)], exc
                 if self._closing.wait(wait):
                     raise
             except psycopg.Error as exc:
-                if len(batch) == 1 or not isinstance(
-                    exc, psycopg.DataError | psycopg.IntegrityError
-                ):
+                if self._conn is not None and self._conn.closed:
                     self._disconnect()
+                soon = isinstance(exc, SOON)
+                if not passing(exc) or (soon and tries >= _TRIES_SOON):
                     raise
-                # One bad row must not take the others with it.
-                for row in batch:
-                    try:
-                        self._store([row])
-                    except (psycopg.Error, RecsysError) as one:
-                        self._refused([row], one)
-                return
+                wait, why = next(waits, None), exc
+                if wait is None or self._closing.wait(wait):
+                    raise
+            tries += 1
+            if tries == len(_BACKOFF_S):
+                self._warner.lost(0, _line(why))
 
     def _refused(self, batch: list[Row], exc: Exception) -> None:
-        answers = sum(row.answer is not None for row in batch)
-        self._failed += answers
+        self._failed += sum(row.answer is not None for row in batch)
+        self._unexposed += sum(row.exposure is not None for row in batch)
         for row in batch:
             if row.key is not None:
                 self.seen.discard(row.key)
-        self._warner.lost(answers, _line(exc))
+        self._warner.lost(len(batch), _line(exc))
 
     def _connection(self) -> Connection:
         if self._conn is None:
@@ -326,7 +314,7 @@ class Writer:
     def _disconnect(self) -> None:
         if self._conn is not None:
             self._conn.close()
-            self._conn = None
+            self._conn = self._clock = None
 
 
 def _line(exc: Exception) -> str:

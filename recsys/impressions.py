@@ -67,7 +67,7 @@ class ImpressionLog:
         self._seen = _writer.Seen()
         self._warner = _writer.Warner()
         self._warned: set[str] = set()
-        self._written = self._failed = 0
+        self._written = self._failed = self._unexposed = 0
 
     def expose(self, experiment: str, unit: str, arm: str) -> None:
         """Note an assignment before the answer is made, which may yet fail.
@@ -113,12 +113,17 @@ class ImpressionLog:
         try:
             if conn is None or conn.closed:
                 raise psycopg.OperationalError("there is no connection")
-            _writer.write(conn, [row])
+            exposed = _writer.write(conn, [row])
         except psycopg.Error as exc:
             self._failed += 1
+            self._unexposed += row.exposure is not None
             self._warner.lost(1, str(exc).strip().split("\n")[0])
             raise NotLogged(str(exc)) from exc
         self._written += 1
+        if not exposed:
+            # Another transaction exposes the unit now; its next answer tries again.
+            self._unexposed += 1
+            return
         # A transaction of the application may yet be rolled back.
         if row.key is not None and conn.autocommit and _idle(conn):
             self._seen.add(row.key)
@@ -131,7 +136,7 @@ class ImpressionLog:
         """
         if self.mode == "background":
             return _writer.writer(self._dsn).stats()
-        return LogStats(self._written, 0, self._failed, 0)
+        return LogStats(self._written, 0, self._failed, 0, self._unexposed)
 
     def flush(self, timeout_s: float = 2.0) -> bool:
         """Wait until the background writer has stored what is queued.

@@ -20,7 +20,7 @@ from uuid import UUID, uuid4
 import numpy as np
 import pytest
 
-from recsys import _db, _writer, embedded, impressions
+from recsys import _answer, _db, _writer, embedded, impressions
 from recsys._writer import LogStats, Row, Writer
 from recsys.errors import ConfigError
 from recsys.impressions import Answer, ImpressionLog, NotLogged
@@ -210,6 +210,7 @@ def test_a_dropped_exposure_is_tried_again(dsn: str) -> None:
 
     assert not writer.put(row)
 
+    assert writer.stats() == LogStats(0, 0, 0, 0, exposures_lost=1)
     assert ("blue", "7") not in writer.seen
     writer.close()
 
@@ -263,15 +264,49 @@ def test_a_refused_row_is_counted_and_said(
 
 
 def test_a_request_does_not_wait_for_a_strangers_exposure(dsn: str) -> None:
+    """And its answer is stored all the same; the stranger writes the exposure."""
     log = ImpressionLog("transaction")
     with _db.connect(dsn) as other, _db.connect(dsn) as conn:
         log.record(other, answer(experiment="blue", arm="b"))
         conn.execute("set statement_timeout = '5s'")
         start = time.perf_counter()
-        with pytest.raises(NotLogged, match="lock timeout"):
-            log.record(conn, answer(experiment="blue", arm="b"))
-
+        log.record(conn, answer(experiment="blue", arm="b"))
         assert time.perf_counter() - start < 2
+
+    assert len(stored(dsn)) == 2
+    assert len(stored(dsn, "exposure")) == 1
+    assert log.stats() == LogStats(2, 0, 0, 0, exposures_lost=1)
+
+
+@pytest.mark.parametrize("mode", ["transaction", "background"])
+def test_time_is_the_servers(
+    dsn: str, mode: impressions.Mode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An application server whose clock is two hours behind."""
+
+    class Behind(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> datetime:
+            return datetime.now(UTC) - timedelta(hours=2)
+
+    for module in (impressions, _writer, _answer):
+        monkeypatch.setattr(module, "datetime", Behind)
+    with _db.connect(dsn, autocommit=True) as conn:
+        log = ImpressionLog(mode, dsn)
+        before = conn.execute("select clock_timestamp()").fetchone()[0]
+        log.expose("blue", "7", "b")
+        log.record(conn, answer(experiment="blue", arm="b"))
+        time.sleep(0.3)
+        middle = conn.execute("select clock_timestamp()").fetchone()[0]
+        time.sleep(0.8)
+        log.record(conn, answer(experiment="blue", arm="b"))
+        assert log.flush()
+        after = conn.execute("select clock_timestamp()").fetchone()[0]
+
+    (first,), (second,) = sorted(stored(dsn, columns="occurred_at"))
+    ((exposed,),) = stored(dsn, "exposure", "first_at")
+    assert before <= first <= middle < second <= after
+    assert before <= exposed <= middle
 
 
 def test_an_unknown_mode_is_refused() -> None:
@@ -321,8 +356,85 @@ def test_one_bad_row_does_not_take_the_batch_with_it(dsn: str) -> None:
     writer.close()
 
 
+def test_a_row_too_big_for_an_index_stops_nothing(dsn: str) -> None:
+    """What an index cannot hold is an OperationalError, but does not pass."""
+    writer = Writer(dsn)
+    noise = "".join(chr(0x20000 + 7919 * n % 40_000) for n in range(1000))
+    for n in range(4):
+        unit = noise if n == 1 else str(n)
+        exposure = json.dumps({"experiment": "blue", "unit": unit, "arm": "b"})
+        writer.put(Row(None, exposure, ("blue", unit)))
+        writer.put(Row(impressions.encode(answer())))
+
+    assert writer.flush(5)
+    assert sorted(stored(dsn, "exposure", "unit")) == [("0",), ("2",), ("3",)]
+    assert writer.stats() == LogStats(4, 0, 0, 0, exposures_lost=1)
+    assert ("blue", noise) not in writer.seen
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "tries"), [("disk_full", 4), ("check_violation", 3), ("XX000", 0)]
+)
+def test_a_batch_that_is_refused_again_and_again_is_given_up(
+    dsn: str, monkeypatch: pytest.MonkeyPatch, code: str, tries: int
+) -> None:
+    """One row is refused for good; the rows after it are written."""
+    monkeypatch.setattr(_writer, "_BACKOFF_S", (0.01,))
+    monkeypatch.setattr(_writer, "_TRIES", 4)
+    with _db.connect(dsn, autocommit=True) as conn:
+        conn.execute("create sequence recsys.refused")
+        conn.execute(
+            "create function recsys.refuse() returns trigger language plpgsql as $$"
+            "begin if new.unit = 'bad' then perform nextval('recsys.refused');"
+            f" raise exception 'no' using errcode = '{code}'; end if;"
+            " return new; end $$".encode()
+        )
+        conn.execute(
+            "create trigger refuse before insert on recsys.impression"
+            " for each row execute function recsys.refuse()"
+        )
+        writer = Writer(dsn)
+        writer.put(Row(impressions.encode(answer(unit="bad"))))
+        assert writer.flush(5)
+        refused = conn.execute("select last_value from recsys.refused").fetchone()
+    writer.put(Row(impressions.encode(answer())))
+    assert writer.flush(5)
+
+    assert refused == (tries + 1,)
+    assert writer.stats() == LogStats(1, 0, 1, 0)
+    writer.close()
+
+
+def test_a_locked_exposure_waits_without_holding_up_others(dsn: str) -> None:
+    writer = Writer(dsn)
+
+    def put(unit: str) -> None:
+        exposure = json.dumps({"experiment": "blue", "unit": unit, "arm": "b"})
+        writer.put(Row(None, exposure, ("blue", unit)))
+        writer.put(Row(impressions.encode(answer(unit=unit))))
+
+    with _db.connect(dsn) as other:
+        other.execute("insert into recsys.exposure values ('blue', '7', 'b')")
+        for unit in ("6", "7", "8"):
+            put(unit)
+        time.sleep(2)
+        assert len(stored(dsn)) == 3
+        assert sorted(stored(dsn, "exposure", "unit")) == [("6",), ("8",)]
+        other.rollback()
+
+    assert writer.flush(5)
+    assert len(stored(dsn, "exposure")) == 3
+    assert writer.stats() == LogStats(3, 0, 0, 0)
+    writer.close()
+
+
 def test_a_batch_that_is_sent_twice_counts_once(db: _db.Connection) -> None:
-    rows = [Row(impressions.encode(answer())) for _ in range(3)]
+    """A batch whose commit was in doubt keeps the times it was first sent with."""
+    rows = [Row(impressions.encode(answer()), at=time.monotonic()) for _ in range(3)]
+    writer = Writer(impressions.dsn_of(db))
+    rows = writer._stamped(rows, iter(()))
+    writer._disconnect()
 
     _writer.write(db, rows)
     _writer.write(db, rows)
