@@ -73,7 +73,7 @@ class UnknownVersion(ModelError, LookupError):
 class UnknownItem(ModelError, LookupError):
     """The version has no vector for an item."""
 
-    hint = "New items get a vector at the next 'recsys backfill'."
+    hint = "'recsys worker' brings new items; without it, the next 'recsys backfill'."
 
 
 class VersionStateError(ModelError):

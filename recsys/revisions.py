@@ -13,6 +13,7 @@ from typing import Any, cast
 from alembic.config import Config
 from alembic.script import Script, ScriptDirectory
 
+from recsys._db import Connection
 from recsys.errors import ConfigError
 from recsys.schema import CORE_REVISION
 from recsys.versions import VersionPlan
@@ -73,6 +74,20 @@ def numbers(folder: Path, model: str) -> set[int]:
         matches = (name.fullmatch(path.name), line.search(text))
         found.update(int(match[1]) for match in matches if match)
     return found
+
+
+def waiting(conn: Connection, folder: Path, model: str) -> list[int]:
+    """Return the versions whose file ``recsys upgrade`` was not run on yet.
+
+    A file older than a registered version counts as applied: its version may have been
+    dropped since.
+    """
+    row = conn.execute(
+        "select coalesce(max(number), 0) from recsys.model_version where model = %s",
+        (model,),
+    ).fetchone()
+    newest = row[0] if row else 0
+    return sorted(number for number in numbers(folder, model) if number > newest)
 
 
 def check_folder(config: Config, folder: Path) -> None:

@@ -292,9 +292,12 @@ def get(conn: Connection, model: str, number: int) -> ModelVersion:
 
 def _existing(model: str, existing: list[ModelVersion]) -> str:
     if not existing:
-        return f"It has none yet: recsys train {model}"
+        return (
+            f"It has none here: 'recsys upgrade' makes those that have a revision file,"
+            f" 'recsys train {model}' a new one."
+        )
     numbers = ", ".join(f"{v.number} ({v.state})" for v in reversed(existing))
-    return f"It has {numbers}."
+    return f"It has {numbers}; 'recsys upgrade' makes those with a revision file."
 
 
 def list_versions(conn: Connection, model: str) -> list[ModelVersion]:

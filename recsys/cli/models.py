@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -10,14 +10,14 @@ from typing import Any, cast
 import click
 from psycopg.rows import dict_row
 
-from recsys import artifacts, evaluate, pipeline, schema, versions
+from recsys import artifacts, evaluate, pipeline, revisions, schema, versions
 from recsys import backfill as filling
 from recsys import config as configuration
 from recsys._db import Connection, connect
 from recsys.cli import _malloc
 from recsys.cli.bars import Bars, say
 from recsys.cli.output import Row, format_option, write_rows
-from recsys.errors import ConfigError
+from recsys.errors import ConfigError, VersionStateError
 from recsys.settings import Settings
 
 # "*" marks what a table leaves out, to fit 80 columns; CSV and JSON have it all.
@@ -124,6 +124,8 @@ def _backfill(
     workers: int = 1,
     max_load: float = 1.0,
 ) -> None:
+    if number is None:
+        _name_waiting(settings, model)
     report = filling.backfill(
         settings.dsn,
         model,
@@ -142,6 +144,22 @@ def _backfill(
         say(f"Next: recsys promote {model} {report.number}")
     elif serving != report.number:
         say(f"Next: recsys compare {model} {report.number}, then recsys promote")
+
+
+def _name_waiting(settings: Settings, model: str) -> None:
+    """Refuse to backfill the newest version while a newer one has only its file."""
+    try:
+        folder = configuration.load(settings.config).versions
+    except ConfigError:
+        return  # a machine that only serves has no recsys.toml
+    with connect(settings.dsn) as conn:
+        waiting = revisions.waiting(conn, folder, model)
+    if waiting:
+        raise VersionStateError(
+            f"version {waiting[-1]} of model {model!r} has a revision file that was"
+            " not applied",
+            hint="Run 'recsys upgrade' first, or name the version to backfill.",
+        )
 
 
 @click.command()
@@ -192,7 +210,15 @@ def versions_(settings: Settings, model: str | None, fmt: str) -> None:
         rows = _status_rows(conn, model)
         for row in rows:
             row.update(_headline(conn, row["model"], row["number"]))
-    write_rows(rows, fmt, columns=VERSION_COLUMNS)
+    write_rows(rows, fmt, columns=_with_shares(VERSION_COLUMNS, rows))
+    if not rows:
+        say("No versions yet: recsys train MODEL")
+
+
+def _with_shares(columns: Sequence[str], rows: Sequence[Row]) -> list[str]:
+    """Show who answers how much while two versions share the users."""
+    shared = any(0 < row["percent"] < 100 for row in rows)
+    return ["percent" if shared and c == "*percent" else c for c in columns]
 
 
 def _status_rows(conn: Connection, model: str | None) -> list[Row]:
@@ -294,10 +320,29 @@ def status(settings: Settings, fmt: str) -> None:
     with connect(settings.dsn) as conn:
         schema.check(conn)
         rows = _status_rows(conn, None)
-        lines = _change_lines(conn)
-    write_rows(rows, fmt, columns=STATUS_COLUMNS)
+        lines = [*_ramp_lines(conn), *_change_lines(conn)]
+    write_rows(rows, fmt, columns=_with_shares(STATUS_COLUMNS, rows))
+    if not rows:
+        say("No versions yet: recsys train MODEL")
     for line in lines:
         say(line)
+
+
+def _ramp_lines(conn: Connection) -> list[str]:
+    """Say where each ramp stands, and who an experiment serves."""
+    ramps = conn.execute(
+        "select format('%s: version %s answers %s %%, step %s of %s, the next %s',"
+        " model, number, trim_scale(percent), ramp_step, cardinality(ramp_steps),"
+        " case when ramp_next_at <= now() then 'is due'"
+        " else 'at ' || to_char(ramp_next_at, 'YYYY-MM-DD HH24:MI:SS TZ') end)"
+        " from recsys.rollout_status where ramp_next_at is not null order by 1"
+    ).fetchall()
+    experiments = conn.execute(
+        "select format('%s: experiment %s serves %s %% of the users by itself', model,"
+        " name, trim_scale(traffic)) from recsys.experiment where state = 'running'"
+        " order by 1"
+    ).fetchall()
+    return [line for (line,) in [*ramps, *experiments]]
 
 
 def _change_lines(conn: Connection) -> list[str]:

@@ -99,13 +99,22 @@ def upgrade(settings: Settings, revision: str, sql: bool) -> None:
         recsys upgrade --sql > upgrade.sql
     """
     folder = _versions_folder(settings)
+    fresh = not sql and not _has_schema(settings)
     before = {} if sql else _states(settings)
     schema.upgrade(settings.dsn, folder, revision=revision, sql=sql)
     if sql:
         return
     for model, number in sorted(set(_states(settings)) - set(before)):
         say(f"Made version {number} of {model}; next: recsys backfill {model} {number}")
+    if fresh:
+        say(f"Made the recsys schema, revision {schema.CORE_REVISION}")
     say("The schema is up to date")
+
+
+def _has_schema(settings: Settings) -> bool:
+    with connect(settings.dsn) as conn:
+        row = conn.execute("select to_regclass('recsys.model_version')").fetchone()
+    return row is not None and row[0] is not None
 
 
 def _states(settings: Settings) -> dict[tuple[str, int], str]:
@@ -146,9 +155,12 @@ def downgrade(settings: Settings, revision: str, sql: bool, stop_serving: bool) 
     )
     after = {} if sql else _states(settings)
     for model, number in sorted(set(before) - set(after)):
-        say(
-            f"Dropped version {number} of {model}; 'recsys upgrade' would make it again"
+        again = (
+            "'recsys upgrade' would make it again"
+            if after or _has_schema(settings)
+            else "its artifacts went, too: delete its revision file"
         )
+        say(f"Dropped version {number} of {model}; {again}")
     for (model, number), state in sorted(after.items()):
         if state == "serving" and before.get((model, number)) != state:
             say(f"Version {number} of {model} serves now")
