@@ -18,6 +18,10 @@ user_id = "bigint"
 [model.{model}.items]
 # One row per item that may be recommended; item_id must be unique.
 sql = "select id as item_id, title, brand, price, created_at from product"
+# Which item a changed row concerns, for 'recsys watch': table = "its column with the
+# item id". For joined tables: brand = "select product.id from product join changed on
+# product.brand_id = changed.id".
+watch = {{ product = "id" }}
 
 [model.{model}.items.features]
 # Columns of items.sql the model learns from. Types: category, categories, text,
@@ -41,6 +45,11 @@ from event
 '''
 # Weight per kind; 0 means: seen, but says nothing about taste.
 weights = {{ view = 1, cart = 3, purchase = 5 }}
+# Where record() writes; without it, the table recsys.interaction.
+# record = '''
+# insert into event (customer_id, product_id, kind, created_at)
+# values (%(user_id)s, %(item_id)s, %(kind)s, %(occurred_at)s)
+# '''
 
 # [model.{model}.train]
 # dim = 64           # length of the learned vectors

@@ -301,3 +301,15 @@ def test_a_broken_file_is_an_error_of_ours(shop_dsn: str, folder: Path) -> None:
 
     with pytest.raises((RecsysError, Exception)):
         schema.upgrade(shop_dsn, folder)
+
+
+def test_a_file_that_was_not_applied_is_named(shop_dsn: str, folder: Path) -> None:
+    declare(shop_dsn, folder)
+    with _db.connect(shop_dsn) as conn:
+        assert revisions.waiting(conn, folder, "shop") == [1]
+    schema.upgrade(shop_dsn, folder)
+    with _db.connect(shop_dsn) as conn:
+        assert revisions.waiting(conn, folder, "shop") == []
+    declare(shop_dsn, folder)
+    with _db.connect(shop_dsn) as conn:
+        assert revisions.waiting(conn, folder, "shop") == [2]
