@@ -220,6 +220,27 @@ def test_a_trainer_cannot_become_the_role_that_migrated(
             conn.execute(f"select * from recsys.{call}".encode())
 
 
+def test_a_trainer_adds_nothing_to_what_an_administrator_runs(shop: Shop) -> None:
+    """_grant_core runs with the caller's rights, often a superuser's."""
+    body = "language plpgsql as $$ begin raise exception 'ran as %', current_user; end"
+    with connected(shop, "recsys_trainer") as conn:
+        for name in ("_grant_part_aaa", "_grant_part_zzz"):
+            conn.execute(
+                f"create function recsys.{name}() returns void {body} $$".encode()
+            )
+    with _db.connect(shop.dsn, autocommit=True) as conn:
+        conn.execute("select recsys._grant_core()")
+
+        conn.execute("drop function recsys._grant_part_live()")
+        with connected(shop, "recsys_trainer") as trainer:
+            trainer.execute(
+                "create function recsys._grant_part_live() returns void"
+                f" {body} $$".encode()
+            )
+        with pytest.raises(DENIED, match="belongs neither"):
+            conn.execute("select recsys._grant_core()")
+
+
 def test_no_definer_is_stronger_than_the_trainers(shop: Shop) -> None:
     with _db.connect(shop.dsn) as conn:
         rows = conn.execute(
