@@ -50,6 +50,8 @@ from recsys.versions import ModelVersion
 logger = logging.getLogger(__name__)
 
 _MAX_PASSES = 5
+_FINISH_ATTEMPTS = 12
+"""Of five seconds each: hours of loading are not lost to a lock."""
 _FOLLOWED = 1_000
 """So few differing items are left to the workers, when triggers queue the changes."""
 
@@ -394,6 +396,28 @@ class _Backfill:
 
     def _finish(self, conn: Connection, found: _calibration.Calibration) -> int:
         source_count, item_count, missing, orphaned = self._coverage(conn)
+        for attempt in range(_FINISH_ATTEMPTS):
+            try:
+                with rollout.locking(conn, self.version.model):
+                    self._set_ready(conn, found, source_count, item_count)
+                conn.commit()
+                break
+            except VersionStateError:
+                # A promotion, or a drop, holds the model's row.
+                conn.rollback()
+                if attempt == _FINISH_ATTEMPTS - 1:
+                    raise
+        if missing or orphaned:
+            logger.warning("%d items came and %d went meanwhile", missing, orphaned)
+        return item_count
+
+    def _set_ready(
+        self,
+        conn: Connection,
+        found: _calibration.Calibration,
+        source_count: int,
+        item_count: int,
+    ) -> None:
         # In the order of a promotion: the model's row before the version's.
         conn.execute(
             "select from recsys.model where name = %s for update", (self.version.model,)
@@ -424,10 +448,6 @@ class _Backfill:
             "update recsys.model set generation = generation + 1 where name = %s",
             (self.version.model,),
         )
-        conn.commit()
-        if missing or orphaned:
-            logger.warning("%d items came and %d went meanwhile", missing, orphaned)
-        return item_count
 
 
 def _name(name: str) -> sql.Identifier:

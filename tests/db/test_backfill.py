@@ -598,3 +598,32 @@ def test_a_version_dropped_meanwhile_is_told(
     monkeypatch.setattr(_index, "build", drop_first)
     with pytest.raises(VersionStateError, match="dropped meanwhile"):
         backfill(dsn, "shop", 1)
+
+
+def test_a_lock_at_the_very_end_loses_no_work(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A promotion in work holds the model's row, longer than one lock_timeout."""
+    building(dsn, items=30)
+    monkeypatch.setattr(rollout, "_LOCK_TIMEOUT", "200ms")
+    coverage = filling._Backfill._coverage
+    waited: list[float] = []
+    with _db.connect(dsn) as promotion:
+
+        def look(self: Any, conn: Any) -> Any:
+            found = coverage(self, conn)
+            phase = conn.execute("select phase from recsys.model_version").fetchone()
+            conn.commit()
+            if phase == ("verifying",) and not waited:
+                promotion.execute("select from recsys.model for update")
+                waited.append(time.monotonic())
+                threading.Timer(0.7, promotion.rollback).start()
+            return found
+
+        monkeypatch.setattr(filling._Backfill, "_coverage", look)
+        report = backfill(dsn, "shop", 1)
+
+    assert report.item_count == 30
+    assert time.monotonic() - waited[0] > 0.6
+    with _db.connect(dsn) as conn:
+        assert versions.get(conn, "shop", 1).state == "ready"
