@@ -79,6 +79,15 @@ class Reading:
     verdict: Literal["ok", "breach", "too few"]
     breach: Breach | None = None
 
+    @property
+    def enough(self) -> bool:
+        """Whether there were answers enough, of both versions where two are compared.
+
+        Returns:
+            False also where nothing at all was logged.
+        """
+        return self.verdict != "too few"
+
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
@@ -182,7 +191,10 @@ def check(conn: Connection, model: str, *, since: datetime) -> list[Breach]:
 
 
 def readings(conn: Connection, model: str, *, since: datetime) -> list[Reading]:
-    """Return every guardrail of a model with the numbers since a time.
+    """Return every guardrail of a model that is not off, with the numbers since a time.
+
+    ``all(reading.enough for reading in readings(...))`` says whether each could have
+    fired; it is true as well when there is no candidate or every guardrail is off.
 
     Raises:
         UnknownModel: No model of that name is registered.

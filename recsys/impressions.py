@@ -19,6 +19,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 from psycopg.conninfo import make_conninfo
+from psycopg.rows import tuple_row
 
 from recsys import _db, _writer
 from recsys._answer import Answer, encode, encode_exposure
@@ -36,6 +37,7 @@ KEEP_DAYS = 90
 """Days that impressions are kept for a model without a row in recsys.retention."""
 
 _MAX_VALUE = Decimal(10) ** 15
+_MAX_PLACES = 1000
 
 
 class NotLogged(Exception):
@@ -67,7 +69,7 @@ class ImpressionLog:
         self._seen = _writer.Seen()
         self._warner = _writer.Warner()
         self._warned: set[str] = set()
-        self._written = self._failed = self._unexposed = 0
+        self._written = self._failed = self._unexposed = self._outcomes_lost = 0
 
     def expose(self, experiment: str, unit: str, arm: str) -> None:
         """Note an assignment before the answer is made, which may yet fail.
@@ -128,15 +130,21 @@ class ImpressionLog:
         if row.key is not None and conn.autocommit and _idle(conn):
             self._seen.add(row.key)
 
+    def outcome_lost(self) -> None:
+        """Count an outcome that was locked out; its interaction is stored."""
+        self._outcomes_lost += 1
+        self._warner.lost(1, "an outcome was not stored: recsys.outcome is locked")
+
     def stats(self) -> LogStats:
         """Return what became of this process' answers.
 
         In mode "background" the writer is shared by every Recommender of the process
-        on the same database, and so are the counts.
+        on the same database, and so are the counts, except that of the outcomes.
         """
+        lost = self._outcomes_lost
         if self.mode == "background":
-            return _writer.writer(self._dsn).stats()
-        return LogStats(self._written, 0, self._failed, 0, self._unexposed)
+            return _writer.writer(self._dsn).stats()._replace(outcomes_lost=lost)
+        return LogStats(self._written, 0, self._failed, 0, self._unexposed, lost)
 
     def flush(self, timeout_s: float = 2.0) -> bool:
         """Wait until the background writer has stored what is queued.
@@ -239,11 +247,18 @@ def check_value(value: object) -> Decimal | None:
         except InvalidOperation:
             number = None
     if number is None or not number.is_finite() or abs(number) >= _MAX_VALUE:
+        said = str(value if number is None else number)[:80]
         raise ConfigError(
-            f"value must be a finite number below 10^15, got {str(value)[:80]!r}",
+            f"value must be a finite number below 10^15, got {said!r}",
             hint="Pass what the outcome was worth, such as the price paid; or nothing.",
         )
-    return number
+    exponent = number.as_tuple().exponent
+    if isinstance(exponent, int) and exponent < -_MAX_PLACES:
+        raise ConfigError(
+            f"value must have at most {_MAX_PLACES} decimal places, got {-exponent}",
+            hint="Round it: no price is that exact.",
+        )
+    return number if number else Decimal(0)
 
 
 def record_outcome(
@@ -255,15 +270,30 @@ def record_outcome(
     kind: str,
     value: Decimal | None,
     request_id: UUID | None,
-    occurred_at: datetime,
-) -> None:
-    """Store one outcome in the transaction of the connection."""
-    conn.execute(
-        "insert into recsys.outcome"
-        " (request_id, model, user_id, item_id, kind, value, occurred_at)"
-        " values (%s, %s, %s, %s, %s, %s, %s)",
-        (request_id, model, str(user_id), str(item_id), kind, value, occurred_at),
-    )
+    occurred_at: datetime | None,
+) -> bool:
+    """Store one outcome in the transaction of the connection.
+
+    Args:
+        conn: An open connection.
+        model: Name of the model.
+        user_id: The application's user id.
+        item_id: The application's item id.
+        kind: What happened.
+        value: What it was worth.
+        request_id: The answer that led to it.
+        occurred_at: When; None: now, by the clock of the database.
+
+    Returns:
+        Whether it was stored; if not, somebody holds the table.
+    """
+    with psycopg.Cursor(conn, row_factory=tuple_row) as cur:
+        cur.execute(
+            "select recsys._log_outcome(%s, %s, %s, %s, %s, %s, %s)",
+            (request_id, model, str(user_id), str(item_id), kind, value, occurred_at),
+        )
+        found = cur.fetchone()
+    return found is not None and bool(found[0])
 
 
 def maintain(conn: Connection, model: str | None = None) -> str:
@@ -273,7 +303,8 @@ def maintain(conn: Connection, model: str | None = None) -> str:
     because they lock the parent table until the caller's transaction ends.
 
     Args:
-        conn: A connection with the rights of recsys_trainer.
+        conn: A connection with the rights of recsys_trainer; with autocommit, so that
+            every drop is a transaction of its own.
         model: Not used: the partitions hold every model.
 
     Returns:
@@ -294,12 +325,16 @@ def maintain(conn: Connection, model: str | None = None) -> str:
         for name, keep in keeps.items():
             if keep < longest:
                 deleted += _forget(conn, name)
-        dropped = _number(
+        dropped = 0
+        # One per statement, and so one per transaction of an autocommit connection:
+        # writers go on between two drops.
+        while _number(
             conn,
             "select recsys._drop_old_partitions("
-            "coalesce(%s, make_interval(days => %s)))",
+            "coalesce(%s, make_interval(days => %s)), 1)",
             (longest, KEEP_DAYS),
-        )
+        ):
+            dropped += 1
     return f"{made} partitions made, {dropped} dropped, {deleted} rows deleted"
 
 

@@ -224,8 +224,9 @@ class Recommender:
 
         Without such a statement it goes to ``recsys.interaction``. With a request id
         or a value, and whenever impressions are logged, it is also an outcome, in the
-        same transaction. On an own connection both are committed; on a borrowed one
-        the caller commits.
+        same transaction; where recsys.outcome stays locked for 200 ms, the interaction
+        is stored without it (``impressions.stats().outcomes_lost``). On an own
+        connection both are committed; on a borrowed one the caller commits.
 
         Args:
             user_id: The application's user id.
@@ -245,7 +246,6 @@ class Recommender:
         worth = check_value(value)
         wanted = request_id is not None or worth is not None
         outcome = wanted or self.impressions.mode != "off"
-        when = occurred_at or datetime.now(UTC)
 
         def ask(conn: Connection, turn: Turn) -> bool | None:
             config = turn.version.config
@@ -265,20 +265,20 @@ class Recommender:
                     user_id=user_id,
                     item_id=item_id,
                     kind=kind,
-                    occurred_at=when,
+                    occurred_at=occurred_at or datetime.now(UTC),
                     request_id=request_id,
                 )
-                if outcome:
-                    record_outcome(
-                        conn,
-                        self.model,
-                        user_id=user_id,
-                        item_id=item_id,
-                        kind=kind,
-                        value=worth,
-                        request_id=request_id,
-                        occurred_at=when,
-                    )
+                if outcome and not record_outcome(
+                    conn,
+                    self.model,
+                    user_id=user_id,
+                    item_id=item_id,
+                    kind=kind,
+                    value=worth,
+                    request_id=request_id,
+                    occurred_at=occurred_at,
+                ):
+                    self.impressions.outcome_lost()
             return True
 
         # A lost connection may have stored it: only the caller can tell.

@@ -76,6 +76,7 @@ IMPRESSIONS = (
     "views/impression_item.v1.sql",
     "views/version_outcome.v1.sql",
     "functions/_log_answers.v1.sql",
+    "functions/_log_outcome.v1.sql",
     "functions/_make_partitions.v1.sql",
     "functions/_drop_old_partitions.v1.sql",
     "functions/_guard_moments.v1.sql",

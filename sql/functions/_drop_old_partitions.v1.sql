@@ -1,21 +1,22 @@
 -- recsys._drop_old_partitions: drop the days of recsys.impression and recsys.outcome that are over for good
 --
 --   p_keep   at least a day
+--   p_most   partitions to drop in this transaction; null all
 --   -> number of partitions dropped
 --
--- Dropping a partition locks the parent, behind which every writer would queue: so it waits 100 ms and otherwise
--- leaves the rest for the next run. Rows older than p_keep in the default partitions, or as far in the future, are
+-- Dropping a partition locks the parent until the transaction ends, and every writer queues behind it, who waits 200 ms
+-- himself: so the caller drops one per transaction, it waits 50 ms, and otherwise leaves the rest for the next run. Rows older than p_keep in the default partitions, or as far in the future, are
 -- deleted.
 --
 -- Runs as its owner, the owner of the tables: nobody else may drop from a partitioned table.
 --
 -- tests: tests/db/test_impression_tables.py
 
-create function recsys._drop_old_partitions(p_keep interval)
+create function recsys._drop_old_partitions(p_keep interval, p_most integer default null)
 returns integer
 language plpgsql security definer
 set search_path from current
-set lock_timeout = '100ms'
+set lock_timeout = '50ms'
 set timezone = 'UTC'
 as $function$
 declare
@@ -37,6 +38,7 @@ begin
           and to_date(right(c.relname, 8), 'YYYYMMDD') + 1 <= now() - p_keep
         order by right(c.relname, 8), c.relname
     loop
+        exit when dropped >= p_most;
         begin
             execute format('drop table recsys.%I', place);
             dropped := dropped + 1;

@@ -20,7 +20,9 @@ declare
 begin
     if to_regrole('recsys_app') is not null then
         grant insert on recsys.impression, recsys.outcome to recsys_app;
-        grant execute on function recsys._log_answers(json, json) to recsys_app;
+        grant execute on function
+            recsys._log_answers(json, json),
+            recsys._log_outcome(uuid, text, text, text, text, numeric, timestamptz) to recsys_app;
     end if;
     if to_regrole('recsys_analyst') is not null then
         grant select on recsys.impression_item, recsys.version_outcome to recsys_analyst;
@@ -31,8 +33,9 @@ begin
         grant select on recsys.impression_item, recsys.version_outcome to recsys_trainer;
         revoke trigger, truncate, references on recsys.retention, recsys.guardrail from recsys_trainer;
         grant execute on function
-            recsys._log_answers(json, json), recsys._make_partitions(integer),
-            recsys._drop_old_partitions(interval),
+            recsys._log_answers(json, json),
+            recsys._log_outcome(uuid, text, text, text, text, numeric, timestamptz), recsys._make_partitions(integer),
+            recsys._drop_old_partitions(interval, integer),
             recsys._guard_moments(text, integer[], timestamptz, real) to recsys_trainer;
         if pg_has_role('recsys_trainer', 'usage') and pg_has_role('recsys_trainer', 'set') then
             for relation in

@@ -365,3 +365,17 @@ def test_a_trainer_may_set_and_check(town: str) -> None:
         serve(conn, 2)
         assert guardrails.check(conn, "shop", since=BEGIN) == []
         conn.rollback()
+
+
+def test_a_reading_says_whether_there_was_enough_to_fire(conn: Connection) -> None:
+    """Too few of the base are too few for what compares the two."""
+
+    def short() -> set[str]:
+        found = guardrails.readings(conn, "shop", since=BEGIN)
+        return {r.guardrail.metric for r in found if not r.enough}
+
+    assert short() == {"error_rate", "degraded_rate", "short_page_rate"}
+    serve(conn, 2)
+    assert short() == {"degraded_rate", "short_page_rate"}
+    serve(conn, 1)
+    assert short() == set()

@@ -255,6 +255,25 @@ def test_a_reader_puts_off_the_drop_but_nobody_waits_for_it(dsn: str) -> None:
         assert "2 dropped" in impressions.maintain(conn)
 
 
+def test_writers_go_on_between_two_drops(dsn: str) -> None:
+    """A year nobody dropped: no transaction holds the parent for more than one day."""
+    with _db.connect(dsn, autocommit=True) as conn:
+        for days in range(100, 104):
+            old_day(conn, days)
+        conn.execute("create table seen (at xid8)")
+        conn.execute(
+            "create function seen() returns event_trigger language plpgsql as"
+            " 'begin insert into public.seen values (pg_current_xact_id()); end'"
+        )
+        conn.execute("create event trigger seen on sql_drop execute function seen()")
+        conn.execute("grant insert on seen to public")
+        assert "8 dropped" in impressions.maintain(conn)
+        drops = conn.execute("select count(*), count(distinct at) from seen").fetchone()
+        conn.execute("drop event trigger seen")
+
+    assert drops == (8, 8)
+
+
 def test_a_partition_of_another_owner_holds_up_no_other(db: Connection) -> None:
     strange, ours = old_day(db, 120), old_day(db, 110)
     db.execute(f"alter table recsys.impression_{strange:%Y%m%d} owner to current_user"

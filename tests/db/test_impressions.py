@@ -655,6 +655,19 @@ def test_a_value_that_is_no_price_is_refused(value: object) -> None:
         impressions.check_value(value)
 
 
+@pytest.mark.parametrize("value", [Decimal("1e-20000"), Decimal("1e-1001")])
+def test_a_value_with_endless_places_is_refused(value: Decimal) -> None:
+    with pytest.raises(ConfigError, match="1000 decimal places"):
+        impressions.check_value(value)
+
+
+def test_values_at_the_edge_can_be_stored(db: _db.Connection) -> None:
+    for value in (5e-324, Decimal("1e-1000"), Decimal("0e99999"), 10**15 - 1):
+        db.execute("select %s::numeric", (impressions.check_value(value),))
+    with pytest.raises(ConfigError):
+        impressions.check_value(10**5000)
+
+
 @pytest.mark.parametrize(
     ("value", "kept"),
     [(None, None), (0.1, "0.1"), (-3, "-3"), (Decimal("9.99"), "9.99")],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,7 @@ import pytest
 import world
 from world import Shop
 
-from recsys import Recommender, _db, guardrails, rollout
+from recsys import Recommender, _db, guardrails, recommender, rollout
 from recsys.errors import (
     ArtifactError,
     ConfigError,
@@ -354,6 +355,52 @@ def test_interaction_and_outcome_are_one_transaction(shop: Shop, table: str) -> 
 
     assert query(shop.dsn, "select kind from recsys.outcome") == [("view",)]
     assert query(shop.dsn, "select kind from recsys.interaction") == [("view",)]
+
+
+@pytest.mark.parametrize("borrowed", [False, True])
+def test_a_locked_outcome_table_costs_no_interaction(
+    shop: Shop, borrowed: bool
+) -> None:
+    with _db.connect(shop.dsn) as other, _db.connect(shop.dsn) as conn:
+        other.execute("lock table recsys.outcome in access exclusive mode")
+        conn.execute("set lock_timeout = '7s'")
+        given = {"connection": conn} if borrowed else {"dsn": shop.dsn}
+        model = Recommender("shop", **given)  # type: ignore[arg-type]
+        start = time.perf_counter()
+        model.record(7, 42, "view", value=3)
+        assert time.perf_counter() - start < 3
+        assert conn.execute("show lock_timeout").fetchone() == ("7s",)
+        conn.commit()
+        other.rollback()
+        model.record(7, 42, "purchase", value=3)
+        conn.commit()
+        assert model.impressions.stats().outcomes_lost == 1
+        model.close()
+
+    assert query(shop.dsn, "select kind from recsys.outcome") == [("purchase",)]
+    assert len(query(shop.dsn, "select 1 from recsys.interaction")) == 2
+
+
+def test_an_outcome_of_now_is_timed_by_the_server(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Behind(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> datetime:
+            return datetime.now(UTC) - timedelta(hours=2)
+
+    monkeypatch.setattr(recommender, "datetime", Behind)
+    with Recommender("shop", dsn=shop.dsn) as model:
+        model.record(7, 42, "view", value=3)
+        model.record(
+            7, 42, "cart", value=3, occurred_at=datetime(2026, 3, 1, tzinfo=UTC)
+        )
+
+    assert query(
+        shop.dsn,
+        "select kind, occurred_at > now() - interval '1 minute' from recsys.outcome"
+        " order by 1",
+    ) == [("cart", False), ("view", True)]
 
 
 @pytest.mark.parametrize("value", [float("nan"), True, "9.99", 10**16])
