@@ -12,10 +12,11 @@ from uuid import uuid4
 
 import psycopg
 from psycopg import IsolationLevel
+from psycopg import errors as pg
 
 from recsys import _db, schema
 from recsys._db import Connection
-from recsys.errors import DatabaseUnavailable, RecsysError, VersionStateError
+from recsys.errors import RecsysError, VersionStateError
 from recsys.worker import tasks
 from recsys.worker.apply import Applied, LiveModel
 
@@ -58,10 +59,21 @@ class Worker:
         self._stop = threading.Event()
         self._items = self._failed = 0
         self._seen_at = float("-inf")
+        self._looked = 0.0  # seconds that looks at empty queues took
 
     def stop(self) -> None:
         """Finish the batch in work, then return from ``run``; safe in a handler."""
         self._stop.set()
+
+    def check(self) -> None:
+        """Look whether there is a database that this code can work on.
+
+        Raises:
+            DatabaseUnavailable: The connection fails.
+            SchemaError: The schema is missing, or does not fit this code.
+        """
+        with self._connect() as conn:
+            schema.check(conn)
 
     def run(self) -> None:
         """Work until ``stop``; reconnect when the server goes and comes back.
@@ -70,8 +82,7 @@ class Worker:
             DatabaseUnavailable: The first connection fails.
             SchemaError: The schema does not fit this code.
         """
-        with self._connect() as conn:
-            schema.check(conn)
+        self.check()
         runner = _TaskRunner(self._dsn, self._stop) if self._run_tasks else None
         if runner:
             runner.start()
@@ -79,10 +90,13 @@ class Worker:
         while not self._stop.is_set():
             try:
                 with self._connect() as conn:
+                    self._heartbeat(conn, now=True)
                     pause = self._poll_s
                     self._work(conn)
-            except (DatabaseUnavailable, psycopg.OperationalError) as exc:
-                logger.warning("the database is gone (%s); trying again", _line(exc))
+            except (RecsysError, psycopg.Error) as exc:
+                # A server that became a standby refuses writes on a connection that
+                # lives: the next one may reach the new primary.
+                logger.warning("cannot work (%s); connecting again", _line(exc))
                 self._stop.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
         if runner:
@@ -111,27 +125,38 @@ class Worker:
         while not self._stop.is_set():
             self._heartbeat(conn)
             busy = False
+            self._looked = 0.0
             for model in self._models or _models(conn):
                 _queue_retries(conn, model)
                 busy |= self._apply(conn, model).oldest is not None
             if not busy:
-                self._stop.wait(self._poll_s)
+                # Under a long transaction an empty queue is full of dead rows, and a
+                # look at it takes long.
+                pause = min(9 * self._looked, _LONGEST_PAUSE_S)
+                self._stop.wait(max(self._poll_s, pause))
 
     def _apply(self, conn: Connection, model: str) -> Applied:
         live = self._live.setdefault(model, LiveModel(model))
+        start = time.monotonic()
         try:
             done = live.apply_changes(conn, self._batch)
+        except pg.ReadOnlySqlTransaction:
+            raise
         except psycopg.OperationalError as exc:
             if conn.closed:
                 raise
             self._put_back(model, exc)
             return Applied()
         except (RecsysError, psycopg.Error) as exc:
+            if conn.closed:
+                raise
             # A version was dropped between two statements, its artifacts are gone, ...:
             # the batch is in the queue again.
             self._live.pop(model, None)
             self._put_back(model, exc)
             return Applied()
+        if done.oldest is None:
+            self._looked += time.monotonic() - start
         self._items += done.items
         self._failed += done.failed
         if self._on_batch and done.oldest is not None:
@@ -142,8 +167,8 @@ class Worker:
         logger.warning("a batch of %s goes back to the queue: %s", model, _line(exc))
         self._stop.wait(self._poll_s)
 
-    def _heartbeat(self, conn: Connection) -> None:
-        if time.monotonic() - self._seen_at < _HEARTBEAT_S:
+    def _heartbeat(self, conn: Connection, *, now: bool = False) -> None:
+        if not now and time.monotonic() - self._seen_at < _HEARTBEAT_S:
             return
         self._seen_at = time.monotonic()
         conn.execute(
@@ -184,8 +209,12 @@ class _TaskRunner(threading.Thread):
                         tasks.plan(conn)
                         tasks.run_due(conn)
                         self._stopped.wait(1.0)
-            except (RecsysError, psycopg.Error) as exc:
-                logger.warning("the tasks pause: %s", _line(exc))
+            except Exception as exc:
+                # Nobody would start this thread again.
+                known = isinstance(exc, (RecsysError, psycopg.Error))
+                logger.warning(
+                    "the tasks pause: %s", _line(exc), exc_info=None if known else exc
+                )
                 self._stopped.wait(5.0)
 
 

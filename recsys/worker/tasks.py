@@ -72,7 +72,10 @@ def run_due(conn: Connection) -> int:
         conn: An autocommit connection.
 
     Returns:
-        How many ran.
+        How many ran; what a task raises is in recsys.schedule.
+
+    Raises:
+        psycopg.Error: The connection is gone, or takes no writes any more.
     """
     done = 0
     while (claimed := _claim(conn)) is not None:
@@ -81,11 +84,16 @@ def run_due(conn: Connection) -> int:
         result = error = None
         try:
             result = TASKS[name].run(conn, model)
-        except psycopg.OperationalError:
-            raise
-        except (RecsysError, psycopg.Error) as exc:
+        except Exception as exc:
             error = f"{type(exc).__name__}: {exc}"[:1000]
-            logger.warning("task %r of model %r failed: %s", name, model, error)
+            known = isinstance(exc, (RecsysError, psycopg.Error))
+            logger.warning(
+                "task %r of model %r failed: %s", name, model, error,
+                exc_info=None if known else exc,
+            )  # fmt: skip
+            if conn.closed:
+                raise
+            conn.rollback()
         seconds = time.perf_counter() - start
         if result:
             logger.info("%s %s: %s", name, model, result)

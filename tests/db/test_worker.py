@@ -21,10 +21,11 @@ from world import Shop
 
 from recsys import _db, capture, capture_check, rollout, versions
 from recsys._items import ItemEncoder
-from recsys.config import ModelConfig, from_mapping
+from recsys.config import IdType, ModelConfig, from_mapping
 from recsys.errors import DatabaseUnavailable, VersionStateError
 from recsys.worker import tasks
-from recsys.worker.apply import MAX_ATTEMPTS, Applied, LiveModel
+from recsys.worker.apply import Applied, LiveModel
+from recsys.worker.failures import MAX_ATTEMPTS
 from recsys.worker.loop import Worker, retry
 
 
@@ -159,6 +160,71 @@ def test_a_changed_id_type_in_the_queue_is_one_failure(app: _db.Connection) -> N
 
     assert (done.items, done.failed) == (1, 1)
     assert failures(app) == [(1, "no number", 1, False), (2, "no number", 1, False)]
+
+
+@pytest.mark.parametrize("spelling", ["007", " 7", "+7"])
+def test_one_item_in_several_spellings_keeps_its_vectors(
+    app: _db.Connection, spelling: str
+) -> None:
+    app.execute("update product set title = 'blue lamp' where id = 7")
+    app.execute("truncate recsys.item_change")
+    app.execute("select recsys._queue_items('shop', array[%s, 'no', '8'])", (spelling,))
+
+    done = drain(app)
+
+    assert (done.items, done.failed) == (2, 1)
+    assert {item for _, item, *_ in failures(app)} == {"no"}
+    assert_current(app, 1, 2)
+
+
+def test_two_spellings_are_worked_on_under_one_bucket(app: _db.Connection) -> None:
+    app.execute("select recsys._queue_items('shop', array['007', '7', '08'])")
+
+    assert LiveModel("shop").apply_changes(app, 100).items == 1
+
+    assert queue(app) == ["8"], "under its own bucket's lock, in the next batch"
+    assert drain(app).items == 1
+
+
+@pytest.mark.parametrize(
+    ("id_type", "column", "key"),
+    [
+        ("bigint", "varchar(9)", "lpad(n::text, 5, '0')"),
+        ("uuid", "text", "upper(md5(n::text)::uuid::text)"),
+        ("uuid", "uuid", "md5(n::text)::uuid"),
+        ("text", "char(8)", "lpad(n::text, 5, '0')"),
+    ],
+)
+def test_a_key_of_another_type_than_the_model_s(
+    server: str, template: str, id_type: IdType, column: str, key: str
+) -> None:
+    raw = world.toml(id_type, features=True)
+    raw["model"]["shop"]["items"]["sql"] = (
+        "select sku as item_id, title, brand, price, created_at from article"
+    )
+    with world.database(server, template) as dsn, _db.connect(dsn) as conn:
+        world.fill_shop(dsn, id_type, items=9, users=3)
+        conn.autocommit = True
+        conn.execute(
+            f"create table article as select {key}::{column} as sku, title, brand,"
+            " price, created_at from (select *, row_number() over () as n"
+            " from product) as p".encode()
+        )
+        model = from_mapping(raw).model("shop")
+        world.add_version(dsn, model, cold=9, promote=True)
+        queue_all = "select recsys._queue_items('shop', array_agg(sku::text)) from "
+        conn.execute(f"{queue_all} article".encode())
+        conn.execute("update article set title = 'blue lamp'")
+
+        assert drain(conn).failed == 0
+
+        assert_current(conn, 1)
+        # And as the vectors' own table spells them.
+        conn.execute("update article set title = 'red mug'")
+        conn.execute("insert into recsys.item_change (model, bucket) values ('shop',0)")
+        assert drain(conn).failed == 0
+        assert value(conn, "select count(*) from recsys.item_vector_shop_1") == 9
+        assert_current(conn, 1)
 
 
 # claiming ---------------------------------------------------------------------------
@@ -489,6 +555,45 @@ def test_a_worker_finds_the_server_again(app: _db.Connection, running: Worker) -
     assert_current(app, 1, 2)
 
 
+def test_a_worker_outlives_a_server_that_takes_no_writes(
+    app: _db.Connection, running: Worker
+) -> None:
+    """After a fail-over the old primary may still answer, as a standby."""
+    end = (
+        "select pg_terminate_backend(pid) from pg_stat_activity"
+        " where datname = current_database() and pid <> pg_backend_pid()"
+    )
+    name = app.info.dbname
+    read_only = f"alter database {name} set default_transaction_read_only = "
+    app.execute((read_only + "on").encode())
+    app.execute(end)
+    time.sleep(1)
+    app.execute((read_only + "off").encode())
+    app.execute("update product set title = 'blue lamp' where id = 1")
+
+    until(lambda: queue(app) == [])
+
+    assert_current(app, 1, 2)
+    del running
+
+
+def test_slow_looks_at_an_empty_queue_become_rare(
+    app: _db.Connection, running: Worker
+) -> None:
+    del running
+    app.execute("create sequence looks")
+    app.execute(
+        "create or replace function recsys._claim_changes(p_model text, p_limit int)"
+        " returns table (item_id text, changed_at timestamptz) language plpgsql"
+        " set search_path from current as $$ begin"
+        " perform nextval('public.looks'), pg_sleep(0.2); end $$"
+    )
+
+    time.sleep(3)
+
+    assert value(app, "select last_value from looks") <= 3
+
+
 def test_a_version_dropped_under_a_worker_is_let_go(
     app: _db.Connection, running: Worker
 ) -> None:
@@ -561,6 +666,62 @@ def test_the_error_of_a_task_is_seen_and_does_not_stop_the_others(
     assert (
         app.execute("select from recsys.schedule where error is not null").rowcount == 0
     )
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [("select pg_sleep(9)", "QueryCanceled"), ("", "ValueError: no such luck")],
+)
+def test_whatever_a_task_raises_is_recorded(
+    app: _db.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    statement: str,
+    said: str,
+) -> None:
+    def broken(conn: _db.Connection, model: str) -> str:
+        del model
+        if statement:
+            conn.execute(statement.encode())
+        raise ValueError("no such luck")
+
+    monkeypatch.setattr(
+        tasks,
+        "TASKS",
+        {
+            "a": tasks.Task(broken, timedelta(hours=1)),
+            "b": tasks.Task(lambda *_: "fine", timedelta(hours=1)),
+        },
+    )
+    app.execute("set statement_timeout = '200ms'")
+    tasks.plan(app)
+
+    assert tasks.run_due(app) == 2
+
+    error = value(app, "select error from recsys.schedule where task = 'a'")
+    assert said in error
+    assert value(app, "select result from recsys.schedule where task = 'b'") == "fine"
+    assert ("Traceback" in caplog.text) == (not statement)
+
+
+def test_a_task_whose_connection_died_says_so(
+    app: _db.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def die(conn: _db.Connection, model: str) -> str:
+        del model
+        conn.execute("select pg_terminate_backend(pg_backend_pid())")
+        return ""
+
+    monkeypatch.setattr(tasks, "TASKS", {"a": tasks.Task(die, timedelta(hours=1))})
+    tasks.plan(app)
+    with _db.connect(app.info.dsn, autocommit=True) as conn:
+        with pytest.raises(psycopg.OperationalError):
+            tasks.run_due(conn)
+        assert conn.closed
+
+    assert "'a' of model 'shop' failed: AdminShutdown" in caplog.text
 
 
 def test_an_interval_of_ones_own_stays(app: _db.Connection) -> None:
