@@ -27,8 +27,13 @@ begin
         raise exception 'impressions are kept for at least a day, got %', p_keep
             using errcode = 'invalid_parameter_value';
     end if;
-    delete from recsys.impression_default where occurred_at not between now() - p_keep and now() + p_keep;
-    delete from recsys.outcome_default where occurred_at not between now() - p_keep and now() + p_keep;
+    begin
+        delete from recsys.impression_default where occurred_at not between now() - p_keep and now() + p_keep;
+        delete from recsys.outcome_default where occurred_at not between now() - p_keep and now() + p_keep;
+    exception
+        when lock_not_available or deadlock_detected then
+            return 0;  -- another worker makes partitions at this moment
+    end;
     for place in
         select c.relname
         from pg_catalog.pg_inherits as i
