@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
+
+import psycopg
 
 from recsys import _sql, versions
 from recsys._db import Connection
 from recsys._source import source_errors
 from recsys.config import Source
+from recsys.errors import RecsysError, SourceError
 
 _OVERLAP = timedelta(minutes=2)
 """A sweep looks back so far behind the oldest transaction that it can see."""
+_PREPARED_OVERLAP = timedelta(minutes=10)
+"""The same behind a prepared transaction, which no longer says when it began."""
+_SLOW = (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable)
+"""What an OperationalError about one source is; another is about the connection."""
 
 
 def check(conn: Connection, model: str) -> str:
@@ -76,9 +84,10 @@ def _reconcile(conn: Connection, model: str) -> str:
 
 def _sweep(conn: Connection, model: str) -> str:
     """Find changes by updated_at; where no trigger stands, also by ids."""
-    items = _newest_source(conn, model)
+    sources = _live_sources(conn, model)
+    dated = [source for source in sources if source.updated_at]
     triggers = _has_triggers(conn, model)
-    if items is None or (triggers and not items.updated_at):
+    if not sources or (triggers and not dated):
         return ""
     with conn.transaction():
         conn.execute(
@@ -88,41 +97,72 @@ def _sweep(conn: Connection, model: str) -> str:
         row = conn.execute(
             "update recsys.capture set sweep_at = now() + make_interval(secs => %s)"
             " where model = %s and sweep_at <= now() returning swept_to",
-            (items.sweep_s, model),
+            (min(source.sweep_s for source in dated or sources), model),
         ).fetchone()
         if row is None:
             return ""
-        changed = _changed_since(conn, model, items, row[0])
-    differ = "" if triggers else compare_ids(conn, model)
-    return "; ".join(filter(None, [changed, differ]))
+    problems: list[str] = []
+    found = [_changed_since(conn, model, dated, row[0], problems) if dated else ""]
+    if not triggers:
+        found.append(_compare_ids(conn, model, problems))
+    _complain(problems)
+    return "; ".join(filter(None, found))
 
 
 def _changed_since(
-    conn: Connection, model: str, items: Source, swept_to: datetime | None
+    conn: Connection,
+    model: str,
+    sources: list[Source],
+    swept_to: datetime | None,
+    problems: list[str],
 ) -> str:
-    if not items.updated_at:
-        return ""
-    # A transaction writes its time when it begins and shows its rows when it ends.
-    horizon = conn.execute(
-        "select least(now(), min(xact_start)) from pg_catalog.pg_stat_activity"
-        " where datname = current_database() and pid <> pg_backend_pid()"
+    horizon = _horizon(conn)
+    failed = len(problems)
+    queued = sum(
+        _tried(problems, "", lambda s=s: _queue_changed(conn, model, s, swept_to))
+        for s in sources
+    )
+    if len(problems) == failed:
+        # What a broken source would have said is still to be found.
+        conn.execute(
+            "update recsys.capture set swept_to = greatest(swept_to, %s)"
+            " where model = %s",
+            (horizon, model),
+        )
+    return f"{queued} items by updated_at" if queued > 0 else ""
+
+
+def _horizon(conn: Connection) -> datetime | None:
+    """Return the time up to which every change can be seen.
+
+    A transaction writes its time when it begins and shows its rows when it ends.
+    """
+    row = conn.execute(
+        "select least(now() - %(overlap)s, (select min(xact_start) - %(overlap)s"
+        " from pg_catalog.pg_stat_activity"
+        " where datname = current_database() and pid <> pg_backend_pid()),"
+        # When it began is not known; up to here, greatest() holds swept_to back.
+        " (select min(prepared) - %(prepared)s from pg_catalog.pg_prepared_xacts"
+        " where database = current_database()))",
+        {"overlap": _OVERLAP, "prepared": _PREPARED_OVERLAP},
     ).fetchone()
-    with source_errors("items"):
-        cursor = conn.execute(
+    return row[0] if row else None
+
+
+def _queue_changed(
+    conn: Connection, model: str, source: Source, swept_to: datetime | None
+) -> int:
+    with source_errors("items"), conn.transaction():
+        return conn.execute(
             _sql.trusted(
                 "insert into recsys.item_change (model, bucket, item_id)"
                 f" select {_sql.literal(model)}, recsys._item_bucket(item_id::text),"
-                f" item_id::text from ({items.sql.replace('%', '%%')}\n) as s"
-                f' where s."{items.updated_at}"::timestamptz'
+                f" item_id::text from ({source.sql.replace('%', '%%')}\n) as s"
+                f' where s."{source.updated_at}"::timestamptz'
                 " >= coalesce(%s::timestamptz, '-infinity') and item_id is not null"
             ),
             (swept_to,),
-        )
-    conn.execute(
-        "update recsys.capture set swept_to = %s where model = %s",
-        (horizon[0] - _OVERLAP if horizon else None, model),
-    )
-    return f"{cursor.rowcount} items by updated_at" if cursor.rowcount > 0 else ""
+        ).rowcount
 
 
 def compare_ids(conn: Connection, model: str) -> str:
@@ -130,13 +170,58 @@ def compare_ids(conn: Connection, model: str) -> str:
 
     It reads the whole source: the daily safety net of a watched model, and how an
     unwatched one learns of new and deleted items.
+
+    Args:
+        conn: An autocommit connection.
+        model: Name of the model.
+
+    Returns:
+        What was found, empty for nothing.
+
+    Raises:
+        SourceError: The source of a version fails; the others were compared.
     """
-    queued = 0
-    for version in versions.list_versions(conn, model):
-        if version.state not in ("ready", "serving"):
-            continue
-        queued += queue_differences(conn, version)
+    problems: list[str] = []
+    found = _compare_ids(conn, model, problems)
+    _complain(problems)
+    return found
+
+
+def _compare_ids(conn: Connection, model: str, problems: list[str]) -> str:
+    def compare(version: versions.ModelVersion) -> int:
+        with conn.transaction():
+            return queue_differences(conn, version)
+
+    queued = sum(
+        _tried(problems, f"version {v.number}: ", lambda v=v: compare(v))
+        for v in versions.list_versions(conn, model)
+        if v.state in ("ready", "serving")
+    )
     return f"{queued} items differ by id" if queued > 0 else ""
+
+
+def _tried(problems: list[str], where: str, work: Callable[[], int]) -> int:
+    """Do one version's share: when its source is broken, the others go on."""
+    try:
+        return work()
+    except psycopg.errors.ReadOnlySqlTransaction:
+        raise
+    except psycopg.OperationalError as exc:
+        if not isinstance(exc, _SLOW):
+            raise
+        problems.append(f"{where}{type(exc).__name__}: {exc}")
+    except (RecsysError, psycopg.Error) as exc:
+        problems.append(f"{where}{exc}")
+    return 0
+
+
+def _complain(problems: list[str]) -> None:
+    if problems:
+        raise SourceError(
+            "; ".join(dict.fromkeys(problems)),
+            hint="The other versions were looked at. A version whose source is gone"
+            " for good can be retired with 'recsys retire'.",
+        )
 
 
 def queue_differences(conn: Connection, version: versions.ModelVersion) -> int:
@@ -158,11 +243,14 @@ def queue_differences(conn: Connection, version: versions.ModelVersion) -> int:
         ).rowcount
 
 
-def _newest_source(conn: Connection, model: str) -> Source | None:
+def _live_sources(conn: Connection, model: str) -> list[Source]:
+    """Return the distinct item sources of the live versions, newest first."""
+    sources: dict[tuple[str, str | None], Source] = {}
     for version in versions.list_versions(conn, model):
         if version.state in ("building", "ready", "serving"):
-            return version.config.items
-    return None
+            items = version.config.items
+            sources.setdefault((items.sql, items.updated_at), items)
+    return list(sources.values())
 
 
 def _has_triggers(conn: Connection, model: str) -> bool:
