@@ -311,7 +311,7 @@ def _impressions(conn: Connection) -> Iterator[Finding]:
             "impressions",
             "warn",
             f"{'1000 or more' if stray == 1000 else stray} rows in no day's partition",
-            "Set the clocks of the request processes; the worker makes the days.",
+            "Set the clock of the server; the worker makes the days.",
         )
 
 
