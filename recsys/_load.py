@@ -24,6 +24,7 @@ from recsys._db import Connection
 from recsys._items import Encoded, ItemEncoder
 from recsys._source import source_errors
 from recsys.errors import SourceError
+from recsys.types import ItemId
 
 Rows = Sequence[Sequence[Any]]
 Chunk = tuple[list[int], Rows]
@@ -35,6 +36,16 @@ _GROUPS = 8
 _CHUNK = 5_000
 """Items per transaction: about a megabyte, a quarter of a second's work to repeat."""
 _ATTEMPTS = 20
+_PATIENT = 5
+"""Attempts before the items that others hold are left out."""
+_PAUSE_S = 0.2
+_LOCK_TIMEOUT = "5s"
+"""For buckets: a batch of a worker takes so long at most, and holds no others."""
+_ROW_TIMEOUT = "200ms"
+"""For rows, while holding eight buckets that the workers need."""
+_PROBE = "20ms"
+"""For a row of a probe: many of them may be held."""
+_PROBE_S = 2.0
 _DUPLICATES = 3
 
 
@@ -180,12 +191,21 @@ def _write(
     rows: Rows,
     stop: threading.Event,
 ) -> int:
-    """Encode one chunk and store both vectors of its items in one transaction."""
+    """Encode one chunk and store both vectors of its items in one transaction.
+
+    What others hold for longer than a few attempts, such as the application between
+    ``sync_items`` and its commit, is left to the queue.
+    """
     encoded = encoder.encode(rows)
     duplicates = 0
     for attempt in range(_ATTEMPTS):
+        busy: list[ItemId] = []
+        part = encoded
         try:
-            written = _store(conn, encoder, buckets, encoded)
+            if attempt >= _PATIENT:
+                part, busy = _without_busy(conn, encoder, buckets, encoded)
+            written = _store(conn, encoder, buckets, part, len(encoded.ids))
+            _queue(conn, encoder, busy)
             conn.commit()
             return written
         except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
@@ -193,6 +213,8 @@ def _write(
             conn.rollback()
             if attempt == _ATTEMPTS - 1 or stop.is_set():
                 raise
+            # The workers need the buckets meanwhile.
+            stop.wait(_PAUSE_S)
         except SourceError as exc:
             # The same, committed while we waited for it; twice the same id in the
             # source stays an error.
@@ -203,14 +225,97 @@ def _write(
     raise AssertionError("unreachable")
 
 
-def _store(
+def _without_busy(
     conn: Connection, encoder: ItemEncoder, buckets: list[int], encoded: Encoded
-) -> int:
-    version, id_type = encoder.version, encoder.config.item_id
-    conn.execute("select set_config('lock_timeout', '5s', true)")
-    conn.execute(
-        "select recsys._lock_buckets(%s, %s::smallint[])", (version.model, buckets)
+) -> tuple[Encoded, list[ItemId]]:
+    """Leave out the items that other transactions are writing.
+
+    Their rows cannot be seen yet: a probe writes the items in halves and undoes it.
+
+    Returns:
+        The other items, and the ids of those left out.
+    """
+    busy: set[int] = set()
+    _lock(conn, encoder, buckets)
+    everything, until = list(range(len(encoded.ids))), time.monotonic() + _PROBE_S
+    _probe(conn, encoder, encoded, everything, busy, until)
+    conn.rollback()
+    keep = [i for i in range(len(encoded.ids)) if i not in busy]
+    rest = Encoded(
+        [encoded.ids[i] for i in keep], encoded.vectors[keep], encoded.history[keep]
     )
+    return rest, [encoded.ids[i] for i in sorted(busy)]
+
+
+def _probe(
+    conn: Connection,
+    encoder: ItemEncoder,
+    encoded: Encoded,
+    places: list[int],
+    busy: set[int],
+    until: float,
+) -> None:
+    """Add to ``busy`` what cannot be written now, by halves while there is time."""
+    part = Encoded(
+        [encoded.ids[i] for i in places],
+        encoded.vectors[places],
+        encoded.history[places],
+    )
+    try:
+        with conn.transaction(force_rollback=True):
+            conn.execute("select set_config('lock_timeout', %s, true)", (_PROBE,))
+            _insert(conn, encoder, part)
+        return
+    except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+        if len(places) == 1 or time.monotonic() > until:
+            busy.update(places)
+            return
+    middle = len(places) // 2
+    _probe(conn, encoder, encoded, places[:middle], busy, until)
+    _probe(conn, encoder, encoded, places[middle:], busy, until)
+
+
+def _queue(conn: Connection, encoder: ItemEncoder, ids: Sequence[ItemId]) -> None:
+    """Leave items to the workers."""
+    if ids:
+        conn.execute(
+            "select recsys._queue_items(%s, %s::text[])",
+            (encoder.version.model, [str(item) for item in ids]),
+        )
+
+
+def _lock(conn: Connection, encoder: ItemEncoder, buckets: list[int]) -> None:
+    conn.execute("select set_config('lock_timeout', %s, true)", (_LOCK_TIMEOUT,))
+    conn.execute(
+        "select recsys._lock_buckets(%s, %s::smallint[])",
+        (encoder.version.model, buckets),
+    )
+
+
+def _store(
+    conn: Connection,
+    encoder: ItemEncoder,
+    buckets: list[int],
+    encoded: Encoded,
+    read: int,
+) -> int:
+    """Write what is still missing; ``read`` items count as done."""
+    version = encoder.version
+    _lock(conn, encoder, buckets)
+    limit = "select set_config('lock_timeout', %s, true)"
+    conn.execute(limit, (_ROW_TIMEOUT,))
+    written = _insert(conn, encoder, encoded)
+    conn.execute(limit, (_LOCK_TIMEOUT,))
+    conn.execute(
+        "update recsys.model_version set rows_done = rows_done + %s"
+        " where model = %s and number = %s",
+        (read, version.model, version.number),
+    )
+    return written
+
+
+def _insert(conn: Connection, encoder: ItemEncoder, encoded: Encoded) -> int:
+    version, id_type = encoder.version, encoder.config.item_id
     taken = {
         item
         for (item,) in _db.binary_cursor(conn).execute(
@@ -226,13 +331,7 @@ def _store(
     }
     keep = [i for i, item in enumerate(encoded.ids) if item not in taken]
     ids = [encoded.ids[i] for i in keep]
-    suffix = version.suffix
     for table, values in (("item_vector", encoded.vectors),
                           ("item_embedding", encoded.history)):  # fmt: skip
-        _copy.copy_rows(conn, f"{table}_{suffix}", id_type, ids, [values[keep]])
-    conn.execute(
-        "update recsys.model_version set rows_done = rows_done + %s"
-        " where model = %s and number = %s",
-        (len(encoded.ids), version.model, version.number),
-    )
+        _copy.copy_rows(conn, f"{table}_{version.suffix}", id_type, ids, [values[keep]])
     return len(ids)
