@@ -47,6 +47,9 @@ def connect(dsn: str, *, autocommit: bool = False) -> Connection:
             prepare_threshold=None,
             application_name="recsys",
         )
+        # Whatever the role's default is: a statement must see what was committed
+        # while the transaction waited for a lock.
+        conn.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
         conn.adapters.register_dumper(Halfvec, HalfvecDumper)
         conn.adapters.register_dumper(HalfvecArray, HalfvecDumper)
         return conn

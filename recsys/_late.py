@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import time
 
+from psycopg import errors as pg
+
 from recsys._db import Connection
 from recsys.versions import ModelVersion
 from recsys.worker.apply import Follower, LiveModel, LoadedItems
@@ -56,8 +58,12 @@ def catch_up(conn: Connection, version: ModelVersion, max_load: float) -> None:
     conn.commit()
     for _ in range(chunks):
         start = time.perf_counter()
-        if _bring_some(conn, follower) < _FEW:
-            break
+        try:
+            if _bring_some(conn, follower) < _FEW:
+                break
+        except pg.QueryCanceled:
+            conn.rollback()
+            break  # the workers take fewer at a time
         time.sleep((time.perf_counter() - start) * (1 / max_load - 1))
 
 

@@ -8,7 +8,6 @@ is committed by then and so is read; who reads the item after it, writes after u
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,30 +21,12 @@ from recsys._db import Connection, HalfvecArray
 from recsys._items import Encoded, ItemEncoder
 from recsys.errors import ArtifactError, RecsysError
 from recsys.versions import ModelVersion
-from recsys.worker import lookups
+from recsys.worker import failures, keys, lookups
+from recsys.worker.everything import queue_everything
 
-logger = logging.getLogger(__name__)
-
-MAX_ATTEMPTS = 6
-"""Attempts before an item stays a dead letter: about half an hour of back-off."""
 _LIVE = ("building", "ready", "serving")
 _LOCK_TIMEOUT = "200ms"
-_SOURCE_BROKEN = (
-    pg.UndefinedTable,
-    pg.UndefinedColumn,
-    pg.UndefinedFunction,
-    pg.InsufficientPrivilege,
-)
-"""What a source says that does not fit the database any more: no half is better."""
-_NOT_THE_ITEM = (
-    pg.DiskFull,
-    pg.OutOfMemory,
-    pg.QueryCanceled,
-    pg.DeadlockDetected,
-    pg.SerializationFailure,
-    psycopg.InterfaceError,
-)
-"""What is no item's fault: the whole batch goes back to the queue."""
+_MOST = 1_000_000
 _UNLOADABLE = (RecsysError, psycopg.ProgrammingError, psycopg.DataError)
 """What loading a version raises that trying again at once does not cure."""
 
@@ -57,7 +38,8 @@ class Applied:
     Attributes:
         items: Items brought up to date, the deleted ones included.
         failed: Items that went to ``recsys.item_failure``.
-        oldest: When the oldest change was made; None when there was nothing.
+        oldest: When the oldest change was made, one that was only looked up included;
+            None when there was nothing.
     """
 
     items: int = 0
@@ -71,6 +53,7 @@ class LiveModel:
     def __init__(self, model: str) -> None:
         self.model = model
         self._followers: dict[tuple[int, str], LoadedItems] = {}
+        self._at_once = _MOST
 
     def apply_changes(self, conn: Connection, limit: int) -> Applied:
         """Take about ``limit`` changes out of the queue and apply them.
@@ -82,7 +65,21 @@ class LiveModel:
         Returns:
             What was done; nothing when the queue is empty or others work on it.
         """
-        lookups.look_up(conn, self.model)
+        looked_up = lookups.look_up(conn, self.model)
+        while True:
+            try:
+                done = self._apply(conn, min(limit, self._at_once))
+            except pg.QueryCanceled:
+                # Longer than the role's statement_timeout: fewer at a time, down to
+                # one, which then fails alone.
+                if self._at_once == 1:
+                    raise
+                self._at_once = max(min(limit, self._at_once) // 2, 1)
+            else:
+                self._at_once = min(2 * self._at_once, _MOST)
+                return done if done.oldest else Applied(oldest=looked_up)
+
+    def _apply(self, conn: Connection, limit: int) -> Applied:
         with conn.transaction():
             conn.execute(
                 "select set_config('lock_timeout', %s, true)", (_LOCK_TIMEOUT,)
@@ -94,9 +91,9 @@ class LiveModel:
             if not claimed:
                 return Applied()
             followers = self._followers_now(conn)
-            ids = sorted(item for item, _ in claimed if item is not None)
-            if len(ids) < len(claimed):
-                _queue_everything(conn, self.model, followers)
+            if any(item is None for item, _ in claimed):
+                queue_everything(conn, self.model, followers)
+            ids = keys.settle(conn, self.model, claimed)
             failed = self.bring(conn, followers, ids)
         return Applied(len(ids) - failed, failed, min(time for _, time in claimed))
 
@@ -123,11 +120,11 @@ class LiveModel:
             if follower.indexing:
                 follower.leave(conn, ids)
                 continue
-            errors = _in_halves(conn, follower, ids)
+            errors = failures.in_halves(conn, follower, ids)
             if errors:
-                _record_failures(conn, follower.version, errors)
+                failures.record(conn, follower.version, errors)
                 broken |= set(errors)
-            _forget_failures(conn, follower.version, ids, errors)
+            failures.forget(conn, follower.version, ids, errors)
         return len(broken)
 
     def _followers_now(self, conn: Connection) -> list[Follower]:
@@ -153,9 +150,8 @@ class LiveModel:
                 except _UNLOADABLE as exc:
                     # Its tower or its source is broken: no reason for the others to
                     # wait.
-                    now.append(
-                        Follower(version, None, loading, indexing, _message(exc))
-                    )
+                    problem = failures.message(exc)
+                    now.append(Follower(version, None, loading, indexing, problem))
                     continue
             found[number, tower] = known
             now.append(Follower(known.version, known, loading, indexing))
@@ -174,14 +170,26 @@ class LoadedItems:
             cur.execute(_sql.trusted(f"select item_id from ({config.items.sql}\n) as s"
                                      " limit 0"))  # fmt: skip
             own_type = cur.description[0].type_code if cur.description else 0
-            # Compared in its own type, so that the source's index is used.
+            # Compared in its own type, so that the source's index is used. Without a
+            # modifier that is bpchar: 'character' would mean one character.
             row = cur.execute(
-                "select format_type(%s, null), 'halfvec'::regtype::oid", (own_type,)
+                "select format_type(oid, -1), typcategory = 'S',"
+                " 'halfvec'::regtype::oid from pg_catalog.pg_type where oid = %s",
+                (own_type,),
             ).fetchone()
-        id_type, self.halfvec = row or (config.item_id, 0)
+        id_type, textual, self.halfvec = row or (config.item_id, False, 0)
         select = self.encoder.select().replace("%", "%%")
         self.read = _sql.trusted(
             f"{select} where s.item_id = any(%s::text[]::{id_type}[])"
+        )
+        # '007' is 7 to the model, but not the text '7'.
+        self.read_odd = (
+            _sql.trusted(
+                f"{select} where s.item_id::{config.item_id}"
+                f" = any(%s::text[]::{config.item_id}[])"
+            )
+            if textual and config.item_id != "text"
+            else None
         )
         self.delete = [
             _sql.trusted(
@@ -231,12 +239,15 @@ class Follower:
             return
         if self.loaded is None:
             raise ArtifactError(self.problem)
+        names = keys.canonical(conn, self.version.config.item_id, ids)
+        wanted = set(names.values())
         with _db.binary_cursor(conn) as cur:
-            rows = cur.execute(self.loaded.read, (list(ids),)).fetchall()
-            encoded = self.loaded.encoder.encode(rows)
-            self._store(cur, self.loaded, encoded)
-            present = {str(item) for item in encoded.ids}
-            gone = [item for item in ids if item not in present]
+            rows = cur.execute(self.loaded.read, ([*wanted.union(ids)],)).fetchall()
+            gone = sorted(wanted.difference(str(row[0]) for row in rows))
+            if gone and self.loaded.read_odd:
+                rows += cur.execute(self.loaded.read_odd, (gone,)).fetchall()
+                gone = sorted(wanted.difference(str(row[0]) for row in rows))
+            self._store(cur, self.loaded, self.loaded.encoder.encode(rows))
             if gone:
                 self._remove(cur, self.loaded, gone)
 
@@ -289,112 +300,5 @@ class Follower:
             " (select model, number from recsys.model_version where model = %s"
             " and number = %s and state = 'building' for share) as v"
             " on conflict do nothing",
-            (list(ids), self.version.model, self.version.number),
+            (failures.storable(ids), self.version.model, self.version.number),
         )
-
-
-def _in_halves(
-    conn: Connection, follower: Follower, ids: Sequence[str]
-) -> dict[str, str]:
-    """Bring the items; on an error each half alone, down to the item at fault.
-
-    Returns:
-        Item -> error of those that cannot be brought.
-    """
-    if not ids or follower.problem:
-        return dict.fromkeys(ids, follower.problem)
-    try:
-        with conn.transaction():
-            follower.bring(conn, ids)
-        return {}
-    except _NOT_THE_ITEM:
-        raise
-    except pg.LockNotAvailable:
-        # The application writes some of them in this moment: later, without counting.
-        busy = set(ids) if len(ids) == 1 else follower.busy(conn, ids)
-        if busy:
-            conn.execute(
-                "select recsys._queue_items(%s, %s)", (follower.version.model, [*busy])
-            )
-            return _in_halves(conn, follower, [i for i in ids if i not in busy])
-    except _SOURCE_BROKEN as exc:
-        message = exc.diag.message_primary or str(exc)
-        if f"_{follower.version.suffix}" in message:
-            raise  # the version was dropped meanwhile
-        return dict.fromkeys(ids, _message(exc))
-    except psycopg.OperationalError:
-        raise
-    except (psycopg.Error, RecsysError, ArithmeticError, ValueError, TypeError) as exc:
-        if len(ids) == 1:
-            return {ids[0]: _message(exc)}
-    except Exception as exc:
-        # onnxruntime raises classes of its own, without a common base but Exception.
-        if not type(exc).__module__.startswith("onnxruntime"):
-            raise
-        if len(ids) == 1:
-            return {ids[0]: _message(exc)}
-    middle = len(ids) // 2
-    return {
-        **_in_halves(conn, follower, ids[:middle]),
-        **_in_halves(conn, follower, ids[middle:]),
-    }
-
-
-def _message(exc: Exception) -> str:
-    primary = exc.diag.message_primary if isinstance(exc, psycopg.Error) else None
-    return f"{type(exc).__name__}: {primary or exc}"[:1000]
-
-
-def _record_failures(
-    conn: Connection, version: ModelVersion, errors: dict[str, str]
-) -> None:
-    """Keep the error; try again after 5 s, 20 s, 80 s, ..., then give up."""
-    item, error = next(iter(errors.items()))
-    logger.warning(
-        "%d items of %s version %d failed, such as %s: %s",
-        len(errors), version.model, version.number, item, error,
-    )  # fmt: skip
-    conn.execute(
-        "insert into recsys.item_failure as f"
-        " (model, number, item_id, error, retry_at)"
-        " select %s, %s, e.item_id, e.error, now() + interval '5 seconds'"
-        " from unnest(%s::text[], %s::text[]) as e(item_id, error)"
-        " on conflict (model, number, item_id) do update set"
-        " attempts = f.attempts + 1, error = excluded.error, failed_at = now(),"
-        " retry_at = case when f.attempts + 1 < %s"
-        " then now() + interval '5 seconds' * 4 ^ f.attempts end",
-        (version.model, version.number, [*errors], [*errors.values()], MAX_ATTEMPTS),
-    )
-
-
-def _forget_failures(
-    conn: Connection, version: ModelVersion, ids: Sequence[str], errors: dict[str, str]
-) -> None:
-    healthy = [item for item in ids if item not in errors]
-    conn.execute(
-        "delete from recsys.item_failure"
-        " where model = %s and number = %s and item_id = any(%s)",
-        (version.model, version.number, healthy),
-    )
-
-
-def _queue_everything(
-    conn: Connection, model: str, followers: Sequence[Follower]
-) -> None:
-    """Queue every item that a source or a version knows."""
-    parts = {f"select item_id::text from ({f.version.config.items.sql}\n) as s"
-             for f in followers}  # fmt: skip
-    parts |= {f"select item_id::text from recsys.item_vector_{f.version.suffix}"
-              for f in followers}  # fmt: skip
-    if parts:
-        conn.execute(
-            _sql.trusted(
-                "insert into recsys.item_change (model, bucket, item_id)"
-                f" select {_sql.literal(model)}, recsys._item_bucket(item_id), item_id"
-                f" from ({' union '.join(sorted(parts))}) as every_item"
-                " where item_id is not null"
-            )
-        )
-    conn.execute(
-        "update recsys.capture set reconciled_at = now() where model = %s", (model,)
-    )

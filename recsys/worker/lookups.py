@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import datetime
 
 import psycopg
 from psycopg.types.json import Jsonb
@@ -15,7 +16,7 @@ logger = logging.getLogger(__name__)
 _AT_ONCE = 100
 
 
-def look_up(conn: Connection, model: str) -> int:
+def look_up(conn: Connection, model: str) -> datetime | None:
     """Queue the items of changed rows of joined tables.
 
     The trigger has queued those that its transaction saw. An item that another
@@ -27,9 +28,21 @@ def look_up(conn: Connection, model: str) -> int:
         model: Name of the model.
 
     Returns:
-        How many statements of the application were looked up.
+        When the oldest of them changed; None when there was nothing to look up, or
+        it could not be done now: the changes that are queued do not wait for it.
     """
+    try:
+        return _look_up(conn, model)
+    except psycopg.Error as exc:
+        if conn.closed:
+            raise
+        logger.warning("changed rows of joined tables of %s wait: %s", model, exc)
+        return None
+
+
+def _look_up(conn: Connection, model: str) -> datetime | None:
     with conn.transaction():
+        conn.execute("set local lock_timeout = '200ms'")
         # Taken first: the look-up needs a snapshot that sees what they stand for.
         taken = conn.execute(
             "delete from recsys.item_lookup where id = any (array("
@@ -38,7 +51,7 @@ def look_up(conn: Connection, model: str) -> int:
             (model, _AT_ONCE),
         ).fetchall()
         if not taken:
-            return 0
+            return None
         row = conn.execute(
             "select lookups from recsys.capture where model = %s", (model,)
         ).fetchone()
@@ -50,7 +63,10 @@ def look_up(conn: Connection, model: str) -> int:
                         _sql.trusted(_statement(source, queries[source])),
                         (Jsonb(keys), model, changed_at),
                     )
-            except (KeyError, psycopg.ProgrammingError, psycopg.DataError) as exc:
+            except (KeyError, psycopg.Error) as exc:
+                if conn.closed:
+                    raise
+                # Such as a domain that refuses the columns that were not captured.
                 logger.warning(
                     "the items of changed rows of %s cannot be found, so every item of"
                     " %s is queued: %s", source, model, exc,
@@ -60,7 +76,7 @@ def look_up(conn: Connection, model: str) -> int:
                     " values (%s, 0, null)",
                     (model,),
                 )
-    return len(taken)
+    return min(changed_at for *_, changed_at in taken)
 
 
 def _statement(source: str, query: str) -> str:

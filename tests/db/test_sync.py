@@ -14,9 +14,9 @@ from psycopg import sql
 from psycopg.rows import dict_row
 from world import Shop
 
-from recsys import _db, rollout, sync_items
-from recsys.config import IdType
-from recsys.errors import ConfigError, UnknownModel
+from recsys import _db, capture, rollout, sync_items
+from recsys.config import IdType, from_mapping
+from recsys.errors import ConfigError, DatabaseUnavailable, UnknownModel
 from recsys.worker.loop import Worker
 
 NEW = "insert into product values (901, 'red mug', 'Acme', 9, now(), 1)"
@@ -188,9 +188,51 @@ def test_the_callers_connection_may_have_factories_of_its_own(
 
 def test_repeated_missing_and_no_items(app: _db.Connection) -> None:
     assert sync_items(app, [])
-    assert sync_items(app, [1, 1, "1", 12345678])
-    assert not sync_items(app, ["no number"])
+    assert sync_items(app, [1, 1, 12345678])
     assert has(app, 1)
+
+
+@pytest.mark.parametrize("ids", ["900", b"900", 900, None, ["900"], [None], ["abc"]])
+def test_what_are_no_ids_of_the_model_is_refused(
+    app: _db.Connection, outside: _db.Connection, ids: Any
+) -> None:
+    with pytest.raises(ConfigError, match="item_ids must be"):
+        sync_items(app, ids)
+
+    app.commit()
+    assert queue(outside) == []
+
+
+def test_a_connection_string_is_no_connection(shop: Shop) -> None:
+    with pytest.raises(ConfigError, match="conn must be a psycopg connection"):
+        sync_items(shop.dsn, [1])  # type: ignore[arg-type]
+
+
+def test_a_locked_queue_keeps_nobody_waiting_and_loses_nothing(
+    app: _db.Connection, outside: _db.Connection
+) -> None:
+    def sync() -> bool:
+        with outside.transaction():
+            outside.execute("lock table recsys.item_change in access exclusive mode")
+            app.execute("update product set title = 'blue lamp' where id = 5")
+            return sync_items(app, [5])
+
+    app.execute("set statement_timeout = '5s'")
+    app.commit()
+    with pytest.raises(DatabaseUnavailable, match="is locked"):
+        sync()
+    app.rollback()
+    raw = world.toml(features=True)
+    raw["model"]["shop"]["items"]["watch"] = {"product": "id"}
+    with outside.transaction():
+        capture.watch(outside, from_mapping(raw).model("shop"))
+
+    assert not sync()
+
+    app.execute("select")
+    app.commit()
+    counted = outside.execute("select is_called from recsys.capture_failure")
+    assert counted.fetchone() == (True,), "a worker queues every item"
 
 
 def test_a_model_must_be_named_when_there_are_several(
