@@ -81,7 +81,7 @@ def _captured(
         yield Finding(
             check,
             "warn",
-            "items.watch names tables, and no trigger stands on them",
+            "items.watch names tables, and no enabled trigger stands on them",
             f"recsys watch {model}",
         )
     elif row["capture"] == "off":
@@ -108,7 +108,8 @@ def _up_to_date(conn: Connection, check: str, config: ModelConfig) -> Iterator[F
         yield Finding(
             check,
             "warn",
-            f"the triggers on {', '.join(stale)} do not fit the item source any more",
+            f"the triggers on {', '.join(stale)} do not fit the item source any more,"
+            " or somebody switched them off or changed them",
             f"recsys watch {config.name}",
         )
     elif report.unwatched and not config.items.updated_at:
@@ -126,21 +127,27 @@ def _installed(conn: Connection, model: str, table: capture.TableCapture) -> boo
     """Whether function and triggers are what ``watch`` would install now."""
     (_, text) = capture.statements(None, model, [table])
     row = conn.execute(
-        "select p.prosrc, string_agg(pg_get_triggerdef(t.oid), ' ')"
-        " filter (where t.tgname = %s) from pg_catalog.pg_proc as p"
-        " left join pg_catalog.pg_trigger as t"
-        " on t.tgfoid = p.oid and t.tgrelid = to_regclass(%s)"
-        " where p.pronamespace = 'recsys'::regnamespace and p.proname = %s group by 1",
-        (
-            f"recsys_capture_{model}_update",
-            table.table,
-            capture.function_name(model, table.table),
-        ),
+        "select p.prosrc = %(body)s and p.prosecdef"
+        " and p.proconfig::text ~ 'search_path=pg_catalog,'"
+        " and has_table_privilege(p.proowner, %(table)s, 'trigger')"
+        " and count(distinct t.tgname) filter (where t.tgrelid = to_regclass(%(table)s)"
+        " and t.tgenabled in ('O', 'A') and (t.tgtype & 1 = 1) = (%(by_row)s"
+        " and t.tgname not like '%%truncate')) = 4"
+        # The table had another name, and another one has this name now.
+        " and count(*) filter (where t.tgparentid = 0"
+        " and t.tgrelid <> to_regclass(%(table)s)) = 0"
+        " from pg_catalog.pg_proc as p"
+        " left join pg_catalog.pg_trigger as t on t.tgfoid = p.oid"
+        " where p.pronamespace = 'recsys'::regnamespace and p.proname = %(function)s"
+        " group by p.oid",
+        {
+            "body": text.split("$capture$")[1],
+            "table": table.table,
+            "by_row": table.by_row,
+            "function": capture.function_name(model, table.table),
+        },
     ).fetchone()
-    if row is None or row[1] is None or row[0] != text.split("$capture$")[1]:
-        return False
-    # A row trigger compares in its condition.
-    return not table.by_row or all(name in row[1] for name in table.columns)
+    return row is not None and bool(row[0])
 
 
 def _queue(check: str, row: Mapping[str, Any]) -> Iterator[Finding]:

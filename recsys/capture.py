@@ -44,6 +44,8 @@ _BY_VALUE = frozenset(
     "interval",
 }
 """Types whose own equality tells every change; the others are compared as text."""
+_ID_TYPES = {"bigint": ("smallint", "integer", "bigint"), "uuid": ("uuid",)}
+"""Model's type of item ids -> types that hold them; as text, every type does."""
 _COLUMN = re.compile(r"[a-z_][a-z0-9_]*", re.IGNORECASE)
 
 
@@ -57,7 +59,8 @@ class TableCapture:
             ``changed``, the changed rows, that returns item ids.
         columns: Column -> type: the columns whose change concerns an item.
         keys: Columns that ``item`` reads; all are captured as they are.
-        by_row: By row instead of by statement: for partitioned tables.
+        by_row: By row instead of by statement: for partitioned tables, partitions and
+            inheritance children.
     """
 
     table: str
@@ -109,7 +112,8 @@ def watch(conn: Connection, config: ModelConfig) -> WatchReport:
         except pg.InsufficientPrivilege as exc:
             raise SourceError(
                 f"this role may not capture changes: {exc.diag.message_primary}",
-                hint="Run it as the owner of the tables, or: grant trigger on <table>"
+                hint=exc.diag.message_hint
+                or "Run it as the owner of the tables, or: grant trigger on <table>"
                 " to <role>;",
             ) from exc
         _forget_others(conn, config.name, report.tables)
@@ -162,31 +166,33 @@ def _render(model: str, capture: TableCapture, path: str) -> str:
         lookup = (
             ", lookup as (insert into recsys.item_lookup (model, source, keys) select"
             f" {_sql.literal(model)}, {_sql.literal(capture.table)},"
-            " jsonb_agg(to_jsonb(changed)) from changed having count(*) > 0)"
+            " pg_catalog.jsonb_agg(pg_catalog.to_jsonb(changed)) from changed"
+            " having pg_catalog.count(*) > 0)"
         )
 
-    def compared(row: str, alias: bool) -> str:
-        columns = [(key, f"{row}{key}") for key in keys] + [
-            (f"c{i}", _comparable(f"{row}{_quoted(name)}", capture.columns[name]))
-            for i, name in enumerate(names)
-        ]
-        return ", ".join(f"{e} as {n}" if alias else e for n, e in columns)
-
+    compared = [*keys] + [
+        f"{_comparable(_quoted(name), capture.columns[name])} as c{i}"
+        for i, name in enumerate(names)
+    ]
     name = function_name(model, capture.table)
     values = {
         "function": name,
         "trigger": f"recsys_capture_{model}",
         "table": capture.table,
         "model": _sql.literal(model),
-        "search_path": f"{path}, pg_temp",
+        "function_name": _sql.literal(name),
+        "table_name": _sql.literal(capture.table),
+        "search_path": f"pg_catalog, {path}, pg_temp",
         "items": item,
         "lookup": lookup,
         "keys": ", ".join(keys),
-        "compared": compared("", alias=True),
+        "compared": ", ".join(compared),
         "old_keys": ", ".join(f"old.{key} as {key}" for key in keys),
         "new_keys": ", ".join(f"new.{key} as {key}" for key in keys),
-        "old_compared": compared("old.", alias=False),
-        "new_compared": compared("new.", alias=False),
+        "old_key_texts": ", ".join(_as_text(f"old.{key}") for key in keys),
+        "new_key_texts": ", ".join(_as_text(f"new.{key}") for key in keys),
+        "old_compared": _differs("old", names, capture) or "0",
+        "new_compared": _differs("new", names, capture) or "0",
     }
     text = _sql.render(
         f"capture/{'row' if capture.by_row else 'statement'}.sql", values
@@ -199,9 +205,17 @@ def _comparable(column: str, type_name: str) -> str:
 
     citext and collations that ignore case call changes equal; json has no equality.
     """
-    if type_name in _BY_VALUE:
-        return column
+    return column if type_name in _BY_VALUE else _as_text(column)
+
+
+def _as_text(column: str) -> str:
     return f'{column}::text collate "C"'
+
+
+def _differs(row: str, names: Iterable[str], capture: TableCapture) -> str:
+    """Return the columns of ``old`` or ``new`` as a list to compare; empty: none."""
+    columns = capture.columns
+    return ", ".join(_comparable(f"{row}.{_quoted(n)}", columns[n]) for n in names)
 
 
 def function_name(model: str, table: str) -> str:
@@ -240,7 +254,7 @@ def _forget_others(
     conn: Connection, model: str, kept: Iterable[TableCapture]
 ) -> list[str]:
     """Drop the trigger functions of tables that are not kept, with their triggers."""
-    names = {function_name(model, capture.table) for capture in kept}
+    names = {function_name(model, capture.table): capture.table for capture in kept}
     rows = conn.execute(
         "select p.proname, array_agg(distinct t.tgrelid::regclass::text)"
         " filter (where t.tgrelid is not null)"
@@ -253,9 +267,10 @@ def _forget_others(
     ).fetchall()
     gone: list[str] = []
     for name, tables in rows:
-        if name in names:
-            continue
         try:
+            if name in names:
+                gone += _forget_renamed(conn, name, names[name])
+                continue
             conn.execute(
                 sql.SQL("drop function {}() cascade").format(
                     sql.Identifier("recsys", name)
@@ -271,6 +286,26 @@ def _forget_others(
     return gone
 
 
+def _forget_renamed(conn: Connection, function: str, table: str) -> list[str]:
+    """Drop a kept function's triggers on a table that had the name before."""
+    rows = conn.execute(
+        "select t.tgname, n.nspname, c.relname from pg_catalog.pg_trigger as t"
+        " join pg_catalog.pg_proc as p on p.oid = t.tgfoid"
+        " join pg_catalog.pg_class as c on c.oid = t.tgrelid"
+        " join pg_catalog.pg_namespace as n on n.oid = c.relnamespace"
+        " where p.pronamespace = 'recsys'::regnamespace and p.proname = %s"
+        " and t.tgparentid = 0 and t.tgrelid <> to_regclass(%s)",
+        (function, table),
+    ).fetchall()
+    for trigger, schema, name in rows:
+        conn.execute(
+            sql.SQL("drop trigger {} on {}").format(
+                sql.Identifier(trigger), sql.Identifier(schema, name)
+            )
+        )
+    return sorted({name for _, _, name in rows})
+
+
 def inspect(conn: Connection, config: ModelConfig) -> WatchReport:
     """Find out what to capture, without changing anything.
 
@@ -278,28 +313,27 @@ def inspect(conn: Connection, config: ModelConfig) -> WatchReport:
         ConfigError: The configuration watches nothing, or a mapping does not work.
         SourceError: The item source fails.
     """
-    sources = {config.items.sql: config.items.watch}
-    for version in versions.list_versions(conn, config.name):
-        if version.state in ("building", "ready", "serving"):
-            items = version.config.items
-            sources.setdefault(items.sql, {**items.watch, **config.items.watch})
     if not config.items.watch:
-        used = used_columns(conn, config.items.sql)
-        raise ConfigError(
-            f"[model.{config.name}.items] watches nothing",
-            hint=_suggestion(conn, config, used),
-        )
+        raise _watches_nothing(conn, config)
     used: dict[str, dict[str, str]] = {}
-    notes: list[str] = []
-    for source in sources:
-        for table, columns in used_columns(conn, source).items():
-            used.setdefault(table, {}).update(columns)
-        notes += functions_read(conn, source)
     mapping: dict[str, str] = {}
-    for watched in sources.values():
-        mapping |= {_resolve(conn, name): item for name, item in watched.items()}
+    notes: list[str] = []
+    _read_source(conn, config.items.sql, config.items.watch, (used, mapping), notes)
+    seen = {config.items.sql}
+    for version in versions.list_versions(conn, config.name):
+        items = version.config.items
+        live = version.state in ("building", "ready", "serving")
+        if not live or items.sql in seen:
+            continue
+        seen.add(items.sql)
+        watched = {**items.watch, **config.items.watch}
+        try:
+            _read_source(conn, items.sql, watched, (used, mapping), notes)
+        except (ConfigError, SourceError) as exc:
+            # doctor says so elsewhere; the others must be captured all the same.
+            notes.append(f"version {version.number} is left out: {exc}")
     tables = [
-        _table_capture(conn, table, item, used.get(table, {}), notes)
+        _table_capture(conn, config, table, item, used.get(table, {}), notes)
         for table, item in mapping.items()
     ]
     unwatched = sorted(set(used) - set(mapping))
@@ -308,13 +342,67 @@ def inspect(conn: Connection, config: ModelConfig) -> WatchReport:
             f"the item source also reads {', '.join(unwatched)}: changes there are not "
             "captured. Add them to items.watch, or set items.updated_at"
         )
+    notes += _open_schemas(conn)
     return WatchReport(config.name, tables, unwatched, notes)
 
 
+def _open_schemas(conn: Connection) -> list[str]:
+    """Say which schemas of the path let everybody make functions and operators."""
+    rows = conn.execute(
+        "select n.nspname from pg_catalog.pg_namespace as n"
+        " where n.nspname = any (current_schemas(false)) and n.nspname <> 'pg_catalog'"
+        " and exists (select from aclexplode(n.nspacl) as a where a.grantee = 0"
+        " and a.privilege_type = 'CREATE') order by 1"
+    ).fetchall()
+    return [
+        f"everybody may create in schema {name}, which is on the search_path: a query "
+        "of items.watch may meet a function or operator made there, with your rights. "
+        f"revoke create on schema {name} from public"
+        for (name,) in rows
+    ]
+
+
+def _read_source(
+    conn: Connection,
+    source: str,
+    watched: Mapping[str, str],
+    found: tuple[dict[str, dict[str, str]], dict[str, str]],
+    notes: list[str],
+) -> None:
+    """Add what a source reads and which tables are named to ``found`` and ``notes``."""
+    used, mapping = found
+    reads = used_columns(conn, source)
+    functions = functions_read(conn, source)
+    resolved = {_resolve(conn, name): item for name, item in watched.items()}
+    for table, columns in reads.items():
+        used.setdefault(table, {}).update(columns)
+    notes += [note for note in functions if note not in notes]
+    mapping.update(resolved)
+
+
+def _watches_nothing(conn: Connection, config: ModelConfig) -> ConfigError:
+    if config.items.updated_at:
+        return ConfigError(
+            f"[model.{config.name}.items] watches nothing, and nothing needs triggers: "
+            f"the worker looks for newer {config.items.updated_at} every "
+            f"{config.items.sweep_s} seconds",
+            hint="recsys worker",
+        )
+    return ConfigError(
+        f"[model.{config.name}.items] watches nothing",
+        hint=_suggestion(conn, config, used_columns(conn, config.items.sql)),
+    )
+
+
 def _table_capture(
-    conn: Connection, table: str, item: str, used: Mapping[str, str], notes: list[str]
+    conn: Connection,
+    config: ModelConfig,
+    table: str,
+    item: str,
+    used: Mapping[str, str],
+    notes: list[str],
 ) -> TableCapture:
-    kind, types, children = _relation(conn, table)
+    kind, types, children, child = _relation(conn, table)
     if kind not in ("r", "p"):
         what = {"v": "a view", "m": "a materialised view", "f": "a foreign table"}
         raise ConfigError(
@@ -332,26 +420,33 @@ def _table_capture(
             f"{table} has child tables: what is written to them directly is not "
             "captured; watch them too"
         )
-    keys = _keys_of(conn, table, item, types)
+    keys, type_name = _keys_of(conn, table, item, types)
+    if type_name not in _ID_TYPES.get(config.item_id, (type_name,)):
+        raise ConfigError(
+            f"items.watch takes the item ids of {table} from {item!r}, of type "
+            f"{type_name}, and those of {config.name} are {config.item_id}",
+            hint="Name the column that holds the item id, or cast it in a query: "
+            f"select id::{config.item_id} from changed.",
+        )
     if not used:
         notes.append(
             f"the item source does not name {table}: every change of its key columns "
             "is captured"
         )
-    return TableCapture(table, item, dict(used), keys, by_row=kind == "p")
+    return TableCapture(table, item, dict(used), keys, by_row=kind == "p" or child)
 
 
 def _keys_of(
     conn: Connection, table: str, item: str, types: Mapping[str, str]
-) -> list[str]:
-    """Return the columns that a mapping reads, after trying it."""
+) -> tuple[list[str], str]:
+    """Return the columns that a mapping reads and the type it gives, after trying."""
     if _is_column(item):
         if item not in types:
             raise ConfigError(
                 f"{table} has no column {item!r}",
                 hint=f"It has {', '.join(types)}.",
             )
-        return [item]
+        return [item], types[item]
     words = set(_COLUMN.findall(item))
     keys = list(types) if "*" in item else [name for name in types if name in words]
     try:
@@ -368,12 +463,16 @@ def _keys_of(
             hint="It reads the changed rows as 'changed', such as: select product.id"
             " from product join changed on product.brand_id = changed.id",
         ) from exc
-    if len(cursor.description or ()) != 1 or not keys:
+    described = cursor.description or ()
+    if len(described) != 1 or not keys:
         raise ConfigError(
             f"the query of items.watch for {table} must return one column, the item "
             "id, and read 'changed'"
         )
-    return keys
+    row = conn.execute(
+        "select format_type(%s::oid, null)", (described[0].type_code,)
+    ).fetchone()
+    return keys, row[0] if row else ""
 
 
 def _is_column(item: str) -> bool:
@@ -413,10 +512,11 @@ def _resolve(conn: Connection, name: str) -> str:
     return row[0]
 
 
-def _relation(conn: Connection, table: str) -> tuple[str, dict[str, str], bool]:
+def _relation(conn: Connection, table: str) -> tuple[str, dict[str, str], bool, bool]:
     row = conn.execute(
         "select relkind::text, exists (select from pg_catalog.pg_inherits"
-        " where inhparent = c.oid) from pg_catalog.pg_class as c"
+        " where inhparent = c.oid), exists (select from pg_catalog.pg_inherits"
+        " where inhrelid = c.oid) from pg_catalog.pg_class as c"
         " where c.oid = %s::regclass",
         (table,),
     ).fetchone()
@@ -428,8 +528,8 @@ def _relation(conn: Connection, table: str) -> tuple[str, dict[str, str], bool]:
         " order by attnum",
         (table,),
     ).fetchall()
-    kind, children = row or ("", False)
-    return kind, dict(columns), children
+    kind, children, child = row or ("", False, False)
+    return kind, dict(columns), children, child
 
 
 def _suggestion(

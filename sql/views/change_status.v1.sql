@@ -4,6 +4,7 @@
 -- backlog_capped  there are more
 -- oldest_change   when the change was made that waits longest
 -- capture         'triggers', 'off' (switched off), 'sweep' (by updated_at or by ids only)
+-- triggers        those that are enabled; a trigger that is disabled captures nothing
 -- workers         seen within the last minute
 
 create view recsys.change_status as
@@ -42,7 +43,7 @@ cross join lateral (
     from pg_catalog.pg_trigger as t
     join pg_catalog.pg_proc as p on p.oid = t.tgfoid
     where p.pronamespace = 'recsys'::regnamespace and p.proname ~ ('^_capture__' || m.name || '__[0-9a-f]{8}$')
-      and t.tgparentid = 0
+      and t.tgparentid = 0 and t.tgenabled in ('O', 'A')
 ) as triggers;
 
 comment on view recsys.change_status is

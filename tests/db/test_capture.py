@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from uuid import uuid4
 
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from recsys import _db, capture, capture_check
 from recsys.capture import WatchReport, inspect, watch
@@ -419,6 +421,81 @@ def test_a_partitioned_table_is_captured_by_row(app: _db.Connection) -> None:
     assert queued(app) == [None]
 
 
+def partitioned(conn: _db.Connection) -> ModelConfig:
+    conn.execute(
+        "create table ware (id bigint, region text, title text, stock int)"
+        " partition by list (region);"
+        "create table ware_de partition of ware for values in ('de');"
+        "insert into ware select i, 'de', 't', 0 from generate_series(1, 30) as i"
+    )
+    return config("select id as item_id, title from ware", {"ware": "id"})
+
+
+def test_a_partitioned_table_can_still_be_migrated(app: _db.Connection) -> None:
+    installed(app, partitioned(app))
+
+    app.execute("alter table ware alter column title type varchar(99)")
+    app.execute("update ware set title = 'x' where id = 1")
+    assert queued(app) == ["1"]
+    app.execute("alter table ware drop column title")
+    with warnings(app) as said:
+        app.execute("update ware set stock = 1 where id = 1")
+    assert len(said) == 1, "the source does not work either now"
+
+
+def test_an_update_by_row_queues_a_key_once(app: _db.Connection) -> None:
+    installed(app, partitioned(app))
+
+    app.execute("update ware set title = 'x' where id < 3")
+    assert queued(app) == ["1", "2"]
+    app.execute("update ware set stock = 1")
+    assert queued(app) == []
+    app.execute("update ware set id = 40 where id = 4")
+    assert queued(app) == ["4", "40"]
+
+
+def test_a_transaction_waits_for_the_locked_queue_only_once(
+    app: _db.Connection,
+) -> None:
+    installed(app, partitioned(app))
+    with psycopg.connect(app.info.dsn) as other, warnings(app) as said:
+        other.execute("lock table recsys.item_change in access exclusive mode")
+        start = time.monotonic()
+        with app.transaction():
+            app.execute("update ware set title = 'x'")
+            app.execute("update ware set title = 'y'")
+        took = time.monotonic() - start
+
+    assert took < 1
+    assert len(said) == 1
+    app.execute("update ware set title = 'z' where id = 1")
+    assert queued(app) == ["1"], "the next transaction tries again"
+
+
+@pytest.mark.parametrize("how", ["partition", "child"])
+def test_a_watched_partition_or_child_sees_what_comes_through_its_parent(
+    app: _db.Connection, how: str
+) -> None:
+    model = partitioned(app)
+    table = "ware_de"
+    if how == "child":
+        app.execute(
+            "create table thing (id bigint, title text);"
+            "create table thing_de () inherits (thing);"
+            "insert into thing_de select id, title from ware"
+        )
+        table = "thing_de"
+    model = config(f"select id as item_id, title from {table}", {table: "id"})
+    report = installed(app, model)
+
+    assert report.tables[0].by_row
+    parent = table.removesuffix("_de")
+    app.execute(f"update {parent} set title = 'x' where id = 1".encode())
+    assert queued(app) == ["1"]
+    app.execute(f"delete from {parent} where id = 2".encode())
+    assert queued(app) == ["2"]
+
+
 def brands(conn: _db.Connection) -> ModelConfig:
     conn.execute(
         "alter table product add brand_id int;"
@@ -589,6 +666,75 @@ def test_a_mapping_that_cannot_work_is_refused(
     assert said in str(error.value)
     assert hint in error.value.hint
     assert functions(app) == []
+
+
+@pytest.mark.parametrize(
+    ("item_id", "watched", "said"),
+    [
+        ("bigint", {"product": "title"}, "of type text"),
+        ("bigint", {"product": "select title from changed"}, "of type text"),
+        ("bigint", {"product": "price"}, "of type numeric"),
+        ("uuid", {"product": "id"}, "of type bigint"),
+        ("bigint", {"product": "stock"}, ""),
+        ("bigint", {"product": "select title::bigint from changed"}, ""),
+        ("text", {"product": "id"}, ""),
+    ],
+)
+def test_a_key_of_another_type_is_refused(
+    app: _db.Connection, item_id: str, watched: dict[str, str], said: str
+) -> None:
+    model = replace(config(PRODUCT.items.sql, watched), item_id=item_id)
+    if not said:
+        assert installed(app, model).tables
+        return
+
+    with pytest.raises(ConfigError, match=said) as error:
+        installed(app, model)
+
+    assert item_id in str(error.value)
+    assert f"::{item_id} from changed" in error.value.hint
+
+
+def test_a_swept_model_needs_no_triggers(app: _db.Connection) -> None:
+    plain = config("select id as item_id, title from product")
+    swept = replace(plain, items=replace(plain.items, updated_at="changed_at"))
+
+    with pytest.raises(ConfigError, match="nothing needs triggers") as error:
+        installed(app, swept)
+
+    assert error.value.hint == "recsys worker"
+
+
+def test_a_version_whose_source_is_broken_keeps_nobody_from_watching(
+    app: _db.Connection,
+) -> None:
+    broken = config("select id as item_id, gone from product", {"product": "id"})
+    app.execute(
+        "insert into recsys.model_version (model, number, state, spec, dim, artifacts)"
+        " values ('shop', 1, 'ready', %s, 3, '{}')",
+        (Jsonb(broken.to_dict()),),
+    )
+
+    report = installed(app)
+
+    assert captured(report) == {"public.product": ["id", "title"]}
+    assert len(report.notes) == 1
+    assert report.notes[0].startswith("version 1 is left out: items.sql fails")
+
+
+def test_a_renamed_table_keeps_no_trigger(app: _db.Connection) -> None:
+    installed(app)
+    app.execute(
+        "alter table product rename to product_old;"
+        "create table product (like product_old including all)"
+    )
+
+    installed(app)
+    app.execute("insert into product_old values (8, 'x', 1, 1)")
+    assert queued(app) == []
+    app.execute("insert into product values (9, 'x', 1, 1)")
+    assert queued(app) == ["9"]
+    assert len(functions(app)) == 5
 
 
 def test_unknown_models_and_broken_sources(app: _db.Connection) -> None:
@@ -850,6 +996,64 @@ def test_a_trainer_cannot_get_at_the_owners_rights(
         ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 conn.execute(attack.encode())
+
+
+def test_a_trainer_cannot_make_the_function_first(
+    app: _db.Connection, role: sql.Identifier
+) -> None:
+    """Whoever owns it could change it later, and it runs as whoever writes."""
+    app.execute(sql.SQL("grant recsys_trainer to {}").format(role))
+    name = capture.function_name("shop", "public.product")
+    with acting_as(app, role) as conn:
+        conn.execute(
+            f"create function recsys.{name}() returns trigger language plpgsql as"
+            " $$begin return null; end$$".encode()
+        )
+
+    with pytest.raises(SourceError, match="may put no triggers") as e:
+        installed(app)
+
+    assert f"drop function recsys.{name}() cascade" in e.value.hint
+    assert len(functions(app)) == 1, "no trigger uses it"
+    app.execute(f"drop function recsys.{name}() cascade".encode())
+    installed(app)
+
+
+def test_nobody_gets_the_definers_rights_by_a_better_fitting_function(
+    app: _db.Connection, role: sql.Identifier
+) -> None:
+    """In a schema of the path: to_jsonb(brand) fits better than that of anyelement."""
+    app.execute(
+        "create schema open; grant create, usage on schema open to public;"
+        "alter table product alter title type varchar(50)"
+    )
+    model = brands(app)
+    app.execute("alter table brand alter name type varchar(50)")
+    path = "set search_path = open, public"
+    with acting_as(app, role) as conn:
+        conn.execute(
+            "create function open.boom() returns boolean language plpgsql as"
+            " $$begin raise exception 'ran as %', current_user; end$$;"
+            "create function open.count() returns bigint language sql as"
+            " 'select open.boom()::int::bigint';"
+            "create function open.same(varchar, varchar) returns boolean language sql"
+            " as 'select open.boom()';"
+            "create function open.to_jsonb(record) returns jsonb language plpgsql"
+            " as 'begin return pg_catalog.to_jsonb(open.boom()); end';"
+            "create function open.jsonb_agg(jsonb) returns jsonb language sql"
+            " as 'select pg_catalog.to_jsonb(open.boom())';"
+            "create operator open.= (leftarg = varchar, rightarg = varchar,"
+            " function = open.same)"
+        )
+    app.execute(path)
+
+    report = installed(app, model)
+    assert "everybody may create in schema open" in report.notes[0]
+    with warnings(app) as said:
+        app.execute("update brand set name = 'x' where id = 1")
+        app.execute("update product set title = 'x' where id = 1")
+    assert said == []
+    assert queued(app) == ["1", "2"]
 
 
 # the printed statements ---------------------------------------------------------------

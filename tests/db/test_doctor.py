@@ -260,11 +260,43 @@ def test_a_watched_model_that_works_has_nothing_to_do(
     [
         (
             "drop trigger recsys_capture_shop_update on product",
-            "do not fit the item source any more -> recsys watch shop",
+            "switched them off or changed them -> recsys watch shop",
+        ),
+        (
+            "alter table product disable trigger recsys_capture_shop_insert",
+            "switched them off or changed them -> recsys watch shop",
+        ),
+        (
+            "alter table product disable trigger all",
+            "no enabled trigger stands on them -> recsys watch shop",
+        ),
+        (
+            "drop trigger recsys_capture_shop_delete on product",
+            "switched them off or changed them -> recsys watch shop",
+        ),
+        (
+            "alter function recsys._capture__shop__f5ba9791() security invoker",
+            "switched them off or changed them -> recsys watch shop",
+        ),
+        (
+            "alter function recsys._capture__shop__f5ba9791() owner to recsys_trainer",
+            "switched them off or changed them -> recsys watch shop",
+        ),
+        (
+            "create table shelves"
+            " (like product including all); create trigger recsys_capture_shop_delete"
+            " after delete on shelves execute function"
+            " recsys._capture__shop__f5ba9791()",
+            "switched them off or changed them -> recsys watch shop",
+        ),
+        (
+            "create table shelves (like product including defaults);"
+            "alter table product inherit shelves",
+            "switched them off or changed them -> recsys watch shop",
         ),
         (
             "drop function recsys._capture__shop__f5ba9791() cascade",
-            "no trigger stands on them -> recsys watch shop",
+            "no enabled trigger stands on them -> recsys watch shop",
         ),
         (
             "select recsys.set_capture('shop', false)",
