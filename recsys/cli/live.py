@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import logging
 import signal
-from typing import Any
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import click
+import psycopg
 
 from recsys import capture
 from recsys import config as configuration
 from recsys._db import connect
-from recsys.cli.bars import say
+from recsys.cli.bars import Bars, say
+from recsys.errors import RecsysError
 from recsys.settings import Settings
+
+if TYPE_CHECKING:
+    from recsys.worker.apply import Applied
+    from recsys.worker.loop import Worker
+
+logger = logging.getLogger(__name__)
 
 
 @click.command()
@@ -53,6 +63,7 @@ def watch(
         say(f"{table.table}: {', '.join(table.columns) or 'its key'}, by {by}")
     for note in report.notes:
         say(f"Note: {note}")
+    say(f"{model}: every item is queued once")
     say("Next: recsys worker")
 
 
@@ -78,7 +89,7 @@ def unwatch(settings: Settings, model: str) -> None:
 @click.option("--poll", default=0.1, show_default=True, help="Seconds between looks.")
 @click.option("--drain", is_flag=True, help="Do what is due and queued, then end.")
 @click.option("--no-tasks", is_flag=True, help="Changes only, no periodic tasks.")
-@click.option("-v", "--verbose", is_flag=True, help="Log every batch.")
+@click.option("-v", "--verbose", is_flag=True, help="Log every batch and task.")
 @click.pass_obj
 def worker(
     settings: Settings,
@@ -101,20 +112,10 @@ def worker(
         recsys worker
         recsys worker shop --drain
     """
-    from recsys.worker import tasks
     from recsys.worker.loop import Worker
 
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-    )
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    with connect(settings.dsn) as conn:
-        for model in models:
-            capture.require_model(conn, model)
-
-    def report(model: str, done: Any) -> None:
-        if verbose or done.failed:
-            logging.info("%s: %d items, %d failed", model, done.items, done.failed)
+    def report(model: str, done: Applied) -> None:
+        logger.info("%s: %d items, %d failed", model, done.items, done.failed)
 
     process = Worker(
         settings.dsn,
@@ -124,24 +125,81 @@ def worker(
         run_tasks=not no_tasks,
         on_batch=report,
     )
-    if drain:
-        if not no_tasks:
-            # They queue what no trigger saw, and a cron job runs nothing else.
-            with connect(settings.dsn, autocommit=True) as conn:
-                tasks.plan(conn)
-                tasks.run_due(conn)
-        done = process.drain()
-        say(f"{done.items:,} items applied, {done.failed:,} failed")
-        return
+    process.check()
+    with connect(settings.dsn) as conn:
+        for model in models:
+            capture.require_model(conn, model)
+    with _logging(verbose):
+        if drain:
+            if not no_tasks:
+                _run_tasks(settings.dsn)
+            _drain(process, settings.dsn, models)
+            return
 
-    def end(*_: object) -> None:
-        process.stop()
+        def end(*_: object) -> None:
+            process.stop()
 
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, end)
-    say("Worker started; Ctrl-C ends it after the batch in work")
-    process.run()
-    say("Worker ended")
+        for name in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(name, end)
+        say("Worker started; Ctrl-C ends it after the batch in work")
+        process.run()
+        say("Worker ended")
+
+
+class _Said(logging.Handler):
+    """Log records between the progress bars."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(self.format(record))
+
+
+@contextmanager
+def _logging(verbose: bool) -> Generator[None]:
+    """Log with times: warnings and what the tasks did; with ``verbose`` everything."""
+    ours = logging.getLogger("recsys")
+    done = logging.getLogger("recsys.worker.tasks")
+    level, propagate, done_level = ours.level, ours.propagate, done.level
+    handler = _Said()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO if verbose else logging.WARNING)
+    ours.propagate = False
+    done.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        ours.removeHandler(handler)
+        ours.setLevel(level)
+        ours.propagate = propagate
+        done.setLevel(done_level)
+
+
+def _run_tasks(dsn: str) -> None:
+    """Run the tasks that are due; what they cannot do is no reason not to drain.
+
+    They queue what no trigger saw, and a cron job runs nothing else.
+    """
+    from recsys.worker import tasks
+
+    try:
+        with connect(dsn, autocommit=True) as conn:
+            tasks.plan(conn)
+            tasks.run_due(conn)
+    except (RecsysError, psycopg.Error) as exc:
+        logger.warning("the tasks ended early: %s", exc)
+
+
+def _drain(process: Worker, dsn: str, models: tuple[str, ...]) -> None:
+    with connect(dsn) as conn:
+        row = conn.execute(
+            "select count(*) from recsys.item_change"
+            " where model = any(%(models)s) or %(models)s = '{}'",
+            {"models": list(models)},
+        ).fetchone()
+    waiting = row[0] if row else 0
+    with Bars().stage("Applying changes", waiting or None) as stage:
+        done = process.drain(lambda _, batch: stage.advance(batch.items + batch.failed))
+    say(f"{done.items:,} items applied, {done.failed:,} failed")
 
 
 @click.command()

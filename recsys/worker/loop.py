@@ -103,8 +103,15 @@ class Worker:
             runner.join()
         self._say_goodbye()
 
-    def drain(self) -> Applied:
-        """Apply what is queued now, then return; for cron and for tests."""
+    def drain(self, on_batch: Callable[[str, Applied], None] | None = None) -> Applied:
+        """Apply what is queued now, then return; for cron and for tests.
+
+        Args:
+            on_batch: Called after every batch, beside that of the worker.
+
+        Returns:
+            What was done.
+        """
         items = failed = 0
         with self._connect() as conn:
             for model in self._models or _models(conn):
@@ -112,6 +119,8 @@ class Worker:
                     done = self._apply(conn, model)
                     if done.oldest is None and not _queue_retries(conn, model):
                         break
+                    if on_batch and done.oldest is not None:
+                        on_batch(model, done)
                     items, failed = items + done.items, failed + done.failed
         return Applied(items, failed)
 

@@ -55,7 +55,10 @@ TASKS: dict[str, Task] = {
 
 
 def plan(conn: Connection) -> None:
-    """Give every task its row; rows that are there keep their interval."""
+    """Give every task its row; rows that are there keep their interval.
+
+    A step of a ramp does not wait for its task's interval.
+    """
     for name, task in TASKS.items():
         models = "select name from recsys.model" if task.per_model else "select ''"
         conn.execute(
@@ -63,6 +66,12 @@ def plan(conn: Connection) -> None:
             f" from ({models}) as m(name) on conflict do nothing".encode(),
             (name, task.every),
         )
+    conn.execute(
+        "update recsys.schedule as s set next_at = now() from recsys.ramp as r"
+        " where s.task = 'ramp' and s.model = r.model and r.next_at <= now()"
+        # Claimed since then, it waits for a guardrail, or another worker is at it.
+        " and s.next_at > now() and s.next_at - s.every < r.next_at"
+    )
 
 
 def run_due(conn: Connection) -> int:

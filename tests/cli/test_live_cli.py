@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg
@@ -9,6 +11,7 @@ import pytest
 from conftest import Run
 
 from recsys import _db
+from recsys.worker import tasks
 
 TOML = """
 [model.shop]
@@ -45,6 +48,7 @@ def test_watch_then_drain_then_unwatch(run: Run, own_dsn: str, toml: Path) -> No
 
     assert (watched.code, watched.out) == (0, "")
     assert "public.product: brand, created_at, id, price, title" in watched.err
+    assert "every item is queued once" in watched.err
     assert "Next: recsys worker" in watched.err
     first = run("--dsn", own_dsn, "worker", "--drain")
     assert "200 items applied, 0 failed" in first.err, "everything was queued once"
@@ -63,6 +67,61 @@ def test_drain_without_tasks_only_applies(run: Run, own_dsn: str) -> None:
     assert "1 items" in run("--dsn", own_dsn, "worker", "--drain", "--no-tasks").err
 
     assert one(own_dsn, "select count(*) from recsys.schedule") == (0,)
+
+
+def test_verbose_logs_batches_with_times(run: Run, own_dsn: str) -> None:
+    queue = "select recsys._queue_items('shop', array['1', '2'])"
+    change(own_dsn, queue)
+    quiet = run("--dsn", own_dsn, "worker", "--drain", "--no-tasks")
+    change(own_dsn, queue)
+
+    verbose = run("--dsn", own_dsn, "worker", "--drain", "--no-tasks", "-v")
+
+    line = re.compile(r"^\d{4}-\d\d-\d\d [\d:,]+ INFO shop: 2 items, 0 failed$", re.M)
+    assert line.search(verbose.err)
+    assert not line.search(quiet.err)
+    assert "Applying changes: " in quiet.err
+
+
+def test_what_a_task_did_is_logged_also_without_verbose(run: Run, own_dsn: str) -> None:
+    change(own_dsn, "delete from recsys.item_vector_shop_1 where item_id = 7")
+
+    done = run("--dsn", own_dsn, "worker", "--drain")
+
+    assert "INFO compare ids shop: 1 items differ by id" in done.err
+
+
+@pytest.mark.parametrize("raised", [True, False])
+def test_a_drain_drains_although_a_task_fails(
+    run: Run,
+    own_dsn: str,
+    monkeypatch: pytest.MonkeyPatch,
+    raised: bool,
+) -> None:
+    def broken(conn: _db.Connection, model: str) -> str:
+        del model
+        if raised:
+            raise psycopg.DataError("no luck")
+        conn.execute("select pg_terminate_backend(pg_backend_pid())")
+        return ""
+
+    monkeypatch.setattr(tasks, "TASKS", {"a": tasks.Task(broken, timedelta(hours=1))})
+    change(own_dsn, "select recsys._queue_items('shop', array['1'])")
+
+    drained = run("--dsn", own_dsn, "worker", "--drain")
+
+    assert drained.code == 0
+    assert "WARNING task 'a' of model 'shop' failed" in drained.err
+    assert "1 items applied, 0 failed" in drained.err
+
+
+def test_a_worker_says_what_is_missing_before_it_starts(
+    run: Run, empty_dsn: str
+) -> None:
+    failed = run("--dsn", empty_dsn, "worker")
+
+    assert failed.code == 1
+    assert "Worker started" not in failed.err
 
 
 def test_the_printed_statements_install_the_same(

@@ -470,6 +470,134 @@ def test_a_row_in_the_applications_hands_is_tried_later_without_counting(
     assert_current(app, 1, 2)
 
 
+def test_a_broken_source_does_not_keep_the_others_from_everything(
+    app: _db.Connection,
+) -> None:
+    break_source(app, 2, "brand", "make as brand")
+    app.execute("alter table product disable trigger user")
+    app.execute("update product set title = 'blue lamp' where id in (1, 2)")
+    app.execute("delete from product where id = 3")
+    app.execute("insert into product values (901, 'red mug', 'Acme', 9, now(), 1)")
+    app.execute("insert into recsys.item_change (model, bucket) values ('shop', 0)")
+
+    drain(app)
+
+    assert queue(app) == []
+    assert_current(app, 1)
+    assert {number for number, *_ in failures(app)} == {2}
+
+
+def break_source(conn: _db.Connection, number: int, old: str, new: str) -> None:
+    conn.execute(
+        "update recsys.model_version set spec = jsonb_set(spec, '{items,sql}',"
+        " to_jsonb(replace(spec #>> '{items,sql}', %s, %s))) where number = %s",
+        (old, new, number),
+    )
+
+
+def look_up_later(conn: _db.Connection, query: str, times: int = 1) -> None:
+    """As if rows of the joined table maker had changed."""
+    conn.execute("create domain filled as text not null")
+    conn.execute("create table maker (id bigint, name filled)")
+    conn.execute(
+        "update recsys.capture set lookups = jsonb_build_object('public.maker', %s::text)",
+        (query,),
+    )
+    conn.execute(
+        "insert into recsys.item_lookup (model, source, keys)"
+        " select 'shop', 'public.maker', %s from generate_series(1, %s)",
+        ('[{"id": 1, "name": "Acme"}]' if times > 1 else '[{"id": 1}]', times),
+    )
+
+
+@pytest.mark.parametrize(
+    "query", ["select id from changed", "select pg_sleep(30)::text from product"]
+)
+def test_a_look_up_that_fails_queues_everything(
+    app: _db.Connection, query: str
+) -> None:
+    look_up_later(app, query)
+    if "sleep" in query:
+        app.execute("alter domain filled drop not null")
+    dsn = with_setting(app, "statement_timeout=2s")
+
+    assert Worker(dsn).drain().items == 200
+
+    assert queue(app) == []
+    assert value(app, "select count(*) from recsys.item_lookup") == 0
+
+
+def with_setting(conn: _db.Connection, setting: str) -> str:
+    """DSN of a role that has a setting."""
+    return psycopg.conninfo.make_conninfo(conn.info.dsn, options=f"-c {setting}")
+
+
+def test_look_ups_that_wait_do_not_hold_up_changes(app: _db.Connection) -> None:
+    app.execute("update product set title = 'blue lamp' where id = 1")
+    with psycopg.connect(app.info.dsn) as other:
+        other.execute("lock table recsys.item_lookup in access exclusive mode")
+
+        assert LiveModel("shop").apply_changes(app, 100).items == 1
+
+
+def test_drain_leaves_no_look_up_behind(app: _db.Connection) -> None:
+    look_up_later(app, "select id from changed where false", times=250)
+
+    drain(app)
+
+    assert value(app, "select count(*) from recsys.item_lookup") == 0
+
+
+def test_what_is_too_long_is_the_fault_of_its_item(app: _db.Connection) -> None:
+    break_source(
+        app, 2, "from product",
+        "from product where to_tsvector('simple', title) is not null",
+    )  # fmt: skip
+    app.execute("update product set title = 'blue lamp' where id in (1, 2)")
+    app.execute(
+        "update product set title = (select string_agg(md5(g::text), ' ')"
+        " from generate_series(1, 60000) as g) where id = 7"
+    )
+    app.execute(
+        "select recsys._queue_items('shop', array[string_agg(md5(g::text), '')])"
+        " from generate_series(1, 100) as g"
+    )
+
+    done = drain(app)
+
+    assert (done.items, done.failed) == (2, 2)
+    assert queue(app) == []
+    assert {item for _, item, *_ in failures(app)} == {"7"}, "a long id is dropped"
+
+
+def test_an_item_slower_than_the_statement_timeout_fails_alone(
+    app: _db.Connection,
+) -> None:
+    break_source(
+        app, 2, "from product",
+        "from product where case id when 7 then pg_sleep(30) is not null else true end",
+    )  # fmt: skip
+    app.execute("update product set title = 'blue lamp' where id between 5 and 9")
+
+    done = Worker(with_setting(app, "statement_timeout=1s"), batch=4).drain()
+
+    assert (done.items, done.failed) == (4, 1)
+    assert failures(app) == [(2, "7", 1, False)]
+    assert "statement_timeout" in value(app, "select error from recsys.item_failure")
+    assert queue(app) == []
+    assert_current(app, 1)
+
+
+def test_own_connections_see_what_was_committed_while_they_waited(
+    app: _db.Connection,
+) -> None:
+    name = "default_transaction_isolation"
+    for level in ("repeatable\\ read", "serializable"):
+        with _db.connect(with_setting(app, f"{name}={level}")) as conn:
+            found = value(conn, "select current_setting('transaction_isolation')")
+            assert found == "read committed"
+
+
 # the process ------------------------------------------------------------------------
 
 
@@ -722,6 +850,35 @@ def test_a_task_whose_connection_died_says_so(
         assert conn.closed
 
     assert "'a' of model 'shop' failed: AdminShutdown" in caplog.text
+
+
+def test_a_step_of_a_ramp_does_not_wait_for_the_interval_of_its_task(
+    app: _db.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+
+    def note(conn: _db.Connection, model: str) -> str:
+        del conn
+        ran.append(model)
+        return ""
+
+    monkeypatch.setattr(tasks, "TASKS", {"ramp": tasks.Task(note, timedelta(hours=1))})
+    tasks.plan(app)
+    tasks.run_due(app)
+    app.execute(
+        "insert into recsys.ramp (model, number, steps, every, next_at)"
+        " values ('shop', 2, '{1,5}', '1 second', now() + interval '0.3 s')"
+    )
+    tasks.plan(app)
+    assert tasks.run_due(app) == 0, "not due"
+    time.sleep(0.4)
+
+    tasks.plan(app)
+    assert tasks.run_due(app) == 1
+
+    tasks.plan(app)
+    assert tasks.run_due(app) == 0, "it waits for its guardrails: not every second"
+    assert ran == ["shop", "shop"]
 
 
 def test_an_interval_of_ones_own_stays(app: _db.Connection) -> None:
