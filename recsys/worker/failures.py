@@ -113,7 +113,7 @@ def record(conn: Connection, version: ModelVersion, errors: dict[str, str]) -> N
     item, error = next(iter(errors.items()))
     logger.warning(
         "%d items of %s version %d failed, such as %s: %s",
-        len(errors), version.model, version.number, item[:80], error,
+        len(errors), version.model, version.number, item[:80], error[:300],
     )  # fmt: skip
     kept = storable(errors)
     conn.execute(

@@ -500,7 +500,8 @@ def look_up_later(conn: _db.Connection, query: str, times: int = 1) -> None:
     conn.execute("create domain filled as text not null")
     conn.execute("create table maker (id bigint, name filled)")
     conn.execute(
-        "update recsys.capture set lookups = jsonb_build_object('public.maker', %s::text)",
+        "update recsys.capture"
+        " set lookups = jsonb_build_object('public.maker', %s::text)",
         (query,),
     )
     conn.execute(
@@ -559,8 +560,9 @@ def test_what_is_too_long_is_the_fault_of_its_item(app: _db.Connection) -> None:
         " from generate_series(1, 60000) as g) where id = 7"
     )
     app.execute(
-        "select recsys._queue_items('shop', array[string_agg(md5(g::text), '')])"
-        " from generate_series(1, 100) as g"
+        "insert into recsys.item_change (model, bucket, item_id)"
+        " select 'shop', recsys._item_bucket(i), i from (select"
+        " string_agg(md5(g::text), '') from generate_series(1, 100) as g) as x(i)"
     )
 
     done = drain(app)
