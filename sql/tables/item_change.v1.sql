@@ -10,7 +10,10 @@ create table recsys.item_change (
     model      text not null,
     bucket     smallint not null,
     item_id    text,
-    changed_at timestamptz not null default clock_timestamp()
+    changed_at timestamptz not null default clock_timestamp(),
+    -- As recsys._item_bucket says, which is not here yet: no worker would find another bucket.
+    constraint item_change_bucket_is_the_items
+    check (bucket = coalesce((hashtextextended(item_id collate "C", 0) & 63)::smallint, 0))
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0,
         autovacuum_vacuum_insert_scale_factor = 0.5);
 

@@ -304,12 +304,12 @@ def test_a_watched_model_that_works_has_nothing_to_do(
         ),
         (
             "insert into recsys.item_change (model, bucket, item_id, changed_at)"
-            " values ('shop', 1, '1', now() - interval '2 minutes')",
+            " values ('shop', recsys._item_bucket('1'), '1', now() - interval '2 minutes')",
             "1 changes wait, and no worker runs -> recsys worker",
         ),
         (
             "insert into recsys.item_change (model, bucket, item_id, changed_at)"
-            " values ('shop', 1, '1', now() - interval '20 minutes');"
+            " values ('shop', recsys._item_bucket('1'), '1', now() - interval '20 minutes');"
             "insert into recsys.worker (id, host, pid)"
             " values (gen_random_uuid(), 'here', 1)",
             "the oldest for 0:20:00",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from uuid import uuid4
 
 import psycopg
@@ -12,7 +13,7 @@ from psycopg import errors as pg
 from psycopg import sql
 from world import Shop
 
-from recsys import Recommender, _db, rollout, schema
+from recsys import Recommender, _db, capture, rollout, schema
 from recsys.backfill import backfill
 from recsys.errors import SchemaError, SourceError
 
@@ -90,6 +91,7 @@ def test_the_application_role_can_do_nothing_else(town: Shop) -> None:
             "delete from recsys.model_version",
             "insert into recsys.rollout values ('shop', 2, 100)",
             "insert into recsys.artifact values ('x', 'json', '')",
+            "insert into recsys.item_change (model, bucket) values ('shop', 0)",
             "update recsys.item_vector_shop_1 set item_id = item_id",
             "delete from recsys.item_embedding_shop_1",
             "truncate recsys.id_embedding_shop_1",
@@ -103,6 +105,38 @@ def test_the_application_role_can_do_nothing_else(town: Shop) -> None:
             "select recsys._grant_version('shop_1')",
             "select * from recsys.similar_items('shop', 42)",
         )
+
+
+def test_the_application_role_queues_only_what_a_worker_can_take(shop: Shop) -> None:
+    queue = "select recsys._queue_items(%s, %s)"
+    with connected(shop, "recsys_app") as conn:
+        items = ["1", "1", "2", None, "x" * 2001]
+        assert conn.execute(queue, ("shop", items)).fetchone() == (2,)
+        assert conn.execute(queue, ("unknown", ["1"])).fetchone() == (0,)
+    with connected(shop, "recsys_trainer") as conn:
+        for bucket, item in ((999, "1"), (0, "1"), (1, None)):
+            with pytest.raises(pg.CheckViolation):
+                conn.execute(
+                    "insert into recsys.item_change (model, bucket, item_id)"
+                    " values ('shop', %s, %s)",
+                    (bucket, item),
+                )
+
+
+def test_a_trainer_cannot_call_a_trigger_function_of_somebody_else(shop: Shop) -> None:
+    """Also when the grants are made again, which names every function of the schema."""
+    config = world.shop_config()
+    watched = replace(config, items=replace(config.items, watch={"product": "id"}))
+    with _db.connect(shop.dsn, autocommit=True) as conn:
+        with conn.transaction():
+            capture.watch(conn, watched)
+        conn.execute("select recsys._grant_core()")
+        row = conn.execute(
+            "select has_function_privilege('recsys_trainer', oid, 'execute')"
+            " from pg_proc where proname ~ '^_capture__'"
+        ).fetchone()
+
+    assert row == (False,)
 
 
 def test_the_filter_runs_with_the_application_roles_privileges(town: Shop) -> None:
