@@ -177,6 +177,17 @@ def test_one_item_in_several_spellings_keeps_its_vectors(
     assert_current(app, 1, 2)
 
 
+def test_a_transaction_that_syncs_another_spelling_keeps_the_vector(
+    app: _db.Connection,
+) -> None:
+    app.execute("update product set title = 'blue lamp' where id = 7")
+
+    with app.transaction():
+        LiveModel("shop").sync(app, ["007"])
+
+    assert_current(app, 1, 2)
+
+
 def test_two_spellings_are_worked_on_under_one_bucket(app: _db.Connection) -> None:
     app.execute("select recsys._queue_items('shop', array['007', '7', '08'])")
 
