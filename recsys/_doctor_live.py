@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import psycopg
@@ -16,6 +16,7 @@ from recsys.errors import ConfigError, RecsysError
 
 _LATE = "interval '1 minute'"
 _LONG = "interval '10 minutes'"
+_DUE = f"next_at < now() - {_LONG}"
 
 
 def examine(
@@ -43,12 +44,22 @@ def examine(
                 "select task, model, error from recsys.schedule"
                 " where error is not null order by task, model"
             ).fetchall()
+            idle = cur.execute(
+                f"select (select count(*) from recsys.schedule where {_DUE}) as tasks,"
+                " array(select r.model from recsys.ramp as r"
+                f" where {_DUE} and not exists (select from recsys.schedule as s"
+                " where s.task = 'ramp' and s.model = r.model"
+                f" and s.ran_at > now() - {_LONG}) order by 1) as ramps"
+                " where not exists (select from recsys.worker"
+                f" where seen_at > now() - {_LATE})"
+            ).fetchall()
     except psycopg.errors.InsufficientPrivilege:
         return
     for row in rows:
         model = row["model"]
         yield from _captured(conn, row, configured.get(model))
         yield from _queue(f"{model} changes", row)
+    yield from _idle(idle)
     for row in failed:
         yield Finding(
             f"task {row['task']} {row['model']}".strip(),
@@ -56,6 +67,26 @@ def examine(
             row["error"],
             "The worker tries again; 'select * from recsys.schedule' shows when.",
         )
+
+
+def _idle(rows: Iterable[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Say what waits for a worker besides changes; no rows: one runs."""
+    for row in rows:
+        if row["ramps"]:
+            yield Finding(
+                "ramp",
+                "warn",
+                f"the next step of {', '.join(row['ramps'])} is overdue, and no worker"
+                " runs",
+                "recsys worker",
+            )
+        if row["tasks"]:
+            yield Finding(
+                "tasks",
+                "warn",
+                f"{row['tasks']} periodic tasks are overdue, and no worker runs",
+                "recsys worker",
+            )
 
 
 def _captured(
@@ -171,6 +202,13 @@ def _queue(check: str, row: Mapping[str, Any]) -> Iterator[Finding]:
             f"every item is to be queued ({row['reason']}), and nothing did",
             "It needs a worker, and waits for older transactions:"
             " select pid, xact_start, query from pg_stat_activity order by 2;",
+        )
+    if row["retrying"]:
+        yield Finding(
+            check,
+            "warn",
+            f"{row['retrying']} items failed and are tried again",
+            "select number, item_id, error, retry_at from recsys.item_failure;",
         )
     if row["dead_letters"]:
         yield Finding(

@@ -333,7 +333,7 @@ def _source(
     known = ("sql", "features") if sql else ("features",)
     _keys(part, (*known, *(_FOLLOWED if key == "items" else ())), here)
     declared = _table(part, "features", here)
-    watch = _table(part, "watch", here)
+    watch = _table(part, "watch", here, hint=_WATCH_HINT)
     for name, item in watch.items():
         if not isinstance(item, str) or not item.strip():
             raise ConfigError(
@@ -560,10 +560,12 @@ def _typed(cls: type, part: Mapping[str, Any], here: str) -> dict[str, Any]:
     return out
 
 
-def _table(data: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
+def _table(
+    data: Mapping[str, Any], key: str, where: str, *, hint: str = ""
+) -> Mapping[str, Any]:
     value = data.get(key, {})
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{where} {key} must be a table")
+        raise ConfigError(f"{where} {key} must be a table", hint=hint)
     return cast(Mapping[str, Any], value)
 
 

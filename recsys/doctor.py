@@ -267,6 +267,11 @@ def _coverage(conn: Connection, name: str, version: ModelVersion) -> Iterator[Fi
                     f"select missing, orphaned from recsys._coverage_{version.suffix}()"
                 )
             ).fetchone()
+            waiting = conn.execute(
+                "select from recsys.change_status where model = %s"
+                " and (backlog > 0 or reconcile_pending)",
+                (version.model,),
+            ).fetchone()
     except RecsysError as exc:
         yield _failure(f"{name} coverage", exc)
         return
@@ -276,7 +281,9 @@ def _coverage(conn: Connection, name: str, version: ModelVersion) -> Iterator[Fi
             f"{name} coverage",
             "warn",
             f"{missing} items without a vector, {orphaned} vectors without an item",
-            f"recsys backfill {version.model} {version.number}",
+            f"recsys backfill {version.model} {version.number}"
+            if waiting is None
+            else "recsys worker",
         )
     else:
         yield Finding(f"{name} coverage", "ok", "every item has its vector")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import world
+from psycopg.types.json import Jsonb
 from world import Shop
 
 from recsys import _db, capture, doctor
@@ -304,12 +305,14 @@ def test_a_watched_model_that_works_has_nothing_to_do(
         ),
         (
             "insert into recsys.item_change (model, bucket, item_id, changed_at)"
-            " values ('shop', recsys._item_bucket('1'), '1', now() - interval '2 minutes')",
+            " values ('shop', recsys._item_bucket('1'), '1',"
+            " now() - interval '2 minutes')",
             "1 changes wait, and no worker runs -> recsys worker",
         ),
         (
             "insert into recsys.item_change (model, bucket, item_id, changed_at)"
-            " values ('shop', recsys._item_bucket('1'), '1', now() - interval '20 minutes');"
+            " values ('shop', recsys._item_bucket('1'), '1',"
+            " now() - interval '20 minutes');"
             "insert into recsys.worker (id, host, pid)"
             " values (gen_random_uuid(), 'here', 1)",
             "the oldest for 0:20:00",
@@ -318,6 +321,21 @@ def test_a_watched_model_that_works_has_nothing_to_do(
             "insert into recsys.item_failure (model, number, item_id, error)"
             " values ('shop', 1, '1', 'boom')",
             "1 items were given up -> select * from recsys.dead_letter",
+        ),
+        (
+            "insert into recsys.item_failure (model, number, item_id, error, retry_at)"
+            " values ('shop', 1, '1', 'boom', now() + interval '1 minute')",
+            "1 items failed and are tried again -> select number, item_id, error",
+        ),
+        (
+            "insert into recsys.schedule (task, model, every, next_at)"
+            " values ('clean up', 'shop', '1 s', now() - interval '1 hour')",
+            "1 periodic tasks are overdue, and no worker runs -> recsys worker",
+        ),
+        (
+            "insert into recsys.ramp (model, number, steps, every, next_at)"
+            " values ('shop', 2, '{50, 100}', '1 h', now() - interval '1 hour')",
+            "the next step of shop is overdue, and no worker runs -> recsys worker",
         ),
         (
             "insert into recsys.schedule (task, model, every, error)"
@@ -345,6 +363,28 @@ def test_what_keeps_changes_from_the_versions(
     (found,) = changes(shop.dsn, path)
 
     assert said in found
+
+
+def test_missing_vectors_are_a_workers_task_when_changes_wait(
+    watched: tuple[Shop, Path],
+) -> None:
+    shop, path = watched
+    with _db.connect(shop.dsn) as conn:
+        conn.execute("alter table product disable trigger all")
+        conn.execute(
+            "insert into product select (jsonb_populate_record(p, %s)).*"
+            " from product as p limit 1",
+            (Jsonb({"id": 900}),),
+        )
+        conn.execute("alter table product enable trigger all")
+
+    def hints() -> set[str]:
+        return {f.hint for f in look(shop.dsn, path) if f.check == "shop 1 coverage"}
+
+    assert hints() == {"recsys backfill shop 1"}
+    with _db.connect(shop.dsn) as conn:
+        conn.execute("update product set title = 'y' where id = 900")
+    assert hints() == {"recsys worker"}
 
 
 def test_triggers_of_an_older_source_are_told(watched: tuple[Shop, Path]) -> None:

@@ -39,6 +39,7 @@ M = "model/shop"
         (f"{M}/items/features/brand/type", "categry", "unknown type", "category"),
         (f"{M}/items/features/Brand", {"type": "text"}, "column name", "Rename"),
         (f"{M}/items/features/brand", "category", "must be a table", "type ="),
+        (f"{M}/items/watch", ["book"], "must be a table", 'product = "id"'),
         (f"{M}/items/features/title/ngrams", 4, "ngrams must be 1, 2 or 3", ""),
         (f"{M}/items/features/title/buckets", 2, "buckets must be", ""),
         (f"{M}/items/features/title/buckets", "64", "must be int", ""),
