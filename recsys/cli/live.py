@@ -89,7 +89,7 @@ def unwatch(settings: Settings, model: str) -> None:
 @click.option("--poll", default=0.1, show_default=True, help="Seconds between looks.")
 @click.option("--drain", is_flag=True, help="Do what is due and queued, then end.")
 @click.option("--no-tasks", is_flag=True, help="Changes only, no periodic tasks.")
-@click.option("-v", "--verbose", is_flag=True, help="Log every batch and task.")
+@click.option("-v", "--verbose", is_flag=True, help="Log every batch.")
 @click.pass_obj
 def worker(
     settings: Settings,
@@ -197,8 +197,11 @@ def _drain(process: Worker, dsn: str, models: tuple[str, ...]) -> None:
             {"models": list(models)},
         ).fetchone()
     waiting = row[0] if row else 0
-    with Bars().stage("Applying changes", waiting or None) as stage:
-        done = process.drain(lambda _, batch: stage.advance(batch.items + batch.failed))
+    if waiting:
+        with Bars().stage("Applying changes", waiting) as stage:
+            done = process.drain(lambda _, now: stage.advance(now.items + now.failed))
+    else:
+        done = process.drain()
     say(f"{done.items:,} items applied, {done.failed:,} failed")
 
 
