@@ -129,9 +129,9 @@ create table recsys.experiment_metric (
     denominator text not null default 'users'::text,
     constraint experiment_metric_pkey PRIMARY KEY (experiment, metric),
     constraint experiment_metric_experiment_fkey FOREIGN KEY (experiment) REFERENCES recsys.experiment(name) ON DELETE CASCADE,
-    constraint experiment_metric_denominator_is_a_measure CHECK (denominator ~ '^(users|impressions|items|(count|any)\([^()]+\))$'::text),
+    constraint experiment_metric_denominator_is_a_measure CHECK (denominator ~ '^(users|impressions|clicks|items|(count|any)\([^()]+\))$'::text),
     constraint experiment_metric_name_is_simple CHECK (metric ~ '^[a-z][a-z0-9_]{0,47}$'::text),
-    constraint experiment_metric_numerator_is_a_measure CHECK (numerator ~ '^(impressions|items|(count|any|sum)\([^()]+\))$'::text)
+    constraint experiment_metric_numerator_is_a_measure CHECK (numerator ~ '^(impressions|clicks|items|(count|any|sum)\([^()]+\))$'::text)
 );
 comment on table recsys.experiment_metric is 'What an experiment measures: numerator and denominator, summed over users.';
 
@@ -226,7 +226,8 @@ create table recsys.item_change (
     model text not null,
     bucket smallint not null,
     item_id text,
-    changed_at timestamp with time zone not null default clock_timestamp()
+    changed_at timestamp with time zone not null default clock_timestamp(),
+    constraint item_change_bucket_is_the_items CHECK (bucket = COALESCE((hashtextextended(item_id COLLATE "C", 0::bigint) & 63::bigint)::smallint::integer, 0))
 ) with (autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=1000, autovacuum_vacuum_cost_delay=0, autovacuum_vacuum_insert_scale_factor=0.5);
 CREATE INDEX item_change_claim ON recsys.item_change USING btree (model, bucket, id);
 comment on table recsys.item_change is 'Which items changed and wait for a worker; append-only.';
@@ -490,7 +491,7 @@ create view recsys.change_status as
      CROSS JOIN LATERAL ( SELECT count(*) AS n
            FROM pg_trigger t
              JOIN pg_proc p ON p.oid = t.tgfoid
-          WHERE p.pronamespace = 'recsys'::regnamespace::oid AND p.proname ~ (('^_capture__'::text || m.name) || '__[0-9a-f]{8}$'::text) AND t.tgparentid = 0::oid) triggers;
+          WHERE p.pronamespace = 'recsys'::regnamespace::oid AND p.proname ~ (('^_capture__'::text || m.name) || '__[0-9a-f]{8}$'::text) AND t.tgparentid = 0::oid AND (t.tgenabled = ANY (ARRAY['O'::"char", 'A'::"char"]))) triggers;
 comment on view recsys.change_status is 'Per model: how many changes wait for the workers, how long the oldest has waited, failures, workers.';
 
 create view recsys.dead_letter as
@@ -514,9 +515,10 @@ create view recsys.experiment_health as
     h.first_exposure_at,
     h.last_exposure_at,
     h.sample_ratio_p,
-    h.mismatch
+    h.mismatch,
+    h.note
    FROM recsys.experiment e
-     CROSS JOIN LATERAL recsys.experiment_health_at(e.name) h(arm, share, users, expected, first_exposure_at, last_exposure_at, sample_ratio_p, mismatch)
+     CROSS JOIN LATERAL recsys.experiment_health_at(e.name) h(arm, share, users, expected, first_exposure_at, last_exposure_at, sample_ratio_p, mismatch, note)
   WHERE e.state <> 'draft'::text;
 comment on view recsys.experiment_health is 'Users per arm of every started experiment now, against the plan: a mismatch makes every result worthless.';
 
@@ -863,7 +865,7 @@ RETURN (((((('x'::text || "left"(encode(sha256(convert_to(((salt || ':'::text) |
 ;
 comment on function recsys._bucket(text,text) is NULL;
 
-CREATE OR REPLACE FUNCTION recsys._check_experiment(p_name text)
+CREATE OR REPLACE FUNCTION recsys._check_experiment(p_name text, p_force boolean DEFAULT false)
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO '$user', 'public', 'pg_temp'
@@ -872,6 +874,9 @@ declare
     e       recsys.experiment;
     arms    record;
     wrong   record;
+    base    integer;
+    words   text;
+    advice  text;
 begin
     select * into e from recsys.experiment where name = p_name;
     select count(*) as n, sum(a.share) as total, count(*) filter (where a.is_control) as controls,
@@ -904,10 +909,28 @@ begin
                   hint = format('''recsys versions %s'' shows the versions; ''recsys backfill %s %s'' makes one ready.',
                                 e.model, e.model, wrong.number);
     end loop;
+    if p_force then
+        return;
+    end if;
+    select r.number into base from recsys.rollout as r where r.model = e.model and not r.candidate;
+    for wrong in
+        select a.arm, a.number from recsys.experiment_arm as a
+        where a.experiment = p_name and a.number is distinct from base
+        order by a.arm
+    loop
+        begin
+            perform recsys._check_gate(e.model, wrong.number, base);
+        exception when object_not_in_prerequisite_state then
+            get stacked diagnostics words = message_text, advice = pg_exception_hint;
+            raise exception 'arm % of experiment %: %', wrong.arm, p_name, words
+                using errcode = 'object_not_in_prerequisite_state',
+                      hint = replace(advice, 'promote with', 'start with');
+        end;
+    end loop;
 end
 $function$
 ;
-comment on function recsys._check_experiment(text) is NULL;
+comment on function recsys._check_experiment(text,boolean) is NULL;
 
 CREATE OR REPLACE FUNCTION recsys._check_gate(p_model text, p_number integer, p_base integer)
  RETURNS void
@@ -1119,12 +1142,12 @@ $function$
 ;
 comment on function recsys._direction(public.halfvec) is NULL;
 
-CREATE OR REPLACE FUNCTION recsys._drop_old_partitions(p_keep interval)
+CREATE OR REPLACE FUNCTION recsys._drop_old_partitions(p_keep interval, p_most integer DEFAULT NULL::integer)
  RETURNS integer
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO '$user', 'public', 'pg_temp'
- SET lock_timeout TO '100ms'
+ SET lock_timeout TO '50ms'
  SET "TimeZone" TO 'UTC'
 AS $function$
 declare
@@ -1135,8 +1158,13 @@ begin
         raise exception 'impressions are kept for at least a day, got %', p_keep
             using errcode = 'invalid_parameter_value';
     end if;
-    delete from recsys.impression_default where occurred_at not between now() - p_keep and now() + p_keep;
-    delete from recsys.outcome_default where occurred_at not between now() - p_keep and now() + p_keep;
+    begin
+        delete from recsys.impression_default where occurred_at not between now() - p_keep and now() + p_keep;
+        delete from recsys.outcome_default where occurred_at not between now() - p_keep and now() + p_keep;
+    exception
+        when lock_not_available or deadlock_detected then
+            return 0;  -- another worker makes partitions at this moment
+    end;
     for place in
         select c.relname
         from pg_catalog.pg_inherits as i
@@ -1146,6 +1174,7 @@ begin
           and to_date(right(c.relname, 8), 'YYYYMMDD') + 1 <= now() - p_keep
         order by right(c.relname, 8), c.relname
     loop
+        exit when dropped >= p_most;
         begin
             execute format('drop table recsys.%I', place);
             dropped := dropped + 1;
@@ -1161,7 +1190,7 @@ begin
 end
 $function$
 ;
-comment on function recsys._drop_old_partitions(interval) is NULL;
+comment on function recsys._drop_old_partitions(interval,integer) is NULL;
 
 CREATE OR REPLACE FUNCTION recsys._end_ramp(p_model text, p_reason text)
  RETURNS boolean
@@ -1215,6 +1244,28 @@ $function$
 ;
 comment on function recsys._experiment_keep(text) is NULL;
 
+CREATE OR REPLACE FUNCTION recsys._experiment_kept(p_experiment text)
+ RETURNS text
+ LANGUAGE sql
+ STABLE
+AS $function$
+    select case when e.started_at is null then ''
+                when e.started_at < k.since
+                then format('data before %s is not kept, the start was on %s',
+                            to_char(k.since at time zone 'UTC', 'YYYY-MM-DD'),
+                            to_char(e.started_at at time zone 'UTC', 'YYYY-MM-DD'))
+                when e.started_at - make_interval(days => e.covariate_days) < k.since
+                then format('data before %s is not kept, so CUPED knows less of the past',
+                            to_char(k.since at time zone 'UTC', 'YYYY-MM-DD'))
+                else '' end
+    from recsys.experiment as e
+    left join recsys.retention as r on r.model = e.model
+    cross join lateral (select now() - coalesce(r.keep, interval '90 days') as since) as k
+    where e.name = p_experiment
+$function$
+;
+comment on function recsys._experiment_kept(text) is NULL;
+
 CREATE OR REPLACE FUNCTION recsys._experiment_moment(p_experiment text, p_until timestamp with time zone)
  RETURNS TABLE(metric text, arm text, users bigint, mean double precision[], cov double precision[])
  LANGUAGE sql
@@ -1241,7 +1292,7 @@ $function$
 ;
 comment on function recsys._experiment_moment(text,timestamp with time zone) is NULL;
 
-CREATE OR REPLACE FUNCTION recsys._experiment_start(p_name text, p_reason text DEFAULT ''::text)
+CREATE OR REPLACE FUNCTION recsys._experiment_start(p_name text, p_reason text DEFAULT ''::text, p_force boolean DEFAULT false)
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO '$user', 'public', 'pg_temp'
@@ -1251,6 +1302,11 @@ declare
     e      recsys.experiment;
     other  text;
 begin
+    if p_force and coalesce(p_reason, '') !~ '\S' then
+        raise exception 'a forced start needs a reason'
+            using errcode = 'invalid_parameter_value',
+                  hint = '--reason ''...'': whoever reads the audit wants to know why.';
+    end if;
     -- The model's row orders this with every switch of the model.
     perform from recsys.model as m
     where m.name = (select x.model from recsys.experiment as x where x.name = p_name) for update;
@@ -1269,7 +1325,7 @@ begin
             using errcode = 'object_not_in_prerequisite_state',
                   hint = format('Stop it first: recsys experiment stop %s', other);
     end if;
-    perform recsys._check_experiment(p_name);
+    perform recsys._check_experiment(p_name, p_force);
     update recsys.experiment set state = 'running', started_at = now() where name = p_name;
     update recsys.model set generation = generation + 1 where name = e.model;
     perform recsys._audit(
@@ -1277,11 +1333,11 @@ begin
         jsonb_build_object('experiment', p_name, 'state', 'running', 'traffic', e.traffic, 'arms',
             (select jsonb_object_agg(a.arm, jsonb_build_object('number', a.number, 'share', a.share))
              from recsys.experiment_arm as a where a.experiment = p_name)),
-        p_reason, '{}');
+        case when p_force then 'forced: ' else '' end || coalesce(p_reason, ''), '{}');
 end
 $function$
 ;
-comment on function recsys._experiment_start(text,text) is NULL;
+comment on function recsys._experiment_start(text,text,boolean) is NULL;
 
 CREATE OR REPLACE FUNCTION recsys._experiment_stop(p_name text, p_reason text DEFAULT ''::text)
  RETURNS void
@@ -1298,14 +1354,19 @@ begin
     if not found then
         raise exception 'unknown experiment %', p_name
             using errcode = 'invalid_parameter_value', hint = '''recsys experiment list'' lists them.';
-    elsif e.state <> 'running' then
+    elsif e.state = 'stopped' then
+        return;
+    elsif e.state = 'draft' then
         raise exception 'experiment % is %, not running', p_name, e.state
             using errcode = 'object_not_in_prerequisite_state',
-                  hint = case e.state when 'draft' then format('Start it: recsys experiment start %s', p_name)
-                                      else 'Nothing is left to stop.' end;
+                  hint = format('Start it: recsys experiment start %s', p_name);
     end if;
     update recsys.experiment set state = 'stopped', stopped_at = now(), reason = coalesce(p_reason, '')
     where name = p_name;
+    -- The clean-up waits from then on, as after a rollout.
+    update recsys.model_version as v set last_served_at = now()
+    from recsys.experiment_arm as a
+    where a.experiment = p_name and v.model = e.model and v.number = a.number;
     update recsys.model set generation = generation + 1 where name = e.model;
     perform recsys._audit(
         e.model, null, 'experiment', '{"state": "running"}',
@@ -1322,6 +1383,7 @@ CREATE OR REPLACE FUNCTION recsys._experiment_unit(p_experiment text, p_until ti
 AS $function$
     with e as (
         select x.model, x.started_at, x.started_at - make_interval(days => x.covariate_days) as past,
+               x.started_at - make_interval(days => greatest(x.covariate_days, 1)) as earliest,
                least(p_until, x.stopped_at) as until
         from recsys.experiment as x
         where x.name = p_experiment and x.started_at is not null
@@ -1335,43 +1397,65 @@ AS $function$
         from recsys.experiment_metric as m
         cross join lateral (values ('numerator', m.numerator), ('denominator', m.denominator)) as s (side, measure)
         where m.experiment = p_experiment
-    ), shown as (
+    ), answer as materialized (
         -- Times come as sub-selects, not joins: the planner then skips the partitions outside.
-        select x.unit,
-               count(*) filter (where i.occurred_at >= (select e.started_at from e)) as answers,
-               sum(cardinality(i.item_ids)) filter (where i.occurred_at >= (select e.started_at from e)) as items,
-               count(*) filter (where i.occurred_at < (select e.started_at from e)) as past_answers,
-               sum(cardinality(i.item_ids)) filter (where i.occurred_at < (select e.started_at from e)) as past_items
+        select i.request_id, i.unit, i.occurred_at, i.item_ids, i.experiment is not distinct from p_experiment as ours
         from recsys.impression as i
-        join exposed as x on x.unit = i.unit
-        where i.model = (select e.model from e) and i.error is null
-          and i.occurred_at >= (select e.past from e) and i.occurred_at < (select e.until from e)
-          and (i.occurred_at >= x.first_at or i.occurred_at < (select e.started_at from e) or i.experiment = p_experiment)
-          and exists (select from wanted as w where w.measure in ('impressions', 'items'))
-        group by x.unit
-    ), done as (
-        select w.metric, w.side, x.unit,
-               count(*) filter (where o.occurred_at >= (select e.started_at from e)) as n,
-               sum(o.value) filter (where o.occurred_at >= (select e.started_at from e)) as total,
-               count(*) filter (where o.occurred_at < (select e.started_at from e)) as past_n,
-               sum(o.value) filter (where o.occurred_at < (select e.started_at from e)) as past_total
+        where i.model = (select e.model from e) and i.unit is not null
+          and i.occurred_at >= (select e.earliest from e) and i.occurred_at < (select e.until from e)
+    ), deed as materialized (
+        select coalesce(i.unit, o.user_id) as unit, o.kind, o.value, o.occurred_at, coalesce(i.ours, false) as ours,
+               case when o.item_id = any (i.item_ids) then o.request_id end as clicked
         from recsys.outcome as o
-        join exposed as x on x.unit = o.user_id
-        join wanted as w on w.measure in ('count', 'any', 'sum') and w.kind in (o.kind, '*')
+        left join answer as i on i.request_id = o.request_id
         where o.model = (select e.model from e)
-          and o.occurred_at >= (select e.past from e) and o.occurred_at < (select e.until from e)
-          and (o.occurred_at >= x.first_at or o.occurred_at < (select e.started_at from e))
-        group by w.metric, w.side, x.unit
+          and o.occurred_at >= (select e.earliest from e) and o.occurred_at < (select e.until from e)
+    ), shown as (
+        select s.unit,
+               count(*) filter (where not s.past) as answers,
+               count(s.clicked) filter (where not s.past) as clicks,
+               sum(s.items) filter (where not s.past) as items,
+               count(*) filter (where s.past) as past_answers,
+               count(s.clicked) filter (where s.past) as past_clicks,
+               sum(s.items) filter (where s.past) as past_items
+        from (
+            select x.unit, c.clicked, cardinality(i.item_ids) as items,
+                   not i.ours and i.occurred_at < (select e.started_at from e) as past
+            from answer as i
+            join exposed as x on x.unit = i.unit
+            left join (select distinct d.clicked from deed as d) as c on c.clicked = i.request_id
+            where i.ours or i.occurred_at >= x.first_at
+               or i.occurred_at >= (select e.past from e) and i.occurred_at < (select e.started_at from e)
+        ) as s
+        where exists (select from wanted as w where w.measure in ('impressions', 'clicks', 'items'))
+        group by s.unit
+    ), done as (
+        select w.metric, w.side, d.unit,
+               count(*) filter (where not d.past) as n,
+               sum(d.value) filter (where not d.past) as total,
+               count(*) filter (where d.past) as past_n,
+               sum(d.value) filter (where d.past) as past_total
+        from (
+            select x.unit, o.kind, o.value, not o.ours and o.occurred_at < (select e.started_at from e) as past
+            from deed as o
+            join exposed as x on x.unit = o.unit
+            where o.ours or o.occurred_at >= x.first_at
+               or o.occurred_at >= (select e.past from e) and o.occurred_at < (select e.started_at from e)
+        ) as d
+        join wanted as w on w.measure in ('count', 'any', 'sum') and w.kind in (d.kind, '*')
+        group by w.metric, w.side, d.unit
     ), measured as (
         select w.metric, w.side, x.arm, x.unit,
                case w.measure when 'users' then 1
                               when 'impressions' then coalesce(s.answers, 0)
+                              when 'clicks' then coalesce(s.clicks, 0)
                               when 'items' then coalesce(s.items, 0)
                               when 'count' then coalesce(d.n, 0)
                               when 'any' then least(coalesce(d.n, 0), 1)
                               when 'sum' then coalesce(d.total, 0) end::float8 as now,
                case w.measure when 'users' then 1
                               when 'impressions' then coalesce(s.past_answers, 0)
+                              when 'clicks' then coalesce(s.past_clicks, 0)
                               when 'items' then coalesce(s.past_items, 0)
                               when 'count' then coalesce(d.past_n, 0)
                               when 'any' then least(coalesce(d.past_n, 0), 1)
@@ -1467,11 +1551,18 @@ begin
                 using hint = format('grant recsys_trainer to %I; select recsys._grant_core();', current_user);
         end if;
     end if;
-    for part in
-        select p.oid::regprocedure from pg_catalog.pg_proc as p
-        where p.pronamespace = 'recsys'::regnamespace and p.proname ~ '^_grant_part_'
-        order by p.proname
-    loop
+    foreach wanted in array array['live', 'comparison', 'impressions', 'experiments'] loop
+        part := to_regprocedure(format('recsys._grant_part_%s()', wanted));
+        continue when part is null;  -- its migration has not come yet
+        if not exists (
+            select from pg_catalog.pg_proc as p
+            join pg_catalog.pg_proc as core on core.oid = 'recsys._grant_core()'::regprocedure
+            join pg_catalog.pg_roles as r on r.oid = p.proowner
+            where p.oid = part and (p.proowner = core.proowner or r.rolname = current_user or r.rolsuper)
+        ) then
+            raise exception '% belongs neither to the owner of recsys._grant_core() nor to %', part, current_user
+                using errcode = 'insufficient_privilege', hint = format('Drop it, or: alter function %s owner to ...', part);
+        end if;
         execute format('select %s', part);
     end loop;
 end
@@ -1550,7 +1641,9 @@ declare
 begin
     if to_regrole('recsys_app') is not null then
         grant insert on recsys.impression, recsys.outcome to recsys_app;
-        grant execute on function recsys._log_answers(json, json) to recsys_app;
+        grant execute on function
+            recsys._log_answers(json, json),
+            recsys._log_outcome(uuid, text, text, text, text, numeric, timestamptz) to recsys_app;
     end if;
     if to_regrole('recsys_analyst') is not null then
         grant select on recsys.impression_item, recsys.version_outcome to recsys_analyst;
@@ -1561,8 +1654,9 @@ begin
         grant select on recsys.impression_item, recsys.version_outcome to recsys_trainer;
         revoke trigger, truncate, references on recsys.retention, recsys.guardrail from recsys_trainer;
         grant execute on function
-            recsys._log_answers(json, json), recsys._make_partitions(integer),
-            recsys._drop_old_partitions(interval),
+            recsys._log_answers(json, json),
+            recsys._log_outcome(uuid, text, text, text, text, numeric, timestamptz), recsys._make_partitions(integer),
+            recsys._drop_old_partitions(interval, integer),
             recsys._guard_moments(text, integer[], timestamptz, real) to recsys_trainer;
         if pg_has_role('recsys_trainer', 'usage') and pg_has_role('recsys_trainer', 'set') then
             for relation in
@@ -1594,11 +1688,14 @@ CREATE OR REPLACE FUNCTION recsys._grant_part_live()
  LANGUAGE plpgsql
  SET search_path TO '$user', 'public', 'pg_temp'
 AS $function$
+declare
+    routine regprocedure;
 begin
     if to_regrole('recsys_app') is not null then
         grant execute on function recsys._plan(text) to recsys_app;
         grant select on recsys.capture, recsys.item_change to recsys_app;
-        grant insert on recsys.item_change to recsys_app;
+        -- Through _queue_items only, which checks what it is given.
+        revoke insert on recsys.item_change from recsys_app;
         grant execute on function recsys._queue_items(text, text[]), recsys._item_bucket(text) to recsys_app;
     end if;
     if to_regrole('recsys_analyst') is not null then
@@ -1610,6 +1707,18 @@ begin
         grant insert (model, number, kind, before, after, reason, numbers) on recsys.audit to recsys_trainer;
         grant insert (model, number, from_number, kind, reason, percent) on recsys.promotion to recsys_trainer;
         grant usage, select on sequence recsys.capture_failure to recsys_trainer;
+        -- A trigger function of 'recsys watch' runs as its owner: on a table of a trainer's own, whose columns have
+        -- types of theirs, it would call their casts.
+        for routine in
+            select p.oid::regprocedure from pg_catalog.pg_proc as p
+            where p.pronamespace = 'recsys'::regnamespace and p.proname ~ '^_capture__'
+              and pg_has_role(p.proowner, 'usage') and p.proowner <> to_regrole('recsys_trainer')
+        loop
+            execute format('revoke all on function %s from recsys_trainer', routine);
+        end loop;
+        if pg_has_role('recsys_trainer', 'usage') and pg_has_role('recsys_trainer', 'set') then
+            alter function recsys._queue_items(text, text[]) owner to recsys_trainer;
+        end if;
     end if;
 end
 $function$
@@ -1812,7 +1921,7 @@ $function$
 comment on function recsys._lock_buckets(text,smallint[]) is NULL;
 
 CREATE OR REPLACE FUNCTION recsys._log_answers(p_answers json, p_exposures json DEFAULT NULL::json)
- RETURNS void
+ RETURNS boolean
  LANGUAGE plpgsql
  SET search_path TO '$user', 'public', 'pg_temp'
  SET lock_timeout TO '200ms'
@@ -1822,26 +1931,53 @@ begin
         request_id, model, version, user_id, unit, occurred_at, item_ids, scores, channels, page_offset, k,
         experiment, arm, context, took_ms, degraded, error)
     select
-        a.request_id, a.model, a.version, a.user_id, a.unit, a.occurred_at, coalesce(a.item_ids, '{}'),
+        a.request_id, a.model, a.version, a.user_id, a.unit,
+        coalesce(a.occurred_at, a.stamped, clock_timestamp()), coalesce(a.item_ids, '{}'),
         coalesce(a.scores, '{}'), coalesce(a.channels, '{}'), coalesce(a.page_offset, 0), a.k,
         a.experiment, a.arm, a.context, a.took_ms, a.degraded, a.error
     from json_to_recordset(p_answers) as a (
         request_id uuid, model text, version integer, user_id text, unit text, occurred_at timestamptz,
-        item_ids text[], scores real[], channels text[], page_offset integer, k integer,
+        stamped timestamptz, item_ids text[], scores real[], channels text[], page_offset integer, k integer,
         experiment text, arm text, context jsonb, took_ms real, degraded text, error text)
     on conflict do nothing;
-    if p_exposures is not null then
+    if p_exposures is null then
+        return true;
+    end if;
+    begin
         -- In one order, so that two batches cannot wait for each other.
         insert into recsys.exposure (experiment, unit, arm, first_at)
-        select e.experiment, e.unit, e.arm, e.first_at
-        from json_to_recordset(p_exposures) as e (experiment text, unit text, arm text, first_at timestamptz)
+        select e.experiment, e.unit, e.arm, coalesce(e.first_at, e.stamped, clock_timestamp())
+        from json_to_recordset(p_exposures) as e (
+            experiment text, unit text, arm text, first_at timestamptz, stamped timestamptz)
         order by e.experiment, e.unit
         on conflict do nothing;
-    end if;
+        return true;
+    exception
+        when lock_not_available then
+            return false;
+    end;
 end
 $function$
 ;
 comment on function recsys._log_answers(json,json) is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._log_outcome(p_request_id uuid, p_model text, p_user_id text, p_item_id text, p_kind text, p_value numeric, p_occurred_at timestamp with time zone)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SET search_path TO '$user', 'public', 'pg_temp'
+ SET lock_timeout TO '200ms'
+AS $function$
+begin
+    insert into recsys.outcome (request_id, model, user_id, item_id, kind, value, occurred_at)
+    values (p_request_id, p_model, p_user_id, p_item_id, p_kind, p_value, coalesce(p_occurred_at, clock_timestamp()));
+    return true;
+exception
+    when lock_not_available then
+        return false;
+end
+$function$
+;
+comment on function recsys._log_outcome(uuid,text,text,text,text,numeric,timestamp with time zone) is NULL;
 
 CREATE OR REPLACE FUNCTION recsys._make_partitions(p_ahead integer DEFAULT 3)
  RETURNS integer
@@ -2127,12 +2263,17 @@ comment on function recsys._promote(text,integer,numeric,text,text,boolean,boole
 CREATE OR REPLACE FUNCTION recsys._queue_items(p_model text, p_items text[])
  RETURNS bigint
  LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO '$user', 'public', 'pg_temp'
 AS $function$
     with queued as (
         insert into recsys.item_change (model, bucket, item_id)
-        select p_model, recsys._item_bucket(i), i from (select distinct unnest(p_items) as i) as d where i is not null
+        select m.name, recsys._item_bucket(d.i), d.i
+        from (select distinct given.i from pg_catalog.unnest(p_items) as given (i)) as d
+        join recsys.model as m on m.name = p_model
+        where d.i is not null and pg_catalog.octet_length(d.i) <= 2000
         returning 1
-    ) select count(*) from queued
+    ) select pg_catalog.count(*) from queued
 $function$
 ;
 comment on function recsys._queue_items(text,text[]) is NULL;
@@ -2374,7 +2515,7 @@ $function$
 comment on function recsys.coverage(text,integer) is 'How completely a version covers its item source, counted now.';
 
 CREATE OR REPLACE FUNCTION recsys.experiment_health_at(experiment text, at timestamp with time zone DEFAULT now())
- RETURNS TABLE(arm text, share numeric, users bigint, expected double precision, first_exposure_at timestamp with time zone, last_exposure_at timestamp with time zone, sample_ratio_p double precision, mismatch boolean)
+ RETURNS TABLE(arm text, share numeric, users bigint, expected double precision, first_exposure_at timestamp with time zone, last_exposure_at timestamp with time zone, sample_ratio_p double precision, mismatch boolean, note text)
  LANGUAGE plpgsql
  STABLE SECURITY DEFINER
  SET search_path TO '$user', 'public', 'pg_temp'
@@ -2402,7 +2543,8 @@ begin
                                                       s.arms::integer - 1) end as p
         from seen as s
     )
-    select t.arm, t.share, t.users, t.expected::float8, t.first_at, t.last_at, t.p, t.p < 0.001
+    select t.arm, t.share, t.users, t.expected::float8, t.first_at, t.last_at, t.p, t.p < 0.001,
+           recsys._experiment_kept(experiment_health_at.experiment)
     from tested as t
     order by t.arm;
 end
@@ -2423,12 +2565,14 @@ declare
     e     recsys.experiment;
     bound float8;  -- standard errors of the fixed interval
     rho   float8;  -- squared, of the sequences
+    kept  text;
 begin
     select * into e from recsys.experiment as x where x.name = experiment_result_at.experiment;
     if not found then
         raise exception 'unknown experiment %', experiment_result_at.experiment
             using errcode = 'invalid_parameter_value', hint = '''recsys experiment list'' lists them.';
     end if;
+    kept := recsys._experiment_kept(e.name);
     bound := recsys._critical_value(e.alpha);
     rho := (-2 * ln(e.alpha) + ln(1 - 2 * ln(e.alpha))) / e.expected_users;
     return query
@@ -2522,7 +2666,7 @@ begin
            r.s, case when r.s is not null
                      then least(max(r.s * r.s_factor) over (partition by r.main order by r.s_factor desc), 1) end,
            case when r.plain > 0 and r.diff_se is not null then 1 - r.diff_se ^ 2 / r.plain end,
-           r.note
+           coalesce(nullif(r.note, ''), kept)
     from ranked as r
     order by r.main desc, r.metric_name, r.control desc, r.arm_name;
 end
@@ -2727,7 +2871,6 @@ grant insert on table recsys.exposure to recsys_app;
 grant insert on table recsys.impression to recsys_app;
 grant insert on table recsys.outcome to recsys_app;
 grant insert, select on table recsys.interaction to recsys_app;
-grant insert, select on table recsys.item_change to recsys_app;
 grant maintain, select on table recsys.promotion to recsys_trainer;
 grant select on table recsys.artifact to recsys_app;
 grant select on table recsys.audit to recsys_trainer;
@@ -2741,6 +2884,7 @@ grant select on table recsys.experiment_health to recsys_analyst;
 grant select on table recsys.experiment_result to recsys_analyst;
 grant select on table recsys.experiment_status to recsys_analyst;
 grant select on table recsys.impression_item to recsys_analyst;
+grant select on table recsys.item_change to recsys_app;
 grant select on table recsys.model to recsys_app;
 grant select on table recsys.model_version to recsys_app;
 grant select on table recsys.rollout to recsys_app;
@@ -2755,7 +2899,7 @@ grant execute on function recsys._audit(text,integer,text,jsonb,jsonb,text,jsonb
 grant execute on function recsys._audit_state() to recsys_trainer;
 grant execute on function recsys._bilinear(double precision[],double precision[],double precision[]) to recsys_trainer;
 grant execute on function recsys._bucket(text,text) to recsys_trainer;
-grant execute on function recsys._check_experiment(text) to recsys_trainer;
+grant execute on function recsys._check_experiment(text,boolean) to recsys_trainer;
 grant execute on function recsys._check_gate(text,integer,integer) to recsys_trainer;
 grant execute on function recsys._check_k(integer) to recsys_trainer;
 grant execute on function recsys._check_promotable(text,integer) to recsys_trainer;
@@ -2768,8 +2912,9 @@ grant execute on function recsys._direction(public.halfvec) to recsys_trainer;
 grant execute on function recsys._end_ramp(text,text) to recsys_trainer;
 grant execute on function recsys._experiment_frozen() to recsys_trainer;
 grant execute on function recsys._experiment_keep(text) to recsys_trainer;
+grant execute on function recsys._experiment_kept(text) to recsys_trainer;
 grant execute on function recsys._experiment_moment(text,timestamp with time zone) to recsys_trainer;
-grant execute on function recsys._experiment_start(text,text) to recsys_trainer;
+grant execute on function recsys._experiment_start(text,text,boolean) to recsys_trainer;
 grant execute on function recsys._experiment_stop(text,text) to recsys_trainer;
 grant execute on function recsys._experiment_unit(text,timestamp with time zone) to recsys_trainer;
 grant execute on function recsys._experiment_uses(text,integer) to recsys_trainer;
@@ -2787,6 +2932,8 @@ grant execute on function recsys._lift(double precision) to recsys_trainer;
 grant execute on function recsys._lock_buckets(text,smallint[]) to recsys_trainer;
 grant execute on function recsys._log_answers(json,json) to recsys_app;
 grant execute on function recsys._log_answers(json,json) to recsys_trainer;
+grant execute on function recsys._log_outcome(uuid,text,text,text,text,numeric,timestamp with time zone) to recsys_app;
+grant execute on function recsys._log_outcome(uuid,text,text,text,text,numeric,timestamp with time zone) to recsys_trainer;
 grant execute on function recsys._next_number(text,text,text) to recsys_trainer;
 grant execute on function recsys._numbers(text,integer) to recsys_trainer;
 grant execute on function recsys._plan(text) to recsys_app;
@@ -2794,7 +2941,6 @@ grant execute on function recsys._plan(text) to recsys_trainer;
 grant execute on function recsys._previous_version(text,integer) to recsys_trainer;
 grant execute on function recsys._promote(text,integer,numeric,text,text,boolean,boolean) to recsys_trainer;
 grant execute on function recsys._queue_items(text,text[]) to recsys_app;
-grant execute on function recsys._queue_items(text,text[]) to recsys_trainer;
 grant execute on function recsys._register_version(text,integer,text,text,integer,jsonb,jsonb,jsonb) to recsys_trainer;
 grant execute on function recsys._request_reconcile(text,text) to recsys_trainer;
 grant execute on function recsys._retire(text,integer,text) to recsys_trainer;
