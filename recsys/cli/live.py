@@ -155,9 +155,9 @@ class _Said(logging.Handler):
 
 @contextmanager
 def _logging(verbose: bool) -> Generator[None]:
-    """Log with times: warnings and what the tasks did; with ``verbose`` everything."""
+    """Log with times: warnings and what a ramp did; with ``verbose`` everything."""
     ours = logging.getLogger("recsys")
-    done = logging.getLogger("recsys.worker.tasks")
+    done = logging.getLogger("recsys.worker.tasks.ramp")
     level, propagate, done_level = ours.level, ours.propagate, done.level
     handler = _Said()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

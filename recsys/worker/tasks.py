@@ -105,7 +105,8 @@ def run_due(conn: Connection) -> int:
             conn.rollback()
         seconds = time.perf_counter() - start
         if result:
-            logger.info("%s: %s", f"{name} {model}".rstrip(), result)
+            # Of its own name: a ramp's step is worth more words than routine.
+            logger.getChild(name).info("%s: %s", f"{name} {model}".rstrip(), result)
         conn.execute(
             # A task takes a tenth of the time at most, however slow it has become.
             "update recsys.schedule set ran_at = now(), took = %(took)s,"

@@ -83,12 +83,16 @@ def test_verbose_logs_batches_with_times(run: Run, own_dsn: str) -> None:
     assert "Applying changes: " in quiet.err
 
 
-def test_what_a_task_did_is_logged_also_without_verbose(run: Run, own_dsn: str) -> None:
-    change(own_dsn, "delete from recsys.item_vector_shop_1 where item_id = 7")
+def test_what_a_ramp_did_is_logged_also_without_verbose(
+    run: Run, own_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = tasks.Task(lambda *_: "1 % -> 5 %", timedelta(hours=1))
+    monkeypatch.setattr(tasks, "TASKS", {"ramp": said, "other": said})
 
     done = run("--dsn", own_dsn, "worker", "--drain")
 
-    assert "INFO compare ids shop: 1 items differ by id" in done.err
+    assert "INFO ramp shop: 1 % -> 5 %" in done.err
+    assert "other" not in done.err
 
 
 @pytest.mark.parametrize("raised", [True, False])
