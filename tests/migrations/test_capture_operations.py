@@ -167,3 +167,19 @@ def test_the_core_schema_does_not_go_while_it_is_called(shop_dsn: str) -> None:
     with _db.connect(shop_dsn) as conn:
         capture.unwatch(conn, "shop")
     schema.downgrade(shop_dsn, revision="0001")
+
+
+def test_a_migration_refuses_a_function_that_a_trainer_made_first(
+    shop_dsn: str, folder: Path
+) -> None:
+    name = capture.function_name("shop", "public.product")
+    with psycopg.connect(world.as_role(shop_dsn, "recsys_trainer")) as conn:
+        conn.execute(
+            f"create function recsys.{name}() returns trigger language plpgsql as"
+            " $$begin return null; end$$".encode()
+        )
+
+    with pytest.raises(psycopg.Error, match="may put no triggers"):
+        schema.upgrade(shop_dsn, folder)
+
+    assert all("CREATE TRIGGER" not in text for text in installed(shop_dsn))
