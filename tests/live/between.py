@@ -70,10 +70,10 @@ def last_chunk(
         insert = f"set session_replication_role = replica; {insert}"
     store, waiting = _load._store, [action]
 
-    def stored(conn: Any, encoder: Any, buckets: Any, encoded: Any) -> int:
+    def stored(conn: Any, encoder: Any, buckets: Any, encoded: Any, read: int) -> int:
         if 900 in encoded.ids and waiting:
             waiting.pop()()
-        return store(conn, encoder, buckets, encoded)
+        return store(conn, encoder, buckets, encoded, read)
 
     with (
         before("create index", lambda: scene.run(insert)),
