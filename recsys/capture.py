@@ -6,9 +6,6 @@ source records them. A trigger queues an item only when one of those columns cha
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -19,55 +16,19 @@ from psycopg import sql
 from recsys import _sql, versions
 from recsys._db import Connection
 from recsys._reads import functions_read, used_columns
+from recsys._triggers import (
+    COLUMN,
+    TableCapture,
+    function_name,
+    is_column,
+    statements,
+)
 from recsys.config import ModelConfig
 from recsys.errors import ConfigError, SourceError, UnknownModel
 from recsys.rollout import locking
 
-_BY_VALUE = frozenset(
-    [
-        "boolean",
-        "smallint",
-        "integer",
-        "bigint",
-        "numeric",
-        "real",
-        "date",
-        "uuid",
-        "bytea",
-        "oid",
-    ]
-) | {
-    "double precision",
-    "timestamp without time zone",
-    "timestamp with time zone",
-    "time without time zone",
-    "interval",
-}
-"""Types whose own equality tells every change; the others are compared as text."""
 _ID_TYPES = {"bigint": ("smallint", "integer", "bigint"), "uuid": ("uuid",)}
 """Model's type of item ids -> types that hold them; as text, every type does."""
-_COLUMN = re.compile(r"[a-z_][a-z0-9_]*", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class TableCapture:
-    """What is captured on one table for one model.
-
-    Attributes:
-        table: Schema-qualified and quoted name.
-        item: A column of the table that holds the item id, or a query over
-            ``changed``, the changed rows, that returns item ids.
-        columns: Column -> type: the columns whose change concerns an item.
-        keys: Columns that ``item`` reads; all are captured as they are.
-        by_row: By row instead of by statement: for partitioned tables, partitions and
-            inheritance children.
-    """
-
-    table: str
-    item: str
-    columns: Mapping[str, str]
-    keys: Sequence[str]
-    by_row: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,106 +83,6 @@ def watch(conn: Connection, config: ModelConfig) -> WatchReport:
             (config.name, "capture was installed"),
         )
     return report
-
-
-def statements(
-    conn: Connection | None, model: str, tables: Iterable[TableCapture]
-) -> list[str]:
-    """Return the SQL that captures the tables, for ``watch`` and for migrations.
-
-    Args:
-        conn: Its search_path becomes that of the trigger functions; None: the
-            default one.
-        model: Name of the model.
-        tables: What to capture.
-    """
-    path = '"$user", public'
-    if conn is not None:
-        row = conn.execute("select current_setting('search_path')").fetchone()
-        path = (row[0] if row else "") or "pg_catalog"
-    tables = list(tables)
-    lookups = {t.table: t.item for t in tables if not _is_column(t.item)}
-    # A migration names its tables one by one.
-    known = "capture.lookups || " if conn is None else ""
-    return [
-        "insert into recsys.capture (model, lookups) values"
-        f" ({_sql.literal(model)}, {_sql.literal(json.dumps(lookups))})"
-        f" on conflict (model) do update set lookups = {known}excluded.lookups",
-        *(_render(model, capture, path) for capture in tables),
-    ]
-
-
-def _render(model: str, capture: TableCapture, path: str) -> str:
-    keys = [_quoted(key) for key in capture.keys]
-    names = [name for name in capture.columns if name not in capture.keys]
-    item = (
-        f"select distinct changed.{_quoted(capture.item)}::text as item_id from changed"
-    )
-    lookup = ""
-    if not _is_column(capture.item):
-        item = (
-            "select distinct mapped.item_id::text as item_id from"
-            f" ({capture.item}\n) as mapped(item_id)"
-        )
-        lookup = (
-            ", lookup as (insert into recsys.item_lookup (model, source, keys) select"
-            f" {_sql.literal(model)}, {_sql.literal(capture.table)},"
-            " pg_catalog.jsonb_agg(pg_catalog.to_jsonb(changed)) from changed"
-            " having pg_catalog.count(*) > 0)"
-        )
-
-    compared = [*keys] + [
-        f"{_comparable(_quoted(name), capture.columns[name])} as c{i}"
-        for i, name in enumerate(names)
-    ]
-    name = function_name(model, capture.table)
-    values = {
-        "function": name,
-        "trigger": f"recsys_capture_{model}",
-        "table": capture.table,
-        "model": _sql.literal(model),
-        "function_name": _sql.literal(name),
-        "table_name": _sql.literal(capture.table),
-        "search_path": f"pg_catalog, {path}, pg_temp",
-        "items": item,
-        "lookup": lookup,
-        "keys": ", ".join(keys),
-        "compared": ", ".join(compared),
-        "old_keys": ", ".join(f"old.{key} as {key}" for key in keys),
-        "new_keys": ", ".join(f"new.{key} as {key}" for key in keys),
-        "old_key_texts": ", ".join(_as_text(f"old.{key}") for key in keys),
-        "new_key_texts": ", ".join(_as_text(f"new.{key}") for key in keys),
-        "old_compared": _differs("old", names, capture) or "0",
-        "new_compared": _differs("new", names, capture) or "0",
-    }
-    text = _sql.render(
-        f"capture/{'row' if capture.by_row else 'statement'}.sql", values
-    )
-    return f"{text}\nrevoke all on function recsys.{name}() from public;"
-
-
-def _comparable(column: str, type_name: str) -> str:
-    """Return an expression that differs whenever the column's value does.
-
-    citext and collations that ignore case call changes equal; json has no equality.
-    """
-    return column if type_name in _BY_VALUE else _as_text(column)
-
-
-def _as_text(column: str) -> str:
-    return f'{column}::text collate "C"'
-
-
-def _differs(row: str, names: Iterable[str], capture: TableCapture) -> str:
-    """Return the columns of ``old`` or ``new`` as a list to compare; empty: none."""
-    columns = capture.columns
-    return ", ".join(_comparable(f"{row}.{_quoted(n)}", columns[n]) for n in names)
-
-
-def function_name(model: str, table: str) -> str:
-    """Return the name of the trigger function of a model on a table."""
-    digest = hashlib.sha256(table.encode()).hexdigest()[:8]
-    return f"_capture__{model}__{digest}"
 
 
 def switch(conn: Connection, model: str, *, enabled: bool, reason: str = "") -> None:
@@ -440,14 +301,14 @@ def _keys_of(
     conn: Connection, table: str, item: str, types: Mapping[str, str]
 ) -> tuple[list[str], str]:
     """Return the columns that a mapping reads and the type it gives, after trying."""
-    if _is_column(item):
+    if is_column(item):
         if item not in types:
             raise ConfigError(
                 f"{table} has no column {item!r}",
                 hint=f"It has {', '.join(types)}.",
             )
         return [item], types[item]
-    words = set(_COLUMN.findall(item))
+    words = set(COLUMN.findall(item))
     keys = list(types) if "*" in item else [name for name in types if name in words]
     try:
         with conn.transaction():
@@ -473,14 +334,6 @@ def _keys_of(
         "select format_type(%s::oid, null)", (described[0].type_code,)
     ).fetchone()
     return keys, row[0] if row else ""
-
-
-def _is_column(item: str) -> bool:
-    return _COLUMN.fullmatch(item) is not None
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def require_model(conn: Connection, model: str) -> None:
