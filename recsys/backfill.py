@@ -38,6 +38,7 @@ from recsys._source import source_errors
 from recsys.errors import (
     ArtifactError,
     ConfigError,
+    DatabaseUnavailable,
     RecsysError,
     SourceError,
     UnknownModel,
@@ -128,6 +129,12 @@ def backfill(
             if _dropped(dsn, version):
                 raise VersionStateError(
                     f"version {number} of model {model!r} was dropped meanwhile"
+                ) from exc
+            if isinstance(exc, psycopg.errors.DiskFull):
+                raise DatabaseUnavailable(
+                    f"the server's disk is full: {exc.diag.message_primary}",
+                    hint="Free space, or drop an old version, and run it again: it goes"
+                    " on where it stopped.",
                 ) from exc
             raise
 

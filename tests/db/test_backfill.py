@@ -35,6 +35,7 @@ from recsys.backfill import BackfillReport, backfill
 from recsys.config import IdType, ModelConfig, from_mapping
 from recsys.errors import (
     ArtifactError,
+    DatabaseUnavailable,
     RecsysError,
     SourceError,
     UnknownModel,
@@ -627,3 +628,38 @@ def test_a_lock_at_the_very_end_loses_no_work(
     assert time.monotonic() - waited[0] > 0.6
     with _db.connect(dsn) as conn:
         assert versions.get(conn, "shop", 1).state == "ready"
+
+
+FULL = """
+create function full_disk() returns trigger language plpgsql as $$ begin
+    raise exception 'could not extend file: No space left on device'
+        using errcode = 'disk_full';
+end $$;
+"""
+
+
+def test_a_full_disk_stops_a_backfill_and_nothing_else(dsn: str) -> None:
+    building(dsn, items=30)
+    backfill(dsn, "shop", 1)
+    with _db.connect(dsn) as conn:
+        rollout.promote(conn, "shop", 1)
+    number, _ = world.add_version(dsn, world.shop_config(), seed=2, ready=False)
+    with _db.connect(dsn) as conn:
+        conn.execute(FULL)
+        conn.execute(
+            "create trigger full_disk before insert on recsys.item_embedding_shop_2"
+            " for each row execute function full_disk()"
+        )
+
+    with pytest.raises(DatabaseUnavailable, match="disk is full") as caught:
+        backfill(dsn, "shop", number)
+
+    assert "on where it stopped" in caught.value.hint
+    with _db.connect(dsn) as conn:
+        version = versions.get(conn, "shop", number)
+        assert version.state == "building"
+        assert "No space left" in (version.error or "")
+        with Recommender("shop", dsn=dsn) as recommender:
+            assert recommender.recommend(1, k=5).version == 1
+        conn.execute("drop function full_disk cascade")
+    assert backfill(dsn, "shop", number).item_count == 30

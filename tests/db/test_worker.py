@@ -1010,3 +1010,22 @@ def test_compare_ids_queues_what_a_version_lacks_or_has_too_many(
     assert queue(app) == ["5", "999"]
     drain(app)
     assert_current(app, 1)
+
+
+def test_a_full_disk_gives_the_batch_back_and_loses_nothing(shop: Shop) -> None:
+    with _db.connect(shop.dsn, autocommit=True) as conn:
+        conn.execute(
+            "create function full_disk() returns trigger language plpgsql as $$ begin"
+            " raise exception 'No space left on device' using errcode = 'disk_full';"
+            " end $$; create trigger full_disk before insert on"
+            " recsys.item_embedding_shop_1 for each row execute function full_disk()"
+        )
+        conn.execute("select recsys._queue_items('shop', '{3,4}')")
+        with pytest.raises(psycopg.errors.DiskFull):
+            LiveModel("shop").apply_changes(conn, 100)
+
+        queued = conn.execute("select count(*) from recsys.item_change").fetchone()
+        failed = conn.execute("select count(*) from recsys.item_failure").fetchone()
+        assert (queued, failed) == ((2,), (0,))
+        conn.execute("drop function full_disk cascade")
+        assert LiveModel("shop").apply_changes(conn, 100).items == 2
