@@ -25,7 +25,8 @@ declare
 begin
     perform recsys._check_k(k);
     -- One user, one spelling: '07' and 7 are in the same bucket.
-    execute format('select ($1::%s)::text', (select m.user_type from recsys.model as m where m.name = recommend.model))
+    execute format('select ($1::%s)::text',
+                   coalesce((select m.user_type from recsys.model as m where m.name = recommend.model), 'text'))
     into user_id using user_id;
     select * into serving from recsys._serving(model, user_id);
     return query execute format(
