@@ -100,9 +100,8 @@ def _step(
         (model, number),
     ).fetchone()
     if waiting is not None and unsure:
-        return f"version {number} waits at {percent} %: too few answers for" + (
-            f" {', '.join(unsure)}"
-        )
+        few = ", ".join(unsure)
+        return f"version {number} waits at {percent} %: too few answers for {few}"
     row = conn.execute(
         "update recsys.ramp set step = step + 1, step_at = now(),"
         " next_at = now() + every where model = %s and number = %s"
@@ -115,7 +114,7 @@ def _step(
     share, last, reason = row
     conn.execute(
         "select recsys._promote(%s, %s, %s, %s, 'promote', false, true)",
-        (model, number, share, f"ramp, from {percent} %: {reason}"),
+        (model, number, share, f"ramp, from {percent} %" + (reason and f": {reason}")),
     )
     if last:
         conn.execute("select recsys._end_ramp(%s, 'the last step was taken')", (model,))
