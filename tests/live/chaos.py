@@ -435,7 +435,9 @@ class Chaos:
         code = child.process.returncode
         # One that began while the server was down gives up at its first connection.
         down = self.restarted and "cannot connect" in text
-        if "Traceback" in text or (code and not child.expected and not down):
+        # A TRUNCATE came before the backfill looked: it refuses, and is run again.
+        refused = down or "the item source returns no items" in text
+        if "Traceback" in text or (code and not child.expected and not refused):
             last = "\n".join(text.strip().splitlines()[-15:])
             self.surprises.append(f"{child.output.name} ended with {code}:\n{last}")
 
