@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from datetime import timedelta
 
+from psycopg import sql
+
 from recsys import rollout, versions
 from recsys._db import Connection
 from recsys.errors import ConfigError, UnknownVersion, VersionStateError
@@ -49,7 +51,7 @@ def run(conn: Connection, model: str) -> str:
         except (VersionStateError, UnknownVersion) as exc:
             # Somebody reads it, such as an analyst's long query: next time.
             logger.info("version %d of %s is not dropped yet: %s", number, model, exc)
-    forget(conn, model)
+    _forget(conn, model)
     conn.execute("delete from recsys.worker where seen_at < now() - interval '1 day'")
     return "; ".join(done)
 
@@ -71,23 +73,21 @@ def _drop_retired(conn: Connection, model: str, number: int) -> bool:
     return True
 
 
-def forget(conn: Connection, model: str) -> None:
+def _forget(conn: Connection, model: str) -> None:
     """Forget failures and deletes of versions that nobody keeps up to date any more.
 
     A batch that was in work when its version was retired or dropped may leave some.
     """
-    conn.execute(
-        "delete from recsys.item_failure as f where model = %s and not exists"
-        " (select from recsys.model_version as v where v.model = f.model"
-        " and v.number = f.number and v.state in ('building', 'ready', 'serving'))",
-        (model,),
-    )
-    conn.execute(
-        "delete from recsys.item_gone as g where model = %s and not exists"
-        " (select from recsys.model_version as v where v.model = g.model"
-        " and v.number = g.number and v.state in ('building', 'ready', 'serving'))",
-        (model,),
-    )
+    for table in ("item_failure", "item_gone"):
+        conn.execute(
+            sql.SQL(
+                "delete from {} as left_over where model = %s and not exists"
+                " (select from recsys.model_version as v"
+                " where v.model = left_over.model and v.number = left_over.number"
+                " and v.state in ('building', 'ready', 'serving'))"
+            ).format(sql.Identifier("recsys", table)),
+            (model,),
+        )
 
 
 def keep(

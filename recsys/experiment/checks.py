@@ -71,21 +71,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values so that of all alarms a share of alpha is false, on average.
-
-    For looking through many metrics; a decision wants ``holm``.
-
-    Source: Benjamini and Hochberg, "Controlling the False Discovery Rate", 1995.
-    """
-    adjusted = [0.0] * len(p_values)
-    lowest = 1.0
-    for rank, index in reversed(list(enumerate(_ascending(p_values), start=1))):
-        lowest = min(lowest, p_values[index] * len(p_values) / rank)
-        adjusted[index] = lowest
-    return adjusted
-
-
 def _ascending(p_values: Sequence[float]) -> list[int]:
     if any(not 0 <= p <= 1 for p in p_values):
         raise ConfigError("a p-value lies between 0 and 1", hint="Leave out NaN.")

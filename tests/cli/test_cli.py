@@ -189,6 +189,41 @@ def test_promote_rollback_and_drop_tell_what_they_did(run: Run, own_dsn: str) ->
     failed(run(*base, "recommend", "shop", 7), "serving")
 
 
+def test_a_running_experiment_is_named_by_what_does_not_concern_it(
+    run: Run, own_dsn: str
+) -> None:
+    base = ("--dsn", own_dsn)
+    forced = ("--force", "--reason", "test")
+    arms = ("--arm", "a=1:50", "--arm", "b=2:50")
+    assert run(*base, "experiment", "create", "exp", "shop", *arms).code == 0
+    assert run(*base, "experiment", "start", "exp", *forced).code == 0
+
+    for command in (
+        ("promote", "shop", 2, "--percent", "10", *forced),
+        ("promote", "shop", 2),
+        ("rollback", "shop"),
+    ):
+        said = run(*base, *command).err
+        assert "experiment exp goes on serving its users by 1, 2" in said
+        assert "recsys experiment stop exp" in said
+    assert "experiment exp serves 100 %" in run(*base, "status").err
+
+
+def test_status_says_who_answers_how_much_and_where_a_ramp_stands(
+    run: Run, own_dsn: str
+) -> None:
+    base = ("--dsn", own_dsn)
+    assert "percent" not in run(*base, "versions", "shop").out
+    ramp = ("--ramp", "5,50,100", "--every", "1h", "--force", "--reason", "test")
+    assert run(*base, "promote", "shop", 2, *ramp).code == 0
+
+    status = run(*base, "status")
+    assert "version 2 answers 5 %, step 1 of 3, the next at" in status.err
+    for shown in (status.out, run(*base, "versions", "shop").out):
+        assert "percent" in shown
+        assert "95.0" in shown
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
