@@ -111,8 +111,8 @@ def commands(
     lines += [
         f"recsys similar {model} {item} -k 5 --format json",
         "recsys status",
-        f"recsys train {model} --apply   # version 2, on all there is now",
-        f"recsys promote {model} 2  # one commit; 'recsys rollback' undoes it",
+        f"recsys watch {model} && recsys worker --drain  # changes of items",
+        *_second_version(model, preset),
         "recsys doctor",
     ]
     if shutil.which("psql"):
@@ -122,6 +122,21 @@ def commands(
     if dsn is not None:
         out.print("\n[dim]The embedded server goes on running. To stop it:[/dim]\n")
         out.print(Text("  recsys demo --stop"))
+
+
+def _second_version(model: str, preset: Preset) -> list[str]:
+    """Return the commands from a second training to its promotion."""
+    if preset.until is None:
+        # Nobody did anything after the training that could compare the two.
+        return [
+            f"recsys train {model} --apply",
+            f"recsys promote {model} 2 --force --reason 'a first try'",
+        ]
+    return [
+        f"recsys train {model} --apply --until {preset.until:%Y-%m-%d}",
+        f"recsys compare {model} 2  # on what users did after that day",
+        f"recsys promote {model} 2  # one commit; 'recsys rollback' undoes it",
+    ]
 
 
 def _console(*, soft_wrap: bool = False) -> Console:

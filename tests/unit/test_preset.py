@@ -1,8 +1,12 @@
 """A data folder finds its preset."""
 
+from datetime import UTC, datetime
+from pathlib import Path
+
 import pytest
 
-from recsys import _preset
+from recsys import _preset, _show
+from recsys._preset import Preset
 from recsys.errors import ConfigError
 
 
@@ -62,3 +66,16 @@ def test_malformed_demo_toml_is_refused(tmp_path, text, message):
 
     with pytest.raises(ConfigError, match=message):
         _preset.find(tmp_path)
+
+
+def test_the_promotion_that_the_demo_proposes_is_one_the_gate_lets_pass() -> None:
+    """Trained until the same day as version 1 and compared; else forced, and why."""
+    until = datetime(2026, 3, 1, tzinfo=UTC)
+    timed = Preset(Path(), Path(), "shop", "select", until=until)
+    train, compare, promote = _show._second_version("shop", timed)
+    assert "--until 2026-03-01" in train
+    assert compare.startswith("recsys compare shop 2")
+    assert "--force" not in promote
+
+    untimed = Preset(Path(), Path(), "shop", "select")
+    assert "--force --reason" in _show._second_version("shop", untimed)[-1]
