@@ -51,7 +51,7 @@ def run(conn: Connection, model: str) -> str:
         except (VersionStateError, UnknownVersion) as exc:
             # Somebody reads it, such as an analyst's long query: next time.
             logger.info("version %d of %s is not dropped yet: %s", number, model, exc)
-    _forget(conn, model)
+    forget(conn, model)
     conn.execute("delete from recsys.worker where seen_at < now() - interval '1 day'")
     return "; ".join(done)
 
@@ -73,7 +73,7 @@ def _drop_retired(conn: Connection, model: str, number: int) -> bool:
     return True
 
 
-def _forget(conn: Connection, model: str) -> None:
+def forget(conn: Connection, model: str) -> None:
     """Forget failures and deletes of versions that nobody keeps up to date any more.
 
     A batch that was in work when its version was retired or dropped may leave some.
