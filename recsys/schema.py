@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from alembic.config import Config
 
-CORE_REVISION = "0002"
+CORE_REVISION = "0003"
 """The core revision this release of the code needs."""
 
 

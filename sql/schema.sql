@@ -1551,7 +1551,7 @@ begin
                 using hint = format('grant recsys_trainer to %I; select recsys._grant_core();', current_user);
         end if;
     end if;
-    foreach wanted in array array['live', 'comparison', 'impressions', 'experiments'] loop
+    foreach wanted in array array['live', 'comparison', 'impressions', 'experiments', 'web'] loop
         part := to_regprocedure(format('recsys._grant_part_%s()', wanted));
         continue when part is null;  -- its migration has not come yet
         if not exists (
@@ -2754,7 +2754,7 @@ CREATE OR REPLACE FUNCTION recsys.schema_version()
  RETURNS text
  LANGUAGE sql
  IMMUTABLE PARALLEL SAFE
-RETURN '0002'::text
+RETURN '0003'::text
 ;
 comment on function recsys.schema_version() is 'The core revision this database is at.';
 

@@ -2,7 +2,7 @@
 --
 -- Differs from grants.v1.sql: a trainer may write the core tables but puts no trigger on them, and the functions
 -- _grant_part_<area> grant what their area made. Administrators call it again after creating the roles: it runs as
--- them, so it calls only the four areas there are, never whatever a trainer, who may create here, named like that.
+-- them, so it calls only the areas there are, never whatever a trainer, who may create here, named like that.
 --
 --   raises 42501 when an area's function belongs to somebody whom the caller has no reason to trust
 --
@@ -72,7 +72,7 @@ begin
                 using hint = format('grant recsys_trainer to %I; select recsys._grant_core();', current_user);
         end if;
     end if;
-    foreach wanted in array array['live', 'comparison', 'impressions', 'experiments'] loop
+    foreach wanted in array array['live', 'comparison', 'impressions', 'experiments', 'web'] loop
         part := to_regprocedure(format('recsys._grant_part_%s()', wanted));
         continue when part is null;  -- its migration has not come yet
         if not exists (
