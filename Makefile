@@ -15,24 +15,38 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # Length of 'make soak'.
 MINUTES ?= 10
 
-.PHONY: help demo test lint bench bench-live aa soak schema clean
+.PHONY: help demo test lint tools shop-django shop-flask \
+	bench bench-live bench-web aa soak schema clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' $(MAKEFILE_LIST)
 	@echo "make demo DATA=DIR    the same on the files of DIR (see examples/)"
+	@echo "make shop-django, make shop-flask   a web shop to click through (examples/)"
 	@echo "make bench   the measurements of docs/, as ratios within one run"
 	@echo "make bench-live  live versions: a roll under load, freshness, capture, switches"
+	@echo "make bench-web   recommend() in gunicorn workers against bare SQL and libraries"
 	@echo "make aa      false alarms of A/A experiments that are looked at every day"
 	@echo "make soak    changes, workers, backfills and crashes at random; MINUTES=10"
 	@echo "make schema  rewrite sql/schema.sql after a change of the SQL"
 	@echo "make lint    ruff and basedpyright only"
+	@echo "make tools   PgBouncer and Chromium for the tests, with apt where it may"
 	@echo "make clean   stop the embedded Postgres; remove .venv, .recsys and caches"
 
 demo: $(STAMP)
 	@$(BIN)/recsys demo $(if $(DATA),--data "$(DATA)")
 
-test: lint
+# Tools first: what cannot be installed should be known at once.
+test: tools lint
 	$(BIN)/pytest
+
+tools:
+	@bash tests/tools.sh
+
+shop-django: $(STAMP)
+	@$(BIN)/python examples/django_shop/run.py
+
+shop-flask: $(STAMP)
+	@$(BIN)/python examples/flask_shop/run.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -46,6 +60,9 @@ bench: $(STAMP)
 
 bench-live: $(STAMP)
 	$(BIN)/python -m benchmarks --part roll --part freshness --part capture
+
+bench-web: $(STAMP)
+	$(BIN)/python -m benchmarks.web
 
 aa: $(STAMP)
 	$(BIN)/python -m benchmarks --part aa
