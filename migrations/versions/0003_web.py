@@ -11,7 +11,12 @@ branch_labels = None
 depends_on = None
 
 SEARCH: tuple[str, ...] = ()
-OBSERVE: tuple[str, ...] = ()
+OBSERVE = (
+    "tables/slow_request.v1.sql",
+    "functions/_keep_slow_request.v1.sql",
+    "views/slow_log.v1.sql",
+    "functions/_grant_part_web.v1.sql",
+)
 
 
 def upgrade() -> None:
