@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from uuid import UUID
 
 from recsys.config import ModelConfig
 from recsys.errors import ConfigError
 from recsys.ids import check_id
-from recsys.types import ItemId, UserId
+from recsys.types import ItemId, Page, UserId
 
 _MAX_HISTORY = 10_000
 MAX_UNIT = 255
@@ -89,14 +90,34 @@ def check_ids(
         check_id("item_id", item, config.item_id)
 
 
-def check_offset(value: object) -> None:
-    """Refuse what is no number of items.
+def shown_before(after: Page | Sequence[ItemId]) -> tuple[ItemId, ...]:
+    """Return the ids of the items on earlier pages.
 
     Raises:
-        ConfigError: It is no whole number from 0 to a million.
+        ConfigError: They are not a page or a list of ids, or too many.
     """
-    if type(value) is not int or not 0 <= value <= 1_000_000:
+    if isinstance(after, str | bytes) or not isinstance(after, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(
-            f"page_offset must be a whole number from 0 to a million, got {value!r}",
-            hint="Pass how many items the earlier pages showed.",
+            f"after must be a page or a list of item ids, got {after!r:.80}",
+            hint="Pass the page before this one, or the ids shown so far.",
+        )
+    earlier = after.shown if isinstance(after, Page) else tuple(after)
+    if len(earlier) > _MAX_HISTORY:
+        raise ConfigError(
+            f"{len(earlier)} items were shown before, which is too many",
+            hint=f"Start again from the first page after {_MAX_HISTORY} items.",
+        )
+    return earlier
+
+
+def check_request_id(value: object) -> None:
+    """Refuse what is no request id.
+
+    Raises:
+        ConfigError: It is no UUID.
+    """
+    if value is not None and not isinstance(value, UUID):
+        raise ConfigError(
+            f"request_id must be a uuid.UUID, got {value!r:.80}",
+            hint="Pass page.request_id; what came from a form, as uuid.UUID(text).",
         )

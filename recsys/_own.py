@@ -27,6 +27,9 @@ class ConnectionLost(DatabaseUnavailable):
 class OwnConnections:
     """One autocommit connection per thread and process, made at its first request."""
 
+    borrowed = False
+    alias = None
+
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
         self._local = threading.local()
@@ -48,6 +51,10 @@ class OwnConnections:
             self._local.connection = conn
             self._local.pid = os.getpid()
         return _given_up(conn)
+
+    def dsn(self) -> str:
+        """Return the connection string."""
+        return self._dsn
 
     def close(self) -> None:
         """Close this thread's connection; the next request opens another."""

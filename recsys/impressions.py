@@ -9,7 +9,6 @@ to a thread (recsys/_writer.py). Whatever goes wrong, the answer is returned.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from datetime import datetime
@@ -21,7 +20,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import tuple_row
 
-from recsys import _db, _writer
+from recsys import _db, _writer, observe
 from recsys._answer import Answer, encode, encode_exposure
 from recsys._db import Connection
 from recsys._writer import LogStats, Row
@@ -168,7 +167,7 @@ class Entry:
         given: The other columns that are known before the answer.
     """
 
-    __slots__ = ("_given", "_log", "_started", "_turn", "_unit")
+    __slots__ = ("_given", "_log", "_turn", "_unit", "watch")
 
     def __init__(
         self, log: ImpressionLog, model: str, k: int, unit: str | None, **given: Any
@@ -177,7 +176,7 @@ class Entry:
         self._unit = unit
         self._given: dict[str, Any] = {"model": model, "k": k, "unit": unit, **given}
         self._turn: dict[str, Any] = {}
-        self._started = time.perf_counter()
+        self.watch = observe.Stopwatch()
 
     def assigned(self, to: Assignment) -> None:
         """Note who answers; may come again after a switch."""
@@ -192,7 +191,16 @@ class Entry:
             NotLogged: As ``ImpressionLog.record``.
         """
         if self._log.mode != "off":
-            self._log.record(conn, self._answer(page.request_id, items=page.items))
+            more = {"items": page.items, "degraded": page.degraded}
+            self._log.record(conn, self._answer(page.request_id, **more))
+
+    def answered(self, page: Page) -> None:
+        """Tell the observers, after the connection was given back."""
+        if observe.active():
+            self._turn["version"] = page.version
+            self._tell(
+                returned=len(page), degraded=page.degraded, request_id=page.request_id
+            )
 
     def failed(
         self, exc: Exception, connection: Callable[[], AbstractContextManager[Any]]
@@ -203,9 +211,11 @@ class Entry:
             exc: What the caller gets.
             connection: Gives the connection of the request, inside a savepoint.
         """
+        said = f"{type(exc).__name__}: {str(exc).strip()}".split("\n")[0][:300]
+        if observe.active():
+            self._tell(error=said)
         if self._log.mode == "off":
             return
-        said = f"{type(exc).__name__}: {str(exc).strip()}".split("\n")[0][:300]
         answer = self._answer(uuid4(), error=said)
         # Connecting once more would make the caller wait as long again.
         gone = isinstance(exc, DatabaseUnavailable | psycopg.OperationalError)
@@ -217,8 +227,26 @@ class Entry:
                     self._log.record(conn, answer)
 
     def _answer(self, request_id: UUID, **more: Any) -> Answer:
-        took = (time.perf_counter() - self._started) * 1e3
+        took = self.watch.total_ms()
         return Answer(request_id, took_ms=took, **self._given, **self._turn, **more)
+
+    def _tell(self, **more: Any) -> None:
+        given, watch = self._given, self.watch
+        observe.notify(
+            observe.Answered(
+                model=given["model"],
+                channel=given.get("channel", "two-tower"),
+                k=given["k"],
+                user_id=given.get("user_id"),
+                unit=self._unit,
+                state_ms=watch.state_ms,
+                tower_ms=watch.tower_ms,
+                candidates_ms=watch.candidates_ms,
+                total_ms=watch.total_ms(),
+                **self._turn,
+                **more,
+            )
+        )
 
 
 def _idle(conn: Connection) -> bool:

@@ -9,38 +9,43 @@ the first request after its commit, and no answer mixes versions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, TypeVar
+from functools import partial
+from typing import Self
 from uuid import UUID, uuid4
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys import _db, retrieval, schema
-from recsys._arguments import check_context, check_ids, check_k, check_offset, unit_of
+from recsys import _db, retrieval
+from recsys._arguments import (
+    check_context,
+    check_ids,
+    check_k,
+    check_request_id,
+    shown_before,
+    unit_of,
+)
 from recsys._db import Connection, Halfvec
-from recsys._loaded import Loaded, LoadedVersions, Turn
-from recsys._own import ConnectionLost, OwnConnections, savepoint
-from recsys.errors import ConfigError, DatabaseUnavailable, UnknownItem
+from recsys._engine import Engine
+from recsys._loaded import LoadedVersions, Turn
+from recsys.connections import source_of
+from recsys.errors import ConfigError, UnknownItem
 from recsys.impressions import (
     Entry,
     ImpressionLog,
     Mode,
-    NotLogged,
     check_value,
-    dsn_of,
     record_outcome,
 )
-from recsys.settings import Settings
+from recsys.observe import Stopwatch
 from recsys.types import ItemId, Page, Recommendation, UserId
 
-_T = TypeVar("_T")
-_ATTEMPTS = 4
-
-Among = str | tuple[str, Sequence[Any] | Mapping[str, Any]]
+Among = retrieval.Among
 
 
 class Recommender:
@@ -73,17 +78,31 @@ class Recommender:
         model: str,
         *,
         dsn: str | None = None,
-        connection: Connection | None = None,
+        connection: object | None = None,
         impressions: Mode = "off",
     ) -> None:
         self.model = model
-        own = Settings.from_env().dsn if dsn is None else dsn
-        self._own = OwnConnections(own)
-        self._borrowed = connection
-        if connection is not None and dsn is None and impressions == "background":
-            own = dsn_of(connection)
-        self.impressions = ImpressionLog(impressions, own)
-        self._versions = LoadedVersions(model)
+        self._source = source_of(connection, dsn)
+        background = self._source.dsn() if impressions == "background" else ""
+        self._engine = Engine(
+            model, LoadedVersions(model), ImpressionLog(impressions, background)
+        )
+
+    @property
+    def impressions(self) -> ImpressionLog:
+        """What became of the logged answers of this process."""
+        return self._engine.impressions
+
+    def on(self, connection: object) -> Self:
+        """Return the same recommender on another connection; it costs nothing.
+
+        Args:
+            connection: As in ``Recommender(connection=...)``: the connection or the
+                session of this request. Everything the process has loaded is shared.
+        """
+        other = copy.copy(self)
+        other._source = source_of(connection)
+        return other
 
     def recommend(
         self,
@@ -96,7 +115,7 @@ class Recommender:
         among: Among | None = None,
         exclude: Iterable[ItemId] = (),
         exclude_seen: bool = True,
-        page_offset: int = 0,
+        after: Page | Sequence[ItemId] = (),
     ) -> Page:
         """Return the k best items for a user or a session.
 
@@ -117,7 +136,8 @@ class Recommender:
             exclude: Item ids never to return.
             exclude_seen: Leave out what the user has interacted with, in the newest
                 20,000 interactions.
-            page_offset: Items that pages before this one showed; only logged.
+            after: The page before this one, or the ids shown so far: they are not
+                shown again.
 
         Returns:
             k recommendations, best first, ties within the page by item id; fewer only
@@ -130,21 +150,35 @@ class Recommender:
             DatabaseUnavailable: No connection.
         """
         check_k(k)
-        check_offset(page_offset)
         unit = unit_of(user_id, unit)
-        excluded = list(exclude)
+        earlier = shown_before(after)
+        excluded = [*earlier, *exclude]
+        again = partial(
+            self.recommend,
+            user_id,
+            unit=unit,
+            history=history,
+            context=context,
+            among=among,
+            exclude=excluded,
+            exclude_seen=exclude_seen,
+        )
 
-        def ask(conn: Connection, turn: Turn) -> Page | None:
+        def ask(conn: Connection, turn: Turn, watch: Stopwatch) -> Page | None:
             version = turn.version
             check_ids(version.config, user_id, history, excluded)
             check_context(version.config, context)
+            watch.lap()
             state = retrieval.state(conn, version.statements, user_id, history)
+            watch.state_ms = watch.lap()
             if state is None or state.generation != turn.generation:
                 return None
             query = version.query(state, context)
+            watch.tower_ms = watch.lap()
             seen = state.seen if exclude_seen else ()
-            found = self._search(conn, version, query, k, [*seen, *excluded], among)
-            return self._page(turn, found)
+            found = self._search(conn, turn, query, k, [*seen, *excluded], among)
+            watch.candidates_ms = watch.lap()
+            return self._page(turn, found, earlier, partial(_next, again, k))
 
         entry = Entry(
             self.impressions,
@@ -153,9 +187,9 @@ class Recommender:
             unit,
             user_id=user_id,
             context=context,
-            page_offset=page_offset,
+            page_offset=len(earlier),
         )
-        return self._answer(ask, unit, entry)
+        return self._engine.page(self._source, ask, unit, entry)
 
     def similar_items(
         self,
@@ -165,6 +199,7 @@ class Recommender:
         unit: str | None = None,
         among: Among | None = None,
         exclude: Iterable[ItemId] = (),
+        after: Page | Sequence[ItemId] = (),
     ) -> Page:
         """Return the k items most like one item; never the item itself.
 
@@ -175,6 +210,8 @@ class Recommender:
                 ``recommend`` then sees it here; default the base.
             among: Only these items; as in ``recommend``.
             exclude: Item ids never to return.
+            after: The page before this one, or the ids shown so far: they are not
+                shown again.
 
         Returns:
             Items by cosine similarity of the learned vectors, best first; popularity
@@ -189,12 +226,18 @@ class Recommender:
         """
         check_k(k)
         unit = unit_of(None, unit)
-        excluded = [item_id, *exclude]
+        earlier = shown_before(after)
+        excluded = [item_id, *earlier, *exclude]
+        again = partial(
+            self.similar_items, item_id, unit=unit, among=among, exclude=excluded
+        )
 
-        def ask(conn: Connection, turn: Turn) -> Page | None:
+        def ask(conn: Connection, turn: Turn, watch: Stopwatch) -> Page | None:
             version = turn.version
             check_ids(version.config, None, excluded, [])
+            watch.lap()
             start = retrieval.direction(conn, version.statements, item_id)
+            watch.state_ms = watch.lap()
             if start is None or start[0] != turn.generation:
                 return None
             if start[1] is None:
@@ -204,11 +247,19 @@ class Recommender:
                 )
             vector = _db.unpack_halfvecs(start[1], version.tower.dim + 1)[0]
             query = vector.astype(np.float32)
-            found = self._search(conn, version, query, k, excluded, among)
-            return self._page(turn, found)
+            found = self._search(conn, turn, query, k, excluded, among)
+            watch.candidates_ms = watch.lap()
+            return self._page(turn, found, earlier, partial(_next, again, k))
 
-        entry = Entry(self.impressions, self.model, k, unit, channel="similar")
-        return self._answer(ask, unit, entry)
+        entry = Entry(
+            self.impressions,
+            self.model,
+            k,
+            unit,
+            channel="similar",
+            page_offset=len(earlier),
+        )
+        return self._engine.page(self._source, ask, unit, entry)
 
     def record(
         self,
@@ -243,11 +294,12 @@ class Recommender:
             VersionStateError: No version of the model serves.
         """
         unit = unit_of(user_id, None)
+        check_request_id(request_id)
         worth = check_value(value)
         wanted = request_id is not None or worth is not None
         outcome = wanted or self.impressions.mode != "off"
 
-        def ask(conn: Connection, turn: Turn) -> bool | None:
+        def ask(conn: Connection, turn: Turn, _: Stopwatch) -> bool | None:
             config = turn.version.config
             if retrieval.generation(conn, self.model) != turn.generation:
                 return None
@@ -282,7 +334,7 @@ class Recommender:
             return True
 
         # A lost connection may have stored it: only the caller can tell.
-        self._answer(ask, unit, repeatable=False)
+        self._engine.settled(self._source, ask, unit, repeatable=False)
 
     def query_vector(
         self, user_id: UserId, *, before: datetime | None = None
@@ -294,7 +346,7 @@ class Recommender:
         """
 
         def ask(
-            conn: Connection, turn: Turn
+            conn: Connection, turn: Turn, _: Stopwatch
         ) -> tuple[NDArray[np.float32], list[ItemId]] | None:
             version = turn.version
             check_ids(version.config, user_id, None, [])
@@ -303,14 +355,14 @@ class Recommender:
                 return None
             return version.query(state, None), list(state.seen)
 
-        return self._answer(ask, unit_of(user_id, None))
+        return self._engine.settled(self._source, ask, unit_of(user_id, None))
 
     def close(self) -> None:
         """Close this thread's own connection; the next request opens another.
 
         Waits up to two seconds for impressions that are still to be written.
         """
-        self._own.close()
+        self._source.close()
         self.impressions.flush()
 
     def __enter__(self) -> Recommender:
@@ -319,100 +371,28 @@ class Recommender:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _answer(
-        self,
-        ask: Callable[[Connection, Turn], _T | None],
-        unit: str | None,
-        entry: Entry | None = None,
-        *,
-        repeatable: bool = True,
-    ) -> _T:
-        """Ask with one version, whole; log the answer or the failure.
-
-        Args:
-            ask: Gives an answer, or None when the generation differs.
-            unit: What is assigned to a version.
-            entry: What is logged, where the answer is a page.
-            repeatable: It may be asked again after a lost connection.
-        """
-        try:
-            return self._settled(ask, unit, entry, repeatable=repeatable)
-        except Exception as exc:
-            if entry is not None:
-                entry.failed(exc, self._saved)
-            raise
-
-    def _settled(
-        self,
-        ask: Callable[[Connection, Turn], _T | None],
-        unit: str | None,
-        entry: Entry | None,
-        *,
-        repeatable: bool,
-    ) -> _T:
-        """Ask again when the version moved or the session had ended."""
-        for attempt in range(_ATTEMPTS):
-            answer = None
-            try:
-                with self._connection() as conn:
-                    turn = self._turn(conn, unit, entry)
-                    with savepoint(conn):
-                        answer = ask(conn, turn)
-                        if entry is not None and isinstance(answer, Page):
-                            entry.done(conn, answer)
-            except NotLogged:
-                pass  # counted and said; the answer stands
-            except retrieval.VersionGone:
-                answer = None
-            except ConnectionLost:
-                # An idle connection that something between cut: worth one more.
-                if attempt or not repeatable or self._borrowed is not None:
-                    raise
-                continue
-            if answer is not None:
-                return answer
-            self._versions.forget()
-        raise _unsettled(self.model)
-
     def _search(
         self,
         conn: Connection,
-        version: Loaded,
+        turn: Turn,
         query: NDArray[np.float32],
         k: int,
         exclude: Sequence[ItemId],
         among: Among | None,
     ) -> retrieval.Found:
+        version = turn.version
         ef_search = max(version.ef_search, min(1000, 2 * k))
         return retrieval.search(
             conn, version.statements, Halfvec(query), k, exclude, ef_search, among
         )
 
-    def _connection(self) -> AbstractContextManager[Connection]:
-        if self._borrowed is not None:
-            return nullcontext(self._borrowed)
-        return self._own.use()
-
-    @contextmanager
-    def _saved(self) -> Generator[Connection]:
-        with self._connection() as conn, savepoint(conn):
-            yield conn
-
-    def _turn(self, conn: Connection, unit: str | None, entry: Entry | None) -> Turn:
-        assigned = None if entry is None else entry.assigned
-        turn = self._versions.cached(unit)
-        if turn is not None:
-            if assigned is not None:
-                assigned(turn.assignment)
-            return turn
-        try:
-            with savepoint(conn):
-                return self._versions.turn(conn, unit, assigned)
-        except retrieval.ABSENT:
-            schema.check(conn)  # a borrowed connection comes unchecked
-            raise
-
-    def _page(self, turn: Turn, found: retrieval.Found) -> Page:
+    def _page(
+        self,
+        turn: Turn,
+        found: retrieval.Found,
+        earlier: tuple[ItemId, ...],
+        more: Callable[[Page, int | None], Page],
+    ) -> Page:
         return Page(
             items=tuple(map(Recommendation, found[0], found[1])),
             request_id=uuid4(),
@@ -420,11 +400,13 @@ class Recommender:
             version=turn.version.number,
             experiment=turn.assignment.experiment,
             arm=turn.assignment.arm,
+            earlier=earlier,
+            _more=more,
         )
 
 
-def _unsettled(model: str) -> DatabaseUnavailable:
-    return DatabaseUnavailable(
-        f"model {model!r} was switched {_ATTEMPTS} times during one request",
-        hint="Something promotes in a loop: see recsys.switch_log.",
-    )
+def _next(
+    again: Callable[..., Page], k: int, page: Page, wanted: int | None = None
+) -> Page:
+    """Ask a request again for what comes after a page."""
+    return again(k=k if wanted is None else wanted, after=page)

@@ -17,12 +17,11 @@ import psycopg
 from psycopg import errors as pg
 from psycopg.rows import tuple_row
 
-from recsys import _sql
+from recsys import _sql, filters
 from recsys._db import Connection, Halfvec, binary_cursor
 from recsys.assignment import Plan, experiment_from_json
 from recsys.config import ModelConfig
 from recsys.errors import (
-    ConfigError,
     DatabaseUnavailable,
     SourceError,
     VersionStateError,
@@ -37,6 +36,7 @@ class VersionGone(VersionStateError):
     """The version was dropped a moment ago; a newer generation is committed."""
 
 
+Among = str | tuple[str, Sequence[Any] | Mapping[str, Any]]
 Found = tuple[Sequence[ItemId], Sequence[float]]
 
 
@@ -175,7 +175,8 @@ def search(
     among: str | tuple[str, Sequence[Any] | Mapping[str, Any]] | None = None,
 ) -> Found:
     """Return the k nearest items and their scores, best first."""
-    eligible = None if among is None else filter_text(conn, among)
+    filtered = None if among is None else filters.normalise(among, 1)
+    eligible = None if filtered is None else filters.literal(conn, filtered)
     what, hint = "the search fails", _READ_SOURCES
     if among is not None:
         what = "the filter 'among' fails"
@@ -214,31 +215,6 @@ def _explained(suffix: str, what: str, hint: str) -> Generator[None]:
                 hint="alter role ... set search_path = public, <schema of pgvector>;",
             ) from exc
         raise SourceError(f"{what}: {message}", hint=hint) from exc
-
-
-def filter_text(
-    conn: Connection, among: str | tuple[str, Sequence[Any] | Mapping[str, Any]]
-) -> str:
-    """Return filter SQL with its parameters inserted as literals by the driver."""
-    if isinstance(among, str):
-        text = among
-    else:
-        query, parameters = among
-        cursor = psycopg.ClientCursor(conn)
-        try:
-            text = cursor.mogrify(_sql.trusted(query), parameters)
-        except psycopg.ProgrammingError as exc:
-            raise ConfigError(
-                f"the parameters of the filter 'among' do not fit its SQL: {exc}",
-                hint="Pass as many as it has %s, or a mapping for %(name)s; with "
-                "parameters a literal percent sign is %%.",
-            ) from exc
-    text = text.strip().rstrip(";")
-    if not text:
-        raise ConfigError(
-            "the filter 'among' is empty", hint="Pass None for no filter."
-        )
-    return text
 
 
 def generation(conn: Connection, model: str) -> int | None:

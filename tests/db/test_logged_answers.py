@@ -50,7 +50,8 @@ def test_off_is_the_default_and_writes_nothing(shop: Shop) -> None:
 
 
 def test_an_answer_is_the_row(shop: Shop, model: Recommender) -> None:
-    page = model.recommend(7, k=5, context={"device": "phone"}, page_offset=20)
+    earlier = range(201, 221)
+    page = model.recommend(7, k=5, context={"device": "phone"}, after=earlier)
     model.close()
 
     rows = query(
@@ -281,11 +282,15 @@ def test_the_request_role_can_log(shop: Shop) -> None:
     assert len(query(shop.dsn, "select 1 from recsys.exposure")) == 1
 
 
-def test_an_offset_that_is_none_is_refused(shop: Shop) -> None:
+def test_what_is_no_earlier_page_is_refused(shop: Shop) -> None:
     model = Recommender("shop", dsn=shop.dsn)
-    for offset in (-1, 1.5, True, "3", 10**7):
-        with pytest.raises(ConfigError, match="page_offset"):
-            model.recommend(7, page_offset=offset)  # type: ignore[arg-type]
+    for after in (1, 1.5, "page", b"page", {3, 4}):
+        with pytest.raises(ConfigError, match="after must be a page"):
+            model.recommend(7, after=after)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="too many"):
+        model.recommend(7, after=range(20_000))
+    with pytest.raises(ConfigError, match="item_id"):
+        model.recommend(7, after=["a"])
 
 
 def test_what_has_no_bucket_is_refused_by_name(shop: Shop, model: Recommender) -> None:
