@@ -283,14 +283,14 @@ def test_the_request_role_can_log(shop: Shop) -> None:
 
 
 def test_what_is_no_earlier_page_is_refused(shop: Shop) -> None:
-    model = Recommender("shop", dsn=shop.dsn)
-    for after in (1, 1.5, "page", b"page", {3, 4}):
-        with pytest.raises(ConfigError, match="after must be a page"):
-            model.recommend(7, after=after)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="too many"):
-        model.recommend(7, after=range(20_000))
-    with pytest.raises(ConfigError, match="item_id"):
-        model.recommend(7, after=["a"])
+    with Recommender("shop", dsn=shop.dsn) as model:
+        for after in (1, 1.5, "page", b"page", {3, 4}):
+            with pytest.raises(ConfigError, match="after must be a page"):
+                model.recommend(7, after=after)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="too many"):
+            model.recommend(7, after=range(20_000))
+        with pytest.raises(ConfigError, match="item_id"):
+            model.recommend(7, after=["a"])
 
 
 def test_what_has_no_bucket_is_refused_by_name(shop: Shop, model: Recommender) -> None:
