@@ -75,6 +75,7 @@ class Engine:
             repeatable: It may be asked again after a lost connection.
         """
         watch = observe.Stopwatch() if entry is None else entry.watch
+        watch.dsn = source.dsn
         for attempt in range(_ATTEMPTS):
             answer = None
             try:

@@ -239,10 +239,12 @@ class Entry:
                 k=given["k"],
                 user_id=given.get("user_id"),
                 unit=self._unit,
+                connection_ms=watch.connection_ms,
                 state_ms=watch.state_ms,
                 tower_ms=watch.tower_ms,
                 candidates_ms=watch.candidates_ms,
                 total_ms=watch.total_ms(),
+                asked=watch.asked(),
                 **self._turn,
                 **more,
             )

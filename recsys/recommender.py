@@ -21,20 +21,21 @@ from uuid import UUID, uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys import _db, retrieval
+from recsys import _candidates, _db, retrieval
 from recsys._arguments import (
     check_context,
     check_ids,
-    check_k,
     check_request_id,
     shown_before,
     unit_of,
 )
-from recsys._db import Connection, Halfvec
+from recsys._candidates import Boost
+from recsys._db import Connection
 from recsys._engine import Engine
 from recsys._loaded import LoadedVersions, Turn
 from recsys.connections import source_of
 from recsys.errors import ConfigError, UnknownItem
+from recsys.filters import Query
 from recsys.impressions import (
     Entry,
     ImpressionLog,
@@ -43,9 +44,8 @@ from recsys.impressions import (
     record_outcome,
 )
 from recsys.observe import Stopwatch
+from recsys.rules import Rules
 from recsys.types import ItemId, Page, Recommendation, UserId
-
-Among = retrieval.Among
 
 
 class Recommender:
@@ -112,9 +112,13 @@ class Recommender:
         unit: str | None = None,
         history: Sequence[ItemId] | None = None,
         context: Mapping[str, object] | None = None,
-        among: Among | None = None,
+        among: Query | None = None,
         exclude: Iterable[ItemId] = (),
         exclude_seen: bool = True,
+        boost: Boost | None = None,
+        min_score: float | None = None,
+        recall_target: float | None = None,
+        rules: Rules | None = None,
         after: Page | Sequence[ItemId] = (),
     ) -> Page:
         """Return the k best items for a user or a session.
@@ -129,13 +133,19 @@ class Recommender:
             history: Item ids of a session, newest first, instead of the stored
                 history. Unknown items are passed over.
             context: Request-time features by name; absent ones are missing.
-            among: Only these items: SQL whose first column is the item id, or a pair
-                of SQL and its parameters, such as
-                ``("select id from product where price < %s", [50])``. The SQL is
-                code: never build it from a request; values belong in the parameters.
+            among: Only these items: a Django QuerySet, a SQLAlchemy ``select()``, SQL
+                whose first column is the item id, or a pair of SQL and its parameters,
+                such as ``("select id from product where price < %s", [50])``. The SQL
+                is code: never build it from a request; values belong in the parameters.
             exclude: Item ids never to return.
             exclude_seen: Leave out what the user has interacted with, in the newest
                 20,000 interactions.
+            boost: Amounts added to scores: by item id, or a query of two columns, item
+                id and amount.
+            min_score: Least score of the model, before boosts; the page may be short.
+            recall_target: ANN recall of this answer, above 0 to 1; default that of the
+                version. 1 is the exact scan.
+            rules: Variety, pinned and buried items, freshness.
             after: The page before this one, or the ids shown so far: they are not
                 shown again.
 
@@ -149,10 +159,19 @@ class Recommender:
             VersionStateError: No version of the model serves.
             DatabaseUnavailable: No connection.
         """
-        check_k(k)
         unit = unit_of(user_id, unit)
         earlier = shown_before(after)
-        excluded = [*earlier, *exclude]
+        excluded = (*earlier, *exclude)
+        wanted = _candidates.wanted(
+            k,
+            exclude=excluded,
+            among=among,
+            boost=boost,
+            rules=rules,
+            min_score=min_score,
+            recall_target=recall_target,
+            source=self._source,
+        )
         again = partial(
             self.recommend,
             user_id,
@@ -162,13 +181,17 @@ class Recommender:
             among=among,
             exclude=excluded,
             exclude_seen=exclude_seen,
+            boost=boost,
+            min_score=min_score,
+            recall_target=recall_target,
+            rules=rules,
         )
 
         def ask(conn: Connection, turn: Turn, watch: Stopwatch) -> Page | None:
             version = turn.version
             check_ids(version.config, user_id, history, excluded)
             check_context(version.config, context)
-            watch.lap()
+            watch.asking(version, among, history)
             state = retrieval.state(conn, version.statements, user_id, history)
             watch.state_ms = watch.lap()
             if state is None or state.generation != turn.generation:
@@ -176,7 +199,7 @@ class Recommender:
             query = version.query(state, context)
             watch.tower_ms = watch.lap()
             seen = state.seen if exclude_seen else ()
-            found = self._search(conn, turn, query, k, [*seen, *excluded], among)
+            found = _candidates.find(conn, version, query, wanted, seen)
             watch.candidates_ms = watch.lap()
             return self._page(turn, found, earlier, partial(_next, again, k))
 
@@ -197,8 +220,12 @@ class Recommender:
         *,
         k: int = 20,
         unit: str | None = None,
-        among: Among | None = None,
+        among: Query | None = None,
         exclude: Iterable[ItemId] = (),
+        boost: Boost | None = None,
+        min_score: float | None = None,
+        recall_target: float | None = None,
+        rules: Rules | None = None,
         after: Page | Sequence[ItemId] = (),
     ) -> Page:
         """Return the k items most like one item; never the item itself.
@@ -210,6 +237,12 @@ class Recommender:
                 ``recommend`` then sees it here; default the base.
             among: Only these items; as in ``recommend``.
             exclude: Item ids never to return.
+            boost: Amounts added to scores: by item id, or a query of two columns, item
+                id and amount.
+            min_score: Least score of the model, before boosts; the page may be short.
+            recall_target: ANN recall of this answer, above 0 to 1; default that of the
+                version. 1 is the exact scan.
+            rules: Variety, pinned and buried items, freshness.
             after: The page before this one, or the ids shown so far: they are not
                 shown again.
 
@@ -224,18 +257,35 @@ class Recommender:
             VersionStateError: No version of the model serves.
             DatabaseUnavailable: No connection.
         """
-        check_k(k)
         unit = unit_of(None, unit)
         earlier = shown_before(after)
-        excluded = [item_id, *earlier, *exclude]
+        excluded = (item_id, *earlier, *exclude)
+        wanted = _candidates.wanted(
+            k,
+            exclude=excluded,
+            among=among,
+            boost=boost,
+            rules=rules,
+            min_score=min_score,
+            recall_target=recall_target,
+            source=self._source,
+        )
         again = partial(
-            self.similar_items, item_id, unit=unit, among=among, exclude=excluded
+            self.similar_items,
+            item_id,
+            unit=unit,
+            among=among,
+            exclude=excluded,
+            boost=boost,
+            min_score=min_score,
+            recall_target=recall_target,
+            rules=rules,
         )
 
         def ask(conn: Connection, turn: Turn, watch: Stopwatch) -> Page | None:
             version = turn.version
             check_ids(version.config, None, excluded, [])
-            watch.lap()
+            watch.asking(version, among)
             start = retrieval.direction(conn, version.statements, item_id)
             watch.state_ms = watch.lap()
             if start is None or start[0] != turn.generation:
@@ -247,7 +297,7 @@ class Recommender:
                 )
             vector = _db.unpack_halfvecs(start[1], version.tower.dim + 1)[0]
             query = vector.astype(np.float32)
-            found = self._search(conn, turn, query, k, excluded, among)
+            found = _candidates.find(conn, version, query, wanted)
             watch.candidates_ms = watch.lap()
             return self._page(turn, found, earlier, partial(_next, again, k))
 
@@ -370,21 +420,6 @@ class Recommender:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _search(
-        self,
-        conn: Connection,
-        turn: Turn,
-        query: NDArray[np.float32],
-        k: int,
-        exclude: Sequence[ItemId],
-        among: Among | None,
-    ) -> retrieval.Found:
-        version = turn.version
-        ef_search = max(version.ef_search, min(1000, 2 * k))
-        return retrieval.search(
-            conn, version.statements, Halfvec(query), k, exclude, ef_search, among
-        )
 
     def _page(
         self,
