@@ -1,0 +1,165 @@
+"""A circuit breaker per database and process: stop asking one that does not answer.
+
+After a few failures in a row the breaker opens: requests get their fallback at once
+instead of waiting for a timeout each. When its time is over, one request tries; its
+success closes the breaker, its failure opens it for twice as long.
+
+No lock: a fork could inherit it locked. Every step is one assignment or one
+``setdefault`` of a dict; two threads that race count one failure for two, and at worst
+two requests try instead of one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from time import monotonic
+
+from recsys._fallback import Reason, reason_of
+from recsys.errors import DatabaseUnavailable
+
+logger = logging.getLogger(__name__)
+
+FAILURES = 5
+"""Failures in a row that open a breaker."""
+FIRST_S = 1.0
+"""How long it stays open the first time."""
+LONGEST_S = 30.0
+"""How long it stays open at most."""
+TRIAL_S = 10.0
+"""After so long a trial that was never reported counts no more."""
+
+_COUNTED: tuple[Reason, ...] = ("timeout", "database")
+"""What speaks against the database; the others speak against the caller's session."""
+
+
+class CircuitOpen(DatabaseUnavailable):
+    """The database failed several times in a row and is left alone for a moment."""
+
+    hint = "It is tried again by itself; 'recsys doctor' says what is wrong with it."
+
+
+class Breaker:
+    """Counts what becomes of the requests to one database.
+
+    Args:
+        name: Of the database, for the log.
+    """
+
+    __slots__ = ("_failed", "_openings", "_pid", "_trials", "_until", "name")
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+        self._reset()
+
+    def _reset(self) -> None:
+        self._failed = 0
+        self._openings = 0
+        self._until = 0.0
+        self._trials: dict[int, float] = {}
+        self._pid = os.getpid()
+
+    @property
+    def state(self) -> str:
+        """Return "closed", "open" or "half-open"."""
+        if not self._openings:
+            return "closed"
+        return "open" if monotonic() < self._until else "half-open"
+
+    @contextmanager
+    def watched(self) -> Generator[None]:
+        """Let a request through and learn from its end.
+
+        An error that is the caller's own, such as a filter that fails, shows that the
+        database answers.
+
+        Raises:
+            CircuitOpen: Not now.
+        """
+        self.admit()
+        try:
+            yield
+        except Exception as exc:
+            reason = reason_of(exc)
+            if reason in _COUNTED:
+                self.failed(str(exc))
+            elif reason is None:
+                self.succeeded()
+            else:
+                self._trials.clear()
+            raise
+        except BaseException:
+            self._trials.clear()
+            raise
+        self.succeeded()
+
+    def admit(self) -> None:
+        """Let one request through, or none.
+
+        Raises:
+            CircuitOpen: Not now.
+        """
+        if self._pid != os.getpid():
+            self._reset()  # a child of a fork asks for itself
+        if not self._openings:
+            return
+        now = monotonic()
+        if now < self._until:
+            raise CircuitOpen(
+                f"{self.name or 'the database'} failed {self._failed} times in a row; "
+                f"it is asked again in {self._until - now:.1f} s"
+            )
+        # One trial per opening: whoever sets the key is it.
+        mine = now + TRIAL_S
+        given = self._trials.setdefault(self._openings, mine)
+        if given is mine:
+            return
+        if given < now:
+            self._trials.pop(self._openings, None)
+        raise CircuitOpen(f"{self.name or 'the database'} is being tried")
+
+    def succeeded(self) -> None:
+        """Note that the database answered."""
+        if self._openings:
+            logger.warning("%s answers again", self.name or "the database")
+            self._openings = 0
+            self._trials = {}
+        self._failed = 0
+
+    def failed(self, why: str = "") -> None:
+        """Note that it did not."""
+        self._failed += 1
+        trial = bool(self._openings) and monotonic() >= self._until
+        if trial or (not self._openings and self._failed >= FAILURES):
+            self._openings += 1
+            self._trials = {}
+            wait = min(LONGEST_S, FIRST_S * 2 ** (self._openings - 1))
+            self._until = monotonic() + wait
+            logger.error(
+                "%s failed %d times in a row and is left alone for %.0f s: %s",
+                self.name or "the database",
+                self._failed,
+                wait,
+                why.strip().split("\n")[0],
+            )
+
+
+_breakers: dict[str, Breaker] = {}
+_KEPT = 64
+
+
+def of(endpoint: str, name: str = "") -> Breaker:
+    """Return this process' breaker of a database.
+
+    Args:
+        endpoint: What tells databases apart: a connection string, an alias.
+        name: For the log; without a password.
+    """
+    found = _breakers.get(endpoint)
+    if found is None:
+        if len(_breakers) >= _KEPT:
+            _breakers.clear()
+        found = _breakers.setdefault(endpoint, Breaker(name))
+    return found
