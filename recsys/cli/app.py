@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,10 +87,15 @@ for command in COMMANDS:
     cli.add_command(command)
 
 
-def run() -> None:
-    """Run the group; turn our errors into two lines on stderr."""
+def run(arguments: Sequence[str] | None = None, *, name: str | None = None) -> None:
+    """Run the group; turn our errors into two lines on stderr.
+
+    Args:
+        arguments: The command line; default that of the process.
+        name: What usage calls the program, such as "flask recsys".
+    """
     try:
-        cli(standalone_mode=False)
+        cli(arguments, prog_name=name, standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit("Interrupted.")
     except KeyboardInterrupt:
@@ -98,18 +104,25 @@ def run() -> None:
     except click.ClickException as exc:
         exc.show()
         sys.exit(exc.exit_code)
-    except RecsysError as exc:
-        fail(str(exc), exc.hint)
-    except psycopg.errors.UndefinedTable as exc:
-        if _CORE.search(exc.diag.message_primary or ""):
-            fail("this database has no recsys schema", SchemaError.hint)
-        fail(f"the database answered: {str(exc).strip()}", "Run 'recsys doctor'.")
-    except psycopg.Error as exc:
-        fail(f"the database answered: {str(exc).strip()}", "Run 'recsys doctor'.")
+    except (RecsysError, psycopg.Error) as exc:
+        fail(*explain(exc) or (str(exc), ""))
     except BrokenPipeError:
         # 'recsys ... | head' closed the pipe; nothing more to say.
         sys.stderr.close()
         sys.exit(0)
+
+
+def explain(exc: BaseException) -> tuple[str, str] | None:
+    """Return the message and the hint of an error that is no bug, else None."""
+    if isinstance(exc, RecsysError):
+        return str(exc), exc.hint
+    if isinstance(exc, psycopg.errors.UndefinedTable) and _CORE.search(
+        exc.diag.message_primary or ""
+    ):
+        return "this database has no recsys schema", SchemaError.hint
+    if isinstance(exc, psycopg.Error):
+        return f"the database answered: {str(exc).strip()}", "Run 'recsys doctor'."
+    return None
 
 
 def fail(message: str, hint: str) -> None:
