@@ -1,11 +1,10 @@
-"""A thread's own connection, and the application's, used with care."""
+"""A process' own connections, and the application's, used with care."""
 
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 import psycopg
 from psycopg import errors as pg
@@ -25,58 +24,91 @@ class ConnectionLost(DatabaseUnavailable):
 
 
 class OwnConnections:
-    """One autocommit connection per thread and process, made at its first request."""
+    """Autocommit connections of one process, made when an answer finds none idle.
+
+    There are as many as answers were made at one time. They belong to no thread: some
+    servers make a thread for every request, which would connect for every request.
+    There is no lock that a fork could inherit held, and no thread.
+    """
 
     borrowed = False
     alias = None
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
-        self._local = threading.local()
+        # list.append and list.pop are atomic; the process id says whose they are.
+        self._idle: tuple[int, list[Connection]] = (os.getpid(), [])
 
-    def use(self) -> AbstractContextManager[Connection]:
-        """Return this thread's connection; it is given up when the server ended it."""
-        conn: Connection | None = getattr(self._local, "connection", None)
-        if conn is not None and self._local.pid != os.getpid():
-            # The parent's socket: closing it would end the parent's session.
-            _LEFT_TO_PARENT.append(conn)
-            conn = None
-        if conn is None or conn.closed:
-            conn = _db.connect(self._dsn, autocommit=True)
-            try:
-                schema.check(conn)
-            except BaseException:
-                conn.close()
+    @contextmanager
+    def use(self) -> Generator[Connection]:
+        """Return an idle connection, the one used last, or a new one.
+
+        Raises:
+            ConnectionLost: The server ended it. The idle ones are closed as well: what
+                ended one has mostly ended all.
+        """
+        conn, pid = self._take(), os.getpid()
+        try:
+            yield conn
+        except psycopg.OperationalError as exc:
+            if not conn.closed and not isinstance(exc, _ENDED):
                 raise
-            self._local.connection = conn
-            self._local.pid = os.getpid()
-        return _given_up(conn)
+            conn.close()
+            self.close()
+            raise ConnectionLost(
+                "the connection to Postgres was lost: "
+                + str(exc).strip().splitlines()[0],
+                hint="Ask again: the next request connects anew.",
+            ) from exc
+        finally:
+            if pid == os.getpid():
+                self._give_back(conn)
+            else:
+                _LEFT_TO_PARENT.append(conn)  # forked in the middle of an answer
 
     def dsn(self) -> str:
         """Return the connection string."""
         return self._dsn
 
     def close(self) -> None:
-        """Close this thread's connection; the next request opens another."""
-        conn: Connection | None = getattr(self._local, "connection", None)
-        if conn is not None and self._local.pid == os.getpid():
+        """Close the connections that are idle; the next request opens another."""
+        idle = self._of_this_process()
+        while idle:
+            with suppress(IndexError):  # another thread took the last one
+                idle.pop().close()
+
+    def _take(self) -> Connection:
+        idle = self._of_this_process()
+        while idle:
+            with suppress(IndexError):
+                conn = idle.pop()
+                if not conn.closed:
+                    return conn
+        conn = _db.connect(self._dsn, autocommit=True)
+        try:
+            schema.check(conn)
+        except BaseException:
             conn.close()
-        self._local.connection = None
-
-
-@contextmanager
-def _given_up(conn: Connection) -> Generator[Connection]:
-    """Close an own connection that the server ended."""
-    try:
-        yield conn
-    except psycopg.OperationalError as exc:
-        if not conn.closed and not isinstance(exc, _ENDED):
             raise
-        conn.close()
-        raise ConnectionLost(
-            f"the connection to Postgres was lost: {str(exc).strip().splitlines()[0]}",
-            hint="Ask again: the next request connects anew.",
-        ) from exc
+        return conn
+
+    def _give_back(self, conn: Connection) -> None:
+        if conn.closed:
+            return
+        if conn.info.transaction_status == TransactionStatus.IDLE:
+            self._of_this_process().append(conn)
+        else:
+            # Left in the middle of a statement, such as by an exception of a signal.
+            conn.close()
+
+    def _of_this_process(self) -> list[Connection]:
+        pid, idle = self._idle
+        if pid != os.getpid():
+            # The parent's sockets: closing them would end the parent's sessions.
+            _LEFT_TO_PARENT.extend(idle)
+            idle = []
+            self._idle = (os.getpid(), idle)
+        return idle
 
 
 def savepoint(conn: Connection) -> AbstractContextManager[object]:

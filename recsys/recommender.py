@@ -52,7 +52,7 @@ class Recommender:
     """Recommendations of one model, from inside the application's process.
 
     Thread-safe and fork-safe: connections and ONNX sessions are made at the first
-    request of each thread and process. Creating one connects to nothing.
+    request of each process. Creating one connects to nothing.
 
     Args:
         model: Name of the model.
@@ -408,7 +408,7 @@ class Recommender:
         return self._engine.settled(self._source, ask, unit_of(user_id, None))
 
     def close(self) -> None:
-        """Close this thread's own connection; the next request opens another.
+        """Close the idle own connections; the next request opens another.
 
         Waits up to two seconds for impressions that are still to be written.
         """
