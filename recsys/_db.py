@@ -106,8 +106,10 @@ def binary_cursor(conn: Connection) -> psycopg.Cursor[Any]:
     A borrowed connection keeps its own adapters and its row factory: the cursor alone
     differs.
     """
-    # Not conn.cursor(): Django makes that a client-side one, which knows no binary.
-    cursor = psycopg.Cursor(conn, row_factory=tuple_row)
+    # Not conn.cursor(): Django makes that a client-side one, which knows no binary. Its
+    # factory names another class while Django collects statements (DEBUG).
+    make = getattr(conn.cursor_factory, "binary_cursor", psycopg.Cursor)
+    cursor: psycopg.Cursor[Any] = make(conn, row_factory=tuple_row)
     cursor.format = Format.BINARY
     try:
         conn.adapters.get_dumper(Halfvec, PyFormat.AUTO)

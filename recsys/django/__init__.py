@@ -1,0 +1,16 @@
+"""Recommendations inside Django: an app, QuerySets in, model instances out.
+
+INSTALLED_APPS = [..., "recsys.django"]
+RECSYS = {"CONFIG": BASE_DIR / "recsys.toml"}
+
+from recsys.django import recommender
+
+shop = recommender("shop", Product)
+page = shop.recommend(request, among=Product.objects.filter(in_stock=True))
+"""
+
+from recsys.django._pages import ModelPage
+from recsys.django._recommender import ModelRecommender, recommender, reset
+from recsys.django._visitor import Visitor
+
+__all__ = ["ModelPage", "ModelRecommender", "Visitor", "recommender", "reset"]

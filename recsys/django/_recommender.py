@@ -1,0 +1,465 @@
+"""recommender(): what a Django project imports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
+from time import perf_counter
+from typing import Any, Generic, TypeVar, cast
+from uuid import UUID
+
+from django.core.exceptions import ValidationError
+from django.db import DatabaseError, InterfaceError, connections, models, transaction
+from django.db.models import Model
+from django.db.models.manager import BaseManager
+from django.db.models.query import QuerySet
+from django.http import HttpRequest
+
+from recsys import observe
+from recsys.django import conf
+from recsys.django._pages import ModelPage
+from recsys.django._queries import queryset_of, sql_of
+from recsys.django._source import DjangoSource, dsn_of_alias
+from recsys.django._visitor import visitor_of
+from recsys.errors import ConfigError
+from recsys.filters import Query
+from recsys.recommender import Recommender
+from recsys.rules import Rules
+from recsys.types import ItemId, Page, UserId
+
+M = TypeVar("M", bound=Model)
+
+_registered: dict[str, ModelRecommender[Any]] = {}
+_cores: dict[str, Recommender] = {}
+
+Who = UserId | Model | HttpRequest | None
+"""A user id, a user, a request (its user or its session), or nobody."""
+
+
+def recommender(
+    model: str,
+    items: type[M] | BaseManager[M] | QuerySet[M],
+    *,
+    item_field: str = "pk",
+) -> ModelRecommender[M]:
+    """Return the recommender of a recsys model whose items are Django instances.
+
+    It is cheap and connects to nothing: make it where the models are known, such as in
+    the app's recommenders.py, which is imported at the start.
+
+    Args:
+        model: Name of the model in recsys.toml.
+        items: The Django model of the items, or a QuerySet that says how they are
+            loaded, such as ``Product.objects.select_related("brand")``.
+        item_field: The field that holds the item id of recsys.toml.
+
+    Raises:
+        ConfigError: The items are no Django model, manager or QuerySet.
+
+    Example:
+        >>> shop = recommender("shop", Product)
+        >>> page = shop.recommend(request, k=12, among=Product.objects.in_stock())
+    """
+    found: ModelRecommender[M] = ModelRecommender(model, items, item_field=item_field)
+    _registered[model] = found
+    return found
+
+
+def of_model(model: str) -> ModelRecommender[Any]:
+    """Return the recommender that was made for a model.
+
+    Raises:
+        ConfigError: None was.
+    """
+    try:
+        return _registered[model]
+    except KeyError:
+        raise ConfigError(
+            f"no recommender was made for the model {model!r}",
+            hint=f"In an app's recommenders.py: {model} = recommender({model!r}, ...).",
+        ) from None
+
+
+def reset() -> None:
+    """Forget what the process has loaded, as after a change of settings in a test."""
+    for core in _cores.values():
+        core.close()
+    _cores.clear()
+
+
+def core_of(model: str) -> Recommender:
+    """Return the process's recommender of a model on Django's connection."""
+    found = _cores.get(model)
+    if found is None:
+        given = conf.current()
+        options: dict[str, Any] = {"impressions": given.impressions}
+        if given.reads:
+            options["reads"] = [_replica(read) for read in given.reads]
+        if given.timeout_ms is not None:
+            options["timeout_ms"] = given.timeout_ms
+        if not given.fallback:
+            options["fallback"] = False
+        found = Recommender(model, connection=DjangoSource(given.database), **options)
+        _cores[model] = found
+    return found
+
+
+def _replica(read: str) -> str:
+    return dsn_of_alias(read) if read in connections.settings else read
+
+
+class ModelRecommender(Generic[M]):
+    """Recommendations as instances of a Django model; see ``recommender()``.
+
+    It runs on Django's own connection, inside the caller's ``atomic``. Instances are
+    loaded by one more query, which is the application's own QuerySet:
+    ``select_related``, ``prefetch_related``, ``only`` and annotations are kept.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        items: type[M] | BaseManager[M] | QuerySet[M],
+        *,
+        item_field: str = "pk",
+    ) -> None:
+        self.name = model
+        self._items = items
+        self._item_field = item_field
+        self.items_of()
+
+    def __repr__(self) -> str:
+        return f"recommender({self.name!r}, {self.items_of().model.__name__})"
+
+    @property
+    def core(self) -> Recommender:
+        """The recommender of ids behind this one, on Django's connection."""
+        return core_of(self.name)
+
+    def items_of(self) -> QuerySet[M]:
+        """Return the QuerySet that loads the items.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        given = self._items
+        if isinstance(given, type) and issubclass(given, Model):  # pyright: ignore[reportUnnecessaryIsInstance]
+            return cast("QuerySet[M]", given._default_manager.all())
+        found = queryset_of(given)
+        if found is None or cast("Any", found)._fields is not None:
+            raise ConfigError(
+                f"the items of {self.name!r} must be a Django model or a QuerySet of "
+                f"instances, got {given!r:.80}",
+                hint=f"Such as recommender({self.name!r}, Product).",
+            )
+        return cast("QuerySet[M]", found)
+
+    @property
+    def field(self) -> models.Field[Any, Any]:
+        """The field of the items that holds the item id."""
+        meta = self.items_of().model._meta
+        if self._item_field == "pk":
+            return cast("models.Field[Any, Any]", meta.pk)
+        return cast("models.Field[Any, Any]", meta.get_field(self._item_field))
+
+    def recommend(
+        self,
+        who: Who = None,
+        *,
+        k: int = 20,
+        among: Query | None = None,
+        exclude: Iterable[ItemId | M] = (),
+        exclude_seen: bool = True,
+        history: Sequence[ItemId | M] | None = None,
+        context: Mapping[str, object] | None = None,
+        boost: Mapping[ItemId, float] | Query | None = None,
+        min_score: float | None = None,
+        recall_target: float | None = None,
+        rules: Rules | None = None,
+        after: ModelPage[M] | Page | Sequence[ItemId] = (),
+        unit: str | None = None,
+        timeout_ms: float | None = None,
+        queryset: QuerySet[M] | None = None,
+    ) -> ModelPage[M]:
+        """Return the k best items for a user, a visitor or nobody.
+
+        Args:
+            who: The request: its user, or the history in its session. Or a user, or a
+                user id; None for nobody in particular.
+            k: List length, 1 to 1000.
+            among: Only these items: a QuerySet of them, a QuerySet of one column that
+                refers to them, or SQL. Instances are loaded by it where it can be.
+            exclude: Instances or ids never to return.
+            exclude_seen: Leave out what the user has interacted with.
+            history: Instances or ids, newest first, instead of the stored history.
+            context: Request-time features by name.
+            boost: Amounts by item id, or a query of item id and amount.
+            min_score: Only items of at least this score.
+            recall_target: Exactness of the search, up to 1 for an exact one.
+            rules: Variety, pinned and buried items, freshness.
+            after: The page before this one, or the ids shown so far.
+            unit: What rollouts and experiments assign, when it is not the user.
+            timeout_ms: The budget of this answer.
+            queryset: How to load the instances, instead of the usual way.
+
+        Returns:
+            Instances, best first.
+
+        Raises:
+            ConfigError: An argument is out of range or of the wrong type.
+            UnknownModel: No model of that name is registered.
+            VersionStateError: No version of the model serves.
+        """
+        user, session, assigned = self._who(who)
+        chosen = session if history is None else [self.id_of(item) for item in history]
+        page = self.core.recommend(
+            user,
+            history=chosen,
+            unit=assigned if unit is None else unit,
+            exclude_seen=exclude_seen,
+            **self._arguments(
+                k=k,
+                among=among,
+                exclude=exclude,
+                after=after,
+                context=context,
+                boost=boost,
+                min_score=min_score,
+                recall_target=recall_target,
+                rules=rules,
+                timeout_ms=timeout_ms,
+            ),
+        )
+        return self._filled(page, self._loading(queryset, among), "two-tower")
+
+    def similar(
+        self,
+        item: M | ItemId,
+        *,
+        who: Who = None,
+        k: int = 20,
+        among: Query | None = None,
+        exclude: Iterable[ItemId | M] = (),
+        boost: Mapping[ItemId, float] | Query | None = None,
+        min_score: float | None = None,
+        recall_target: float | None = None,
+        rules: Rules | None = None,
+        after: ModelPage[M] | Page | Sequence[ItemId] = (),
+        unit: str | None = None,
+        timeout_ms: float | None = None,
+        queryset: QuerySet[M] | None = None,
+    ) -> ModelPage[M]:
+        """Return the k items most like one item; never the item itself.
+
+        Args:
+            item: An instance, or its id.
+            who: Whose share of a rollout decides the version: a request, a user, a
+                user id; None for the base.
+            k: List length, 1 to 1000.
+            among: As in ``recommend``, like the arguments after it.
+            exclude: Instances or ids never to return.
+            boost: Amounts by item id, or a query of item id and amount.
+            min_score: Only items of at least this score.
+            recall_target: Exactness of the search.
+            rules: Variety, pinned and buried items, freshness.
+            after: The page before this one, or the ids shown so far.
+            unit: What rollouts assign, when it is not the user.
+            timeout_ms: The budget of this answer.
+            queryset: How to load the instances, instead of the usual way.
+
+        Raises:
+            UnknownItem: The serving version has no vector for the item.
+            ConfigError: An argument is out of range or of the wrong type.
+            UnknownModel: No model of that name is registered.
+            VersionStateError: No version of the model serves.
+        """
+        if unit is None:
+            unit = self._who(who)[2]
+        page = self.core.similar_items(
+            self.id_of(item),
+            unit=unit,
+            **self._arguments(
+                k=k,
+                among=among,
+                exclude=exclude,
+                after=after,
+                boost=boost,
+                min_score=min_score,
+                recall_target=recall_target,
+                rules=rules,
+                timeout_ms=timeout_ms,
+            ),
+        )
+        return self._filled(page, self._loading(queryset, among), "similar")
+
+    def record(
+        self,
+        who: Who,
+        item: M | ItemId,
+        kind: str,
+        *,
+        request_id: ModelPage[M] | Page | UUID | str | None = None,
+        occurred_at: datetime | None = None,
+        value: float | Decimal | None = None,
+    ) -> None:
+        """Store what a user did, or remember it in the session of a visitor.
+
+        Args:
+            who: The request, a user or a user id. A visitor who is not logged in has
+                it in the session; it is recorded when they log in.
+            item: An instance, or its id.
+            kind: What happened, such as "view".
+            request_id: The page that led to it, or its ``request_id``; text that is
+                none, as a form may send, counts as none.
+            occurred_at: When; default now.
+            value: What it was worth.
+
+        Raises:
+            ConfigError: The kind has no weight, nobody is named, or an id has the
+                wrong type.
+        """
+        item_id = self.id_of(item)
+        user = self._who(who)[0]
+        if user is None:
+            if not isinstance(who, HttpRequest):
+                raise ConfigError(
+                    "record() needs somebody: a request, a user or a user id",
+                    hint="shop.record(request, product, 'view') also serves visitors.",
+                )
+            visitor_of(who).touch(self.name, item_id, kind)
+            return
+        self.core.record(
+            user,
+            item_id,
+            kind,
+            occurred_at=occurred_at,
+            request_id=_request_id(request_id),
+            value=value,
+        )
+
+    def id_of(self, item: M | ItemId) -> ItemId:
+        """Return the item id of an instance, or an id in the type of its field.
+
+        Raises:
+            ConfigError: It is neither.
+        """
+        field = self.field
+        if isinstance(item, Model):
+            wanted = field.model._meta.concrete_model
+            if wanted is None or not isinstance(item, wanted):
+                raise ConfigError(
+                    f"{type(item).__name__} is no item of {self.name!r}: those are "
+                    f"{field.model.__name__}"
+                )
+            return cast("ItemId", getattr(item, field.attname))
+        try:
+            found = cast("Any", _target(field)).to_python(item)
+        except ValidationError as exc:
+            raise ConfigError(f"{item!r:.80} is no item id: {exc.messages[0]}") from exc
+        return cast("ItemId", found)
+
+    def _who(self, who: Who) -> tuple[UserId | None, list[ItemId] | None, str | None]:
+        """Return user id, history of the session and unit."""
+        if who is None:
+            return None, None, None
+        if isinstance(who, HttpRequest):
+            visitor = visitor_of(who)
+            if visitor.user_id is not None:
+                return visitor.user_id, None, visitor.unit
+            seen = [self.id_of(item) for item in visitor.history(self.name)]
+            return None, seen or None, visitor.unit
+        if getattr(who, "is_anonymous", False):
+            return None, None, None
+        user = cast("UserId", who.pk if isinstance(who, Model) else who)
+        return user, None, None
+
+    def _arguments(self, **given: Any) -> dict[str, Any]:
+        """Return the arguments of the core, without those left out."""
+        after = given.pop("after")
+        among, boost = given.pop("among"), given.pop("boost")
+        kept = {key: value for key, value in given.items() if value is not None}
+        kept["exclude"] = [self.id_of(item) for item in given["exclude"]]
+        if after:
+            kept["after"] = after.page if isinstance(after, ModelPage) else after
+        if among is not None:
+            kept["among"] = self._query(among, 1)
+        if boost is not None:
+            kept["boost"] = self._query(boost, 2)
+        return kept
+
+    def _query(self, query: Any, columns: int) -> Any:
+        """Return a QuerySet as SQL, now that the field of the items is known."""
+        found = queryset_of(query)
+        if found is None:
+            return query
+        source = DjangoSource(conf.current().database)
+        return sql_of(found, columns, source, item=self.field) or found.none()
+
+    def _loading(
+        self, queryset: QuerySet[M] | None, among: Query | None
+    ) -> QuerySet[M]:
+        """Return the QuerySet that loads the instances of an answer."""
+        if queryset is not None:
+            return queryset
+        base, given = self.items_of(), cast("Any", queryset_of(among))
+        if given is None or given._fields is not None:
+            return base
+        inner = given.query
+        same = given.model._meta.concrete_model is base.model._meta.concrete_model
+        if not same or inner.is_sliced or inner.combinator or inner.distinct_fields:
+            return base
+        plain = isinstance(self._items, type)
+        # What the recommender was given says how to load, unless it was a mere model.
+        return cast("QuerySet[M]", given) if plain else base
+
+    def _filled(self, page: Page, loading: QuerySet[M], channel: str) -> ModelPage[M]:
+        """Return a page with its instances, loaded by one query."""
+        started = perf_counter()
+        try:
+            found = self._instances(page, loading) if len(page) else []
+        except (DatabaseError, InterfaceError):
+            if page.degraded is None:
+                raise
+            found = []  # the database is away: there is nothing to load
+        if observe.active():
+            observe.hydrated(page, (perf_counter() - started) * 1e3, channel=channel)
+        return ModelPage(
+            found, page, lambda k: self._filled(page.next(k), loading, channel)
+        )
+
+    def _instances(self, page: Page, loading: QuerySet[M]) -> list[M]:
+        name = self.field.attname
+        wanted = loading.order_by().filter(**{f"{self.field.name}__in": page.ids})
+        if connections[wanted.db].in_atomic_block:
+            with transaction.atomic(using=wanted.db):
+                loaded = list(wanted)
+        else:
+            loaded = list(wanted)
+        by_id = {str(getattr(item, name)): item for item in loaded}
+        found: list[M] = []
+        for one in page:
+            item = by_id.get(str(one.item_id))
+            if item is not None:
+                cast("Any", item).recsys_score = one.score
+                found.append(item)
+        return found
+
+
+def _target(field: models.Field[Any, Any]) -> object:
+    """Return the field that holds the values, behind a one-to-one primary key."""
+    found: Any = field
+    while found.remote_field is not None:
+        found = found.target_field
+    return found
+
+
+def _request_id(given: object) -> UUID | None:
+    if isinstance(given, ModelPage | Page):
+        return cast("ModelPage[Any]", given).request_id
+    if isinstance(given, str):
+        try:
+            return UUID(given)
+        except ValueError:
+            return None
+    return cast("UUID | None", given)

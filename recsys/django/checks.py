@@ -1,0 +1,5 @@
+"""System checks; grown below."""
+
+
+def register_all() -> None:
+    """Register the checks."""

@@ -1,0 +1,1 @@
+"""Migrations of the app: one per core revision of the recsys schema."""

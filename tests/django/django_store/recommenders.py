@@ -1,0 +1,5 @@
+from django_store.models import Product
+
+from recsys.django import recommender
+
+shop = recommender("shop", Product)
