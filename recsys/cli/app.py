@@ -19,6 +19,7 @@ from recsys.cli import (
     live,
     models,
     setup,
+    slow,
     switch,
 )
 from recsys.errors import RecsysError, SchemaError
@@ -49,6 +50,7 @@ COMMANDS = (
     experiment.experiment,
     guardrail.guardrail,
     models.status,
+    slow.slow,
     models.artifacts_,
     ask.recommend,
     ask.similar,
