@@ -8,6 +8,7 @@ from typing import IO, Any
 
 import click
 from flask import current_app
+from flask.cli import with_appcontext
 
 
 class _Mirror(click.Group):
@@ -64,6 +65,7 @@ def _commands() -> click.Group:
     type=click.Path(path_type=Path),
     help="Path of recsys.toml; default RECSYS_CONFIG or ./recsys.toml.",
 )
+@with_appcontext
 @click.pass_context
 def group(ctx: click.Context, dsn: str | None, config: Path | None) -> None:
     """Train, serve and watch the models of recsys."""

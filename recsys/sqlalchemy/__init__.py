@@ -7,6 +7,7 @@ by themselves; the views and tables of the schema ``recsys`` are in
 
 from __future__ import annotations
 
+from recsys.sqlalchemy._instances import instances
 from recsys.sqlalchemy._queries import sql_of
 from recsys.sqlalchemy._sources import (
     ConnectionSource,
@@ -15,4 +16,11 @@ from recsys.sqlalchemy._sources import (
     source,
 )
 
-__all__ = ["ConnectionSource", "EngineSource", "SessionSource", "source", "sql_of"]
+__all__ = [
+    "ConnectionSource",
+    "EngineSource",
+    "SessionSource",
+    "instances",
+    "source",
+    "sql_of",
+]
