@@ -15,7 +15,7 @@ from recsys._db import Connection
 from recsys.errors import DatabaseUnavailable
 
 _LEFT_TO_PARENT: list[Connection] = []
-_ENDED = (pg.AdminShutdown, pg.CrashShutdown, pg.IdleSessionTimeout)
+ENDED = (pg.AdminShutdown, pg.CrashShutdown, pg.IdleSessionTimeout)
 """What the server says before it ends a session."""
 
 
@@ -51,7 +51,7 @@ class OwnConnections:
         try:
             yield conn
         except psycopg.OperationalError as exc:
-            if not conn.closed and not isinstance(exc, _ENDED):
+            if not conn.closed and not isinstance(exc, ENDED):
                 raise
             conn.close()
             self.close()

@@ -12,10 +12,11 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 from sqlalchemy import Connection, Engine, exc
 from sqlalchemy.engine import Dialect
-from sqlalchemy.orm import Session, scoped_session
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from recsys import _db, schema
-from recsys._own import ConnectionLost
+from recsys._fallback import SessionUnusable
+from recsys._own import ENDED, ConnectionLost
 from recsys.errors import ConfigError, DatabaseUnavailable
 
 _FORKED: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -161,12 +162,15 @@ class EngineSource(Lent):
             try:
                 yield driver
             except psycopg.OperationalError as error:
-                if not driver.closed:
+                if not driver.closed and not isinstance(error, ENDED):
                     raise
+                driver.close()
+                # What ended one has mostly ended all: none of the pool is tried again.
+                self._engine.dispose()
                 raise ConnectionLost(
                     "the connection to Postgres was lost: "
                     f"{str(error).strip().splitlines()[0]}",
-                    hint="Ask again: the next request takes another connection.",
+                    hint="Ask again: the next request connects anew.",
                 ) from error
             finally:
                 if driver.closed:
@@ -196,10 +200,10 @@ def source(given: object, **bind_arguments: Any) -> Lent:
     raise ConfigError(
         "connection must be a Session, an Engine or a Connection of SQLAlchemy, "
         f"got {type(given).__name__}",
-        hint="Only synchronous ones: an AsyncSession has no connection to lend; "
-        "Recommender('...', dsn=...) has its own."
-        if "Async" in type(given).__name__ or "async" in type(given).__name__
-        else "Of a sessionmaker, pass a session: maker().",
+        hint="Of a sessionmaker, pass a session: maker()."
+        if isinstance(given, sessionmaker)
+        else "It must be a synchronous one; or give recsys connections of its own: "
+        "Recommender('...', dsn=...).",
     )
 
 
@@ -233,13 +237,16 @@ def _translated() -> Generator[None]:
     try:
         yield
     except exc.PendingRollbackError as error:
-        raise psycopg.errors.InFailedSqlTransaction(
-            "the Session's transaction failed and waits for rollback()"
+        raise SessionUnusable(
+            "the Session's transaction failed before this request",
+            "aborted transaction",
+            "Roll it back; what failed in it was not recsys.",
         ) from error
     except exc.TimeoutError as error:
-        raise DatabaseUnavailable(
-            f"the pool of the engine has no connection left: {error.args[0]}",
-            hint="Raise pool_size and max_overflow, or lower pool_timeout.",
+        raise SessionUnusable(
+            f"the engine's pool has no connection left: {error.args[0]}",
+            "connection busy",
+            "Raise pool_size or max_overflow; lower pool_timeout to wait less.",
         ) from error
     except exc.UnboundExecutionError as error:
         raise ConfigError(

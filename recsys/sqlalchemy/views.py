@@ -1,8 +1,8 @@
 """The views of the schema ``recsys`` as SQLAlchemy tables, for reports.
 
-What the columns mean is in docs/sql-reference.md. 'recsys upgrade' creates them, nothing
-here does: ``metadata`` is apart from the application's, so that its migrations never
-see them.
+What the columns mean is in docs/sql-reference.md. 'recsys upgrade' creates them and
+nothing here does: ``metadata`` is apart from the application's, so that its migrations
+never see them.
 """
 
 from __future__ import annotations
