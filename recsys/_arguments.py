@@ -11,6 +11,7 @@ from recsys.ids import check_id
 from recsys.types import ItemId, Page, UserId
 
 _MAX_HISTORY = 10_000
+MAX_TIMEOUT_MS = 3_600_000
 MAX_UNIT = 255
 """Bytes of UTF-8: a key of recsys.exposure must fit on a page of its index."""
 
@@ -55,6 +56,19 @@ def check_k(k: int) -> None:
             f"k must be a whole number from 1 to 1000, got {k!r}",
             hint="Ask for one page at a time.",
         )
+
+
+def check_timeout(timeout_ms: float | None) -> float | None:
+    """Refuse a budget that is no positive number of milliseconds; None is none."""
+    if timeout_ms is None:
+        return None
+    number = type(timeout_ms) in (int, float)  # True is no number of milliseconds
+    if not number or not 0 < timeout_ms <= MAX_TIMEOUT_MS:
+        raise ConfigError(
+            f"timeout_ms must be above 0 and at most an hour, got {timeout_ms!r}",
+            hint="Milliseconds; None for no budget.",
+        )
+    return float(timeout_ms)
 
 
 def check_context(config: ModelConfig, context: Mapping[str, object] | None) -> None:

@@ -15,6 +15,7 @@ from psycopg.adapt import Dumper, PyFormat
 from psycopg.pq import Format
 from psycopg.rows import tuple_row
 
+from recsys import _deadline
 from recsys.errors import (
     ArtifactError,
     ConfigError,
@@ -40,13 +41,9 @@ def connect(dsn: str, *, autocommit: bool = False) -> Connection:
         DatabaseUnavailable: No server answers, or it refuses the login.
     """
     try:
-        # Prepared statements would tie the session to one server connection.
-        conn = psycopg.connect(
-            dsn,
-            autocommit=autocommit,
-            prepare_threshold=None,
-            application_name="recsys",
-        )
+        # Without prepared statements: they tie the session to one server connection.
+        conn = _deadline.connect(dsn)
+        conn.autocommit = autocommit
         # Whatever the role's default is: a statement must see what was committed
         # while the transaction waited for a lock.
         conn.isolation_level = psycopg.IsolationLevel.READ_COMMITTED

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import selectors
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from time import monotonic
 from typing import Any, TypeVar
@@ -121,6 +121,11 @@ def until(deadline: Deadline | None) -> Generator[Deadline | None]:
         yield deadline
     finally:
         _current.reset(token)
+
+
+def within(timeout_ms: float | None) -> AbstractContextManager[Deadline | None]:
+    """Begin a request with a budget of its own; None for none."""
+    return nullcontext() if timeout_ms is None else until(Deadline(timeout_ms))
 
 
 @contextmanager

@@ -1,23 +1,45 @@
-"""Ask one version for one answer, whole: retries, savepoints, log and observers."""
+"""Ask one version for one answer, whole: retries, savepoints, log and observers.
+
+Around it the budget: past its deadline, on an error of the database, or while the
+breaker is open, the fallback answers.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from time import monotonic
 from typing import TypeVar
+from uuid import uuid4
 
-from recsys import observe, retrieval, schema
+from recsys import _breaker, _candidates, _deadline, observe, retrieval, schema
+from recsys._breaker import Breaker
+from recsys._candidates import Wanted
 from recsys._db import Connection
+from recsys._deadline import Deadline
+from recsys._fallback import (
+    POPULAR_K,
+    Memory,
+    Plea,
+    Reason,
+    check_session,
+    popular_query,
+    reason_of,
+)
 from recsys._loaded import LoadedVersions, Turn
-from recsys._own import ConnectionLost, savepoint
+from recsys._own import ConnectionLost, OwnConnections, savepoint
 from recsys.connections import ConnectionSource
 from recsys.errors import DatabaseUnavailable
 from recsys.impressions import Entry, ImpressionLog, NotLogged
-from recsys.types import Page
+from recsys.types import Page, Recommendation
+
+logger = logging.getLogger("recsys")
 
 _T = TypeVar("_T")
 _ATTEMPTS = 4
+_SAY_EVERY_S = 60.0
 
 Ask = Callable[[Connection, Turn, observe.Stopwatch], _T | None]
 """Gives an answer, or None when the generation differs from the turn's."""
@@ -31,14 +53,28 @@ class Engine:
         model: Name of the model.
         versions: The plan and the towers.
         impressions: Where answers are logged.
+        fallback: Answer from memory when the database does not; else raise.
+        memory: What the fallback answers.
+        breaker: Of the application's connections; own ones have one per database.
+        said: When each reason for a fallback was logged last.
     """
 
     model: str
     versions: LoadedVersions
     impressions: ImpressionLog
+    fallback: bool = True
+    memory: Memory = field(default_factory=Memory)
+    breaker: Breaker = field(default_factory=Breaker)
+    said: dict[Reason, float] = field(default_factory=dict[Reason, float])
 
     def page(
-        self, source: ConnectionSource, ask: Ask[Page], unit: str | None, entry: Entry
+        self,
+        source: ConnectionSource,
+        ask: Ask[Page],
+        unit: str | None,
+        entry: Entry,
+        plea: Plea,
+        timeout_ms: float | None = None,
     ) -> Page:
         """Answer one request for a page; log and tell of it, or of its failure.
 
@@ -47,14 +83,83 @@ class Engine:
             ask: Makes the page.
             unit: What is assigned to a version.
             entry: What is logged.
+            plea: What the fallback needs to know.
+            timeout_ms: The budget; None for none.
         """
+        deadline = None if timeout_ms is None else Deadline(timeout_ms)
         try:
-            page = self.settled(source, ask, unit, entry)
+            with _deadline.until(deadline), self._guard(source).watched():
+                page = self.settled(source, ask, unit, entry)
         except Exception as exc:
-            entry.failed(exc, lambda: self._saved(source))
-            raise
+            reason = reason_of(exc) if self.fallback else None
+            if reason is None:
+                entry.failed(exc, lambda: self._saved(source))
+                raise
+            page = self._fallen_back(plea, reason)
+            self._say(reason, exc)
+            entry.fell_back(page)
+            return page
+        if self.fallback and page.version is not None:
+            self.memory.remember(plea.key, page.version, page.items)
+            if self.memory.popular_due(plea.among):
+                with _deadline.until(deadline):
+                    self._read_popular(source, plea, unit)
         entry.answered(page)
         return page
+
+    def _guard(self, source: ConnectionSource) -> Breaker:
+        if isinstance(source, OwnConnections):
+            return _breaker.of(source.dsn())
+        return self.breaker
+
+    def _say(self, reason: Reason, exc: Exception) -> None:
+        """Log why answers are degraded, once a minute for each reason."""
+        now = monotonic()
+        if now - self.said.get(reason, -_SAY_EVERY_S) < _SAY_EVERY_S:
+            return
+        self.said[reason] = now
+        logger.warning(
+            "model %s answers from memory: %s: %s",
+            self.model,
+            reason,
+            str(exc).strip().split("\n")[0],
+            extra={"model": self.model, "degraded": reason},
+        )
+
+    def _fallen_back(self, plea: Plea, reason: Reason) -> Page:
+        wanted = plea.wanted
+        version, items = self.memory.answer(
+            plea.key, plea.among, wanted.k, wanted.exclude
+        )
+        return Page(
+            items=() if wanted.nothing else tuple(items),
+            request_id=uuid4(),
+            model=self.model,
+            version=version,
+            degraded=reason,
+            earlier=plea.earlier,
+            _more=plea.more,
+        )
+
+    def _read_popular(
+        self, source: ConnectionSource, plea: Plea, unit: str | None
+    ) -> None:
+        """Read the popular items of a filter, with the version that just answered."""
+        turn = self.versions.cached(unit)
+        if turn is None or plea.among is None:
+            return
+        wanted = Wanted(k=POPULAR_K, among=plea.wanted.among)
+        query = popular_query(turn.version.tower.dim)
+        try:
+            with source.use() as conn, _deadline.on(conn, borrowed=source.borrowed):
+                _deadline.check()
+                with savepoint(conn):
+                    found = _candidates.find(conn, turn.version, query, wanted)
+        except Exception as exc:  # the request has its answer
+            logger.info("popular items of %s were not read: %s", self.model, exc)
+            return
+        items = tuple(map(Recommendation, found[0], found[1]))
+        self.memory.keep_popular(plea.among, turn.version.number, items)
 
     def settled(
         self,
@@ -79,7 +184,10 @@ class Engine:
         for attempt in range(_ATTEMPTS):
             answer = None
             try:
-                with source.use() as conn:
+                _deadline.check()
+                with source.use() as conn, _deadline.on(conn, borrowed=source.borrowed):
+                    if source.borrowed:
+                        check_session(conn)
                     turn = self._turn(conn, unit, entry)
                     with savepoint(conn):
                         answer = ask(conn, turn, watch)

@@ -8,7 +8,7 @@ everything that decided it, popular items under their filter.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, time, timedelta
@@ -18,12 +18,15 @@ from time import monotonic
 from typing import Any, Generic, Literal, TypeVar, cast
 from uuid import UUID
 
+import numpy as np
 import psycopg
+from numpy.typing import NDArray
 from psycopg import errors as pg
 from psycopg.pq import TransactionStatus
 
+from recsys._candidates import Wanted
 from recsys.errors import DatabaseUnavailable, RecsysError
-from recsys.types import ItemId, Recommendation
+from recsys.types import ItemId, Page, Recommendation
 
 Reason = Literal[
     "timeout", "database", "circuit open", "aborted transaction", "connection busy"
@@ -291,14 +294,61 @@ class Memory:
         return version, found
 
 
+@dataclass(frozen=True, slots=True)
+class Plea:
+    """What one request asks for, as its fallback needs it.
+
+    Attributes:
+        key: What its page is remembered by.
+        among: Key of its filter.
+        wanted: What it asks of the search.
+        earlier: Ids of the items on the pages before it.
+        more: Asks for the page after one.
+    """
+
+    key: Hashable | None
+    among: Hashable | None
+    wanted: Wanted
+    earlier: tuple[ItemId, ...]
+    more: Callable[[Page, int | None], Page]
+
+
+def plea(
+    subject: tuple[object, ...],
+    wanted: Wanted,
+    earlier: tuple[ItemId, ...],
+    more: Callable[[Page, int | None], Page],
+) -> Plea:
+    """Return the plea of a request.
+
+    Args:
+        subject: Whom or what the page is for, and the channel.
+        wanted: What it asks of the search. What it excludes is no part of the key: it
+            is taken out of what is remembered.
+        earlier: Ids of the items on the pages before it.
+        more: Asks for the page after one.
+    """
+    among = NO_FILTER if wanted.among is None else key_of(wanted.among)
+    parts = (*subject, wanted.k, len(earlier))
+    if not wanted.plain:
+        rules, fresh = wanted.rules, None
+        if rules is not None:
+            fresh = rules.fresh and (rules.fresh.half_life, rules.fresh.weight)
+            rules = (rules.at_most, rules.mmr, rules.pin, rules.bury, fresh)
+        parts = (
+            *parts,
+            *(wanted.among, wanted.nothing, wanted.amounts, wanted.boost),
+            *(wanted.per, wanted.times, wanted.min_score, rules),
+        )
+    return Plea(key_of(*parts), among, wanted, earlier, more)
+
+
 NO_FILTER: Hashable = key_of(None)
 """Key of requests without a filter."""
 
 
-def popular_query(dim: int) -> Any:
+def popular_query(dim: int) -> NDArray[np.float32]:
     """Return the query vector by which items rank by popularity alone."""
-    import numpy as np
-
     query = np.zeros(dim + 1, np.float32)
     query[dim] = 1.0
     return query

@@ -74,7 +74,10 @@ def show(
     out = _console()
     out.print()
     _metrics(out, preset, number, evaluation)
-    with connect(dsn) as conn, Recommender(preset.model, connection=conn) as model:
+    with (
+        connect(dsn) as conn,
+        Recommender(preset.model, connection=conn, fallback=False) as model,
+    ):
         cases = _cases(conn, model, holdout)
         chosen = sorted(cases, key=lambda case: case.hits == 0)[:3]
         titles = _titles(conn, preset, chosen)

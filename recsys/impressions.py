@@ -23,6 +23,7 @@ from psycopg.rows import tuple_row
 from recsys import _db, _writer, observe
 from recsys._answer import Answer, encode, encode_exposure
 from recsys._db import Connection
+from recsys._deadline import DeadlineExceeded
 from recsys._writer import LogStats, Row
 from recsys.assignment import Assignment
 from recsys.errors import ConfigError, DatabaseUnavailable, RecsysError
@@ -115,7 +116,7 @@ class ImpressionLog:
             if conn is None or conn.closed:
                 raise psycopg.OperationalError("there is no connection")
             exposed = _writer.write(conn, [row])
-        except psycopg.Error as exc:
+        except (psycopg.Error, DeadlineExceeded) as exc:
             self._failed += 1
             self._unexposed += row.exposure is not None
             self._warner.lost(1, str(exc).strip().split("\n")[0])
@@ -201,6 +202,18 @@ class Entry:
             self._tell(
                 returned=len(page), degraded=page.degraded, request_id=page.request_id
             )
+
+    def fell_back(self, page: Page) -> None:
+        """Log an answer that the database had no part in, and tell the observers.
+
+        In mode "transaction" it is counted as lost: there is nothing to write it with.
+        """
+        self._turn["version"] = page.version
+        self.answered(page)
+        if self._log.mode != "off":
+            more = {"items": page.items, "degraded": page.degraded}
+            with suppress(NotLogged):
+                self._log.record(None, self._answer(page.request_id, **more))
 
     def failed(
         self, exc: Exception, connection: Callable[[], AbstractContextManager[Any]]

@@ -21,17 +21,19 @@ from uuid import UUID, uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys import _candidates, _db, retrieval
+from recsys import _candidates, _db, _deadline, retrieval
 from recsys._arguments import (
     check_context,
     check_ids,
     check_request_id,
+    check_timeout,
     shown_before,
     unit_of,
 )
 from recsys._candidates import Boost
 from recsys._db import Connection
 from recsys._engine import Engine
+from recsys._fallback import plea
 from recsys._loaded import LoadedVersions, Turn
 from recsys.connections import source_of
 from recsys.errors import ConfigError, UnknownItem
@@ -63,9 +65,12 @@ class Recommender:
         impressions: Log every answer: "off", "transaction" (with the connection of the
             answer) or "background" (a bounded queue and a thread per process). What
             became of the rows: ``impressions.stats()``.
+        timeout_ms: Budget of a request; past it the answer is a fallback. Default none.
+        fallback: When the database gives no answer in time, return the last good one,
+            else popular items, with ``page.degraded``; False: raise.
 
     Raises:
-        ConfigError: ``impressions`` is none of these.
+        ConfigError: ``impressions`` is none of these, or ``timeout_ms`` no budget.
 
     Example:
         >>> shop = Recommender("shop")
@@ -80,12 +85,18 @@ class Recommender:
         dsn: str | None = None,
         connection: object | None = None,
         impressions: Mode = "off",
+        timeout_ms: float | None = None,
+        fallback: bool = True,
     ) -> None:
         self.model = model
+        self._timeout_ms = check_timeout(timeout_ms)
         self._source = source_of(connection, dsn)
         background = self._source.dsn() if impressions == "background" else ""
         self._engine = Engine(
-            model, LoadedVersions(model), ImpressionLog(impressions, background)
+            model,
+            LoadedVersions(model),
+            ImpressionLog(impressions, background),
+            fallback=fallback,
         )
 
     @property
@@ -120,6 +131,7 @@ class Recommender:
         recall_target: float | None = None,
         rules: Rules | None = None,
         after: Page | Sequence[ItemId] = (),
+        timeout_ms: float | None = None,
     ) -> Page:
         """Return the k best items for a user or a session.
 
@@ -148,6 +160,7 @@ class Recommender:
             rules: Variety, pinned and buried items, freshness.
             after: The page before this one, or the ids shown so far: they are not
                 shown again.
+            timeout_ms: Budget of this request; default that of the recommender.
 
         Returns:
             k recommendations, best first, ties within the page by item id; fewer only
@@ -157,8 +170,9 @@ class Recommender:
             ConfigError: An argument is out of range or of the wrong type.
             UnknownModel: No model of that name is registered.
             VersionStateError: No version of the model serves.
-            DatabaseUnavailable: No connection.
+            DatabaseUnavailable: No answer from the database, with ``fallback=False``.
         """
+        timeout_ms = self._budget(timeout_ms)
         unit = unit_of(user_id, unit)
         earlier = shown_before(after)
         excluded = (*earlier, *exclude)
@@ -185,7 +199,9 @@ class Recommender:
             min_score=min_score,
             recall_target=recall_target,
             rules=rules,
+            timeout_ms=timeout_ms,
         )
+        more = partial(_next, again, k)
 
         def ask(conn: Connection, turn: Turn, watch: Stopwatch) -> Page | None:
             version = turn.version
@@ -198,10 +214,11 @@ class Recommender:
                 return None
             query = version.query(state, context)
             watch.tower_ms = watch.lap()
+            _deadline.check()
             seen = state.seen if exclude_seen else ()
             found = _candidates.find(conn, version, query, wanted, seen)
             watch.candidates_ms = watch.lap()
-            return self._page(turn, found, earlier, partial(_next, again, k))
+            return self._page(turn, found, earlier, more)
 
         entry = Entry(
             self.impressions,
@@ -212,7 +229,9 @@ class Recommender:
             context=context,
             page_offset=len(earlier),
         )
-        return self._engine.page(self._source, ask, unit, entry)
+        whom = user_id if history is None else (user_id, unit or history)
+        asked = plea(("recommend", whom, unit, exclude_seen), wanted, earlier, more)
+        return self._engine.page(self._source, ask, unit, entry, asked, timeout_ms)
 
     def similar_items(
         self,
@@ -227,6 +246,7 @@ class Recommender:
         recall_target: float | None = None,
         rules: Rules | None = None,
         after: Page | Sequence[ItemId] = (),
+        timeout_ms: float | None = None,
     ) -> Page:
         """Return the k items most like one item; never the item itself.
 
@@ -245,6 +265,7 @@ class Recommender:
             rules: Variety, pinned and buried items, freshness.
             after: The page before this one, or the ids shown so far: they are not
                 shown again.
+            timeout_ms: Budget of this request; default that of the recommender.
 
         Returns:
             Items by cosine similarity of the learned vectors, best first; popularity
@@ -255,8 +276,9 @@ class Recommender:
             ConfigError: An argument is out of range or of the wrong type.
             UnknownModel: No model of that name is registered.
             VersionStateError: No version of the model serves.
-            DatabaseUnavailable: No connection.
+            DatabaseUnavailable: No answer from the database, with ``fallback=False``.
         """
+        timeout_ms = self._budget(timeout_ms)
         unit = unit_of(None, unit)
         earlier = shown_before(after)
         excluded = (item_id, *earlier, *exclude)
@@ -280,7 +302,9 @@ class Recommender:
             min_score=min_score,
             recall_target=recall_target,
             rules=rules,
+            timeout_ms=timeout_ms,
         )
+        more = partial(_next, again, k)
 
         def ask(conn: Connection, turn: Turn, watch: Stopwatch) -> Page | None:
             version = turn.version
@@ -297,9 +321,10 @@ class Recommender:
                 )
             vector = _db.unpack_halfvecs(start[1], version.tower.dim + 1)[0]
             query = vector.astype(np.float32)
+            _deadline.check()
             found = _candidates.find(conn, version, query, wanted)
             watch.candidates_ms = watch.lap()
-            return self._page(turn, found, earlier, partial(_next, again, k))
+            return self._page(turn, found, earlier, more)
 
         entry = Entry(
             self.impressions,
@@ -309,7 +334,8 @@ class Recommender:
             channel="similar",
             page_offset=len(earlier),
         )
-        return self._engine.page(self._source, ask, unit, entry)
+        asked = plea(("similar", item_id), wanted, earlier, more)
+        return self._engine.page(self._source, ask, unit, entry, asked, timeout_ms)
 
     def record(
         self,
@@ -384,7 +410,8 @@ class Recommender:
             return True
 
         # A lost connection may have stored it: only the caller can tell.
-        self._engine.settled(self._source, ask, unit, repeatable=False)
+        with _deadline.within(self._timeout_ms):
+            self._engine.settled(self._source, ask, unit, repeatable=False)
 
     def query_vector(
         self, user_id: UserId, *, before: datetime | None = None
@@ -420,6 +447,9 @@ class Recommender:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _budget(self, timeout_ms: float | None) -> float | None:
+        return self._timeout_ms if timeout_ms is None else check_timeout(timeout_ms)
 
     def _page(
         self,

@@ -74,7 +74,7 @@ def recommend(
     if history is not None:
         parts = [part.strip() for part in history.split(",") if part.strip()]
         items = [parse_id("--history", part, config.item_id) for part in parts]
-    with Recommender(model, dsn=settings.dsn) as recommender:
+    with Recommender(model, dsn=settings.dsn, fallback=False) as recommender:
         page = recommender.recommend(
             user,
             k=k,
@@ -105,6 +105,6 @@ def similar(
     """
     config = _config(settings, model)
     item = parse_id("ITEM_ID", item_id, config.item_id)
-    with Recommender(model, dsn=settings.dsn) as recommender:
+    with Recommender(model, dsn=settings.dsn, fallback=False) as recommender:
         page = recommender.similar_items(item, k=k, among=among)
     write_rows(_rows(page), fmt, columns=("rank", "item_id", "score"))

@@ -259,7 +259,9 @@ def test_a_replica_that_takes_no_writes_costs_no_answer(shop: Shop) -> None:
 
 def test_no_server_is_counted_and_said_to_the_caller() -> None:
     for mode in WRITING:
-        model = Recommender("shop", dsn="host=/nonexistent", impressions=mode)
+        model = Recommender(
+            "shop", dsn="host=/nonexistent", impressions=mode, fallback=False
+        )
         with pytest.raises(DatabaseUnavailable):
             model.recommend(7)
         stats = model.impressions.stats()
