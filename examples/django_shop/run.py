@@ -1,0 +1,85 @@
+"""The whole shop with one command: python run.py.
+
+The first time it makes the tables, the goods and a year of clicks, trains a model and
+fills its index; later it finds all that and only starts the server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import django
+from django.core.management import call_command
+from django.db import connection
+
+HERE = Path(__file__).resolve().parent
+MODEL = "shop"
+
+
+def main() -> None:
+    """Prepare what is missing, then serve."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--prepare", action="store_true", help="do not start serving")
+    options = parser.parse_args()
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+    step("Postgres", django.setup)
+    step("Tables", lambda: call_command("migrate", verbosity=0))
+    step("Goods and shoppers", lambda: call_command("stock_shop"))
+    step("Model", train)
+    if not options.prepare:
+        print(f"\n  http://127.0.0.1:{options.port}/  sign in: ada, demo")
+        print(f"  http://127.0.0.1:{options.port}/admin/  sign in: admin, admin\n")
+        call_command("runserver", f"127.0.0.1:{options.port}", use_reloader=False)
+
+
+def step(name: str, do: Callable[[], object]) -> None:
+    """Do one step; say how long it took."""
+    print(f"{name} ...", flush=True)
+    start = time.perf_counter()
+    do()
+    print(f"  {time.perf_counter() - start:.1f} s", flush=True)
+
+
+def train() -> None:
+    """Train, backfill and promote a version, as far as that is still to do."""
+    number, state = newest()
+    if number is None:
+        # Where the versions are reviewed like other migrations, leave --no-revision
+        # out: 'recsys train' then writes an alembic file for each.
+        recsys("train", MODEL, "--no-revision")
+        number, state = newest()
+    if state == "building":
+        recsys("backfill", MODEL, str(number))
+        number, state = newest()
+    if state == "ready":
+        recsys("promote", MODEL, str(number))
+
+
+def recsys(*arguments: str) -> None:
+    """Run manage.py recsys; in a process of its own, so that torch leaves with it."""
+    print("  manage.py recsys", *arguments, flush=True)
+    command = [sys.executable, str(HERE / "manage.py"), "recsys", *arguments]
+    subprocess.run(command, check=True)
+
+
+def newest() -> tuple[int | None, str]:
+    """Return number and state of the version that serves, else of the newest one."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "select number, state from recsys.model_version where model = %s"
+            " and state in ('building', 'ready', 'serving')"
+            " order by state = 'serving' desc, number desc limit 1",
+            [MODEL],
+        )
+        return cursor.fetchone() or (None, "")
+
+
+if __name__ == "__main__":
+    main()
