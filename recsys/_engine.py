@@ -30,8 +30,9 @@ from recsys._fallback import (
 )
 from recsys._loaded import LoadedVersions, Turn
 from recsys._own import ConnectionLost, OwnConnections, savepoint
+from recsys._replicas import Behind, Reads, breaker_of
 from recsys.connections import ConnectionSource
-from recsys.errors import DatabaseUnavailable
+from recsys.errors import ConfigError, DatabaseUnavailable
 from recsys.impressions import Entry, ImpressionLog, NotLogged
 from recsys.types import Page, Recommendation
 
@@ -56,6 +57,7 @@ class Engine:
         fallback: Answer from memory when the database does not; else raise.
         memory: What the fallback answers.
         breaker: Of the application's connections; own ones have one per database.
+        reads: Replicas that answer before the primary, or None.
         said: When each reason for a fallback was logged last.
     """
 
@@ -65,6 +67,7 @@ class Engine:
     fallback: bool = True
     memory: Memory = field(default_factory=Memory)
     breaker: Breaker = field(default_factory=Breaker)
+    reads: Reads | None = None
     said: dict[Reason, float] = field(default_factory=dict[Reason, float])
 
     def page(
@@ -87,9 +90,10 @@ class Engine:
             timeout_ms: The budget; None for none.
         """
         deadline = None if timeout_ms is None else Deadline(timeout_ms)
+        entry.watch.dsn = source.dsn
         try:
-            with _deadline.until(deadline), self._guard(source).watched():
-                page = self.settled(source, ask, unit, entry)
+            with _deadline.until(deadline):
+                page, served = self._anywhere(source, ask, unit, entry)
         except Exception as exc:
             reason = reason_of(exc) if self.fallback else None
             if reason is None:
@@ -103,9 +107,31 @@ class Engine:
             self.memory.remember(plea.key, page.version, page.items)
             if self.memory.popular_due(plea.among):
                 with _deadline.until(deadline):
-                    self._read_popular(source, plea, unit)
+                    self._read_popular(*served, plea, unit)
         entry.answered(page)
         return page
+
+    def _anywhere(
+        self, source: ConnectionSource, ask: Ask[Page], unit: str | None, entry: Entry
+    ) -> tuple[Page, tuple[ConnectionSource, LoadedVersions]]:
+        """Ask replicas that are fresh, then the primary; return who answered, too."""
+        reads = self.reads
+        for replica in () if reads is None else reads.fresh(source):
+            assert reads is not None
+            try:
+                with (
+                    _deadline.until(reads.budget()),
+                    breaker_of(replica).watched(),
+                ):
+                    served = replica.source, replica.versions
+                    page = self.settled(served[0], ask, unit, entry, versions=served[1])
+                    return page, served
+            except ConfigError:
+                raise
+            except Exception as exc:  # the primary may know what a replica does not
+                reads.failed(replica, exc)
+        with self._guard(source).watched():
+            return self.settled(source, ask, unit, entry), (source, self.versions)
 
     def _guard(self, source: ConnectionSource) -> Breaker:
         if isinstance(source, OwnConnections):
@@ -142,10 +168,14 @@ class Engine:
         )
 
     def _read_popular(
-        self, source: ConnectionSource, plea: Plea, unit: str | None
+        self,
+        source: ConnectionSource,
+        versions: LoadedVersions,
+        plea: Plea,
+        unit: str | None,
     ) -> None:
         """Read the popular items of a filter, with the version that just answered."""
-        turn = self.versions.cached(unit)
+        turn = versions.cached(unit)
         if turn is None or plea.among is None:
             return
         wanted = Wanted(k=POPULAR_K, among=plea.wanted.among)
@@ -169,6 +199,7 @@ class Engine:
         entry: Entry | None = None,
         *,
         repeatable: bool = True,
+        versions: LoadedVersions | None = None,
     ) -> _T:
         """Ask again when the version moved or the session had ended.
 
@@ -178,9 +209,10 @@ class Engine:
             unit: What is assigned to a version.
             entry: What is logged, where the answer is a page.
             repeatable: It may be asked again after a lost connection.
+            versions: The plan as a replica knows it.
         """
+        versions = self.versions if versions is None else versions
         watch = observe.Stopwatch() if entry is None else entry.watch
-        watch.dsn = source.dsn
         for attempt in range(_ATTEMPTS):
             answer = None
             try:
@@ -188,7 +220,7 @@ class Engine:
                 with source.use() as conn, _deadline.on(conn, borrowed=source.borrowed):
                     if source.borrowed:
                         check_session(conn)
-                    turn = self._turn(conn, unit, entry)
+                    turn = self._newest(conn, unit, entry, versions)
                     with savepoint(conn):
                         answer = ask(conn, turn, watch)
                         if entry is not None and isinstance(answer, Page):
@@ -204,22 +236,47 @@ class Engine:
                 continue
             if answer is not None:
                 return answer
-            self.versions.forget()
+            versions.forget()
         raise DatabaseUnavailable(
             f"model {self.model!r} was switched {_ATTEMPTS} times during one request",
             hint="Something promotes in a loop: see recsys.switch_log.",
         )
 
-    def _turn(self, conn: Connection, unit: str | None, entry: Entry | None) -> Turn:
+    def _newest(
+        self,
+        conn: Connection,
+        unit: str | None,
+        entry: Entry | None,
+        versions: LoadedVersions,
+    ) -> Turn:
+        """Return who answers; refuse a replica that goes back behind a switch."""
+        turn = self._turn(conn, unit, entry, versions)
+        if self.reads is None:
+            return turn
+        if versions is not self.versions and turn.generation < self.reads.generation:
+            versions.forget()
+            turn = self._turn(conn, unit, entry, versions)
+            if turn.generation < self.reads.generation:
+                raise Behind(f"generation {turn.generation} is not the newest")
+        self.reads.saw(turn.generation)
+        return turn
+
+    def _turn(
+        self,
+        conn: Connection,
+        unit: str | None,
+        entry: Entry | None,
+        versions: LoadedVersions,
+    ) -> Turn:
         assigned = None if entry is None else entry.assigned
-        turn = self.versions.cached(unit)
+        turn = versions.cached(unit)
         if turn is not None:
             if assigned is not None:
                 assigned(turn.assignment)
             return turn
         try:
             with savepoint(conn):
-                return self.versions.turn(conn, unit, assigned)
+                return versions.turn(conn, unit, assigned)
         except retrieval.ABSENT:
             schema.check(conn)  # a borrowed connection comes unchecked
             raise

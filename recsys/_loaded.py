@@ -69,12 +69,20 @@ class LoadedVersions:
     """The cache of one process; any thread may use it.
 
     Two threads may load at once: wasted work, but no lock to inherit locked by a fork.
+
+    Args:
+        model: Name of the model.
+        towers: By hash; shared with the caches of other databases of the same model.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, towers: dict[str, QueryTower] | None = None) -> None:
         self.model = model
         self._snapshot: _Snapshot | None = None
-        self._towers: dict[str, QueryTower] = {}
+        self._towers: dict[str, QueryTower] = {} if towers is None else towers
+
+    def sibling(self) -> LoadedVersions:
+        """Return a cache of the same model elsewhere: another plan, the same towers."""
+        return LoadedVersions(self.model, self._towers)
 
     def forget(self) -> None:
         """Read the plan and the versions again at the next turn; towers stay."""
@@ -154,9 +162,10 @@ class LoadedVersions:
                 config.context.features,
                 config.train.dim,
             )
+            self._towers[sha256] = tower
             # Oldest first out; what the plan names is never more than a few.
-            kept = list(self._towers.items())[-(_SPARE + len(plan.numbers)) :]
-            self._towers = {**dict(kept), sha256: tower}
+            for old in list(self._towers)[: -(_SPARE + 1 + len(plan.numbers))]:
+                self._towers.pop(old, None)
         return Loaded(
             number=number,
             config=config,

@@ -10,7 +10,7 @@ import psycopg
 from psycopg import errors as pg
 from psycopg.pq import TransactionStatus
 
-from recsys import _db, schema
+from recsys import _db, _deadline, schema
 from recsys._db import Connection
 from recsys.errors import DatabaseUnavailable
 
@@ -86,7 +86,8 @@ class OwnConnections:
                     return conn
         conn = _db.connect(self._dsn, autocommit=True)
         try:
-            schema.check(conn)
+            with _deadline.on(conn, borrowed=False):
+                schema.check(conn)
         except BaseException:
             conn.close()
             raise

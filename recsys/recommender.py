@@ -35,6 +35,7 @@ from recsys._db import Connection
 from recsys._engine import Engine
 from recsys._fallback import plea
 from recsys._loaded import LoadedVersions, Turn
+from recsys._replicas import MAX_LAG_S, reads_of
 from recsys.connections import source_of
 from recsys.errors import ConfigError, UnknownItem
 from recsys.filters import Query
@@ -65,12 +66,16 @@ class Recommender:
         impressions: Log every answer: "off", "transaction" (with the connection of the
             answer) or "background" (a bounded queue and a thread per process). What
             became of the rows: ``impressions.stats()``.
+        reads: Connection strings of read replicas. One that is fresh answers instead
+            of the primary; writes never go there.
+        max_lag_s: A replica further behind than this does not answer.
         timeout_ms: Budget of a request; past it the answer is a fallback. Default none.
         fallback: When the database gives no answer in time, return the last good one,
             else popular items, with ``page.degraded``; False: raise.
 
     Raises:
-        ConfigError: ``impressions`` is none of these, or ``timeout_ms`` no budget.
+        ConfigError: ``impressions`` is none of these, ``timeout_ms`` no budget, or
+            ``reads`` no list of connection strings.
 
     Example:
         >>> shop = Recommender("shop")
@@ -85,6 +90,8 @@ class Recommender:
         dsn: str | None = None,
         connection: object | None = None,
         impressions: Mode = "off",
+        reads: Iterable[str] = (),
+        max_lag_s: float = MAX_LAG_S,
         timeout_ms: float | None = None,
         fallback: bool = True,
     ) -> None:
@@ -92,11 +99,13 @@ class Recommender:
         self._timeout_ms = check_timeout(timeout_ms)
         self._source = source_of(connection, dsn)
         background = self._source.dsn() if impressions == "background" else ""
+        versions = LoadedVersions(model)
         self._engine = Engine(
             model,
-            LoadedVersions(model),
+            versions,
             ImpressionLog(impressions, background),
             fallback=fallback,
+            reads=reads_of(versions, reads, max_lag_s, impressions),
         )
 
     @property
@@ -440,6 +449,8 @@ class Recommender:
         Waits up to two seconds for impressions that are still to be written.
         """
         self._source.close()
+        if self._engine.reads is not None:
+            self._engine.reads.close()
         self.impressions.flush()
 
     def __enter__(self) -> Recommender:
