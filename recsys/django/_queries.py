@@ -42,7 +42,7 @@ def sql_of(
             QuerySet.
     """
     alias = getattr(source, "alias", None) or DEFAULT_DB_ALIAS
-    found = _queryset(query)
+    found: Any = _queryset(query)
     _check_database(found, alias)
     if _selected(found) is None:
         if columns != 1:

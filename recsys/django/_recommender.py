@@ -81,6 +81,11 @@ def of_model(model: str) -> ModelRecommender[Any]:
         ) from None
 
 
+def registered() -> list[ModelRecommender[Any]]:
+    """Return every recommender that was made."""
+    return list(_registered.values())
+
+
 def reset() -> None:
     """Forget what the process has loaded, as after a change of settings in a test."""
     for core in _cores.values():
@@ -161,7 +166,15 @@ class ModelRecommender(Generic[M]):
         meta = self.items_of().model._meta
         if self._item_field == "pk":
             return cast("models.Field[Any, Any]", meta.pk)
-        return cast("models.Field[Any, Any]", meta.get_field(self._item_field))
+        return meta.get_field(self._item_field)
+
+    @property
+    def value_field(self) -> models.Field[Any, Any]:
+        """The field that holds its values, behind a one-to-one primary key."""
+        found: Any = self.field
+        while found.remote_field is not None:
+            found = found.target_field
+        return found
 
     def recommend(
         self,
@@ -354,7 +367,7 @@ class ModelRecommender(Generic[M]):
                 )
             return cast("ItemId", getattr(item, field.attname))
         try:
-            found = cast("Any", _target(field)).to_python(item)
+            found = cast("Any", self.value_field).to_python(item)
         except ValidationError as exc:
             raise ConfigError(f"{item!r:.80} is no item id: {exc.messages[0]}") from exc
         return cast("ItemId", found)
@@ -444,14 +457,6 @@ class ModelRecommender(Generic[M]):
                 cast("Any", item).recsys_score = one.score
                 found.append(item)
         return found
-
-
-def _target(field: models.Field[Any, Any]) -> object:
-    """Return the field that holds the values, behind a one-to-one primary key."""
-    found: Any = field
-    while found.remote_field is not None:
-        found = found.target_field
-    return found
 
 
 def _request_id(given: object) -> UUID | None:

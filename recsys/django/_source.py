@@ -79,7 +79,7 @@ def dsn_of_alias(alias: str) -> str:
     wrapper = connections[alias]
     _require_postgres(wrapper)
     known = {info.keyword.decode() for info in psycopg.pq.Conninfo.get_defaults()}
-    given = cast("dict[str, Any]", wrapper.get_connection_params())
+    given = cast("Any", wrapper).get_connection_params()
     parts = {key: value for key, value in given.items() if key in known}
     role = wrapper.settings_dict.get("OPTIONS", {}).get("assume_role")
     if role:
@@ -99,7 +99,7 @@ def _require_postgres(wrapper: BaseDatabaseWrapper) -> None:
 def _opened(wrapper: BaseDatabaseWrapper) -> Connection:
     """Return the open psycopg connection behind Django's wrapper."""
     _require_postgres(wrapper)
-    held = cast("Any", wrapper.connection)
+    held: Any = wrapper.connection
     if held is not None and held.closed and not wrapper.in_atomic_block:
         wrapper.close()
     if wrapper.needs_rollback:
@@ -127,7 +127,7 @@ def _opened(wrapper: BaseDatabaseWrapper) -> Connection:
 
 
 class _Lent(psycopg.Cursor[Any]):
-    """psycopg's own cursor: Django's would bind in the client and leave json as text."""
+    """psycopg's own cursor: Django's binds in the client and leaves json as text."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -1,5 +1,4 @@
 from django_store.models import Product
-
 from recsys.django import recommender
 
 shop = recommender("shop", Product)

@@ -24,7 +24,7 @@ class Command(BaseCommand):
     """Run a command of recsys with the database and the recsys.toml of the settings."""
 
     help = "Run a recsys command with the database and recsys.toml of the settings."
-    requires_system_checks: Sequence[str] = ()
+    requires_system_checks: Any = ()
 
     def run_from_argv(self, argv: Sequence[str]) -> None:
         """Hand the whole line to recsys, which has its own help and options."""
