@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +28,7 @@ class Loaded:
     tower: QueryTower
     ef_search: int
     statements: retrieval.Statements
+    recall_curve: Sequence[tuple[int, float]] = ()
 
     def query(
         self, state: retrieval.State, context: Mapping[str, object] | None
@@ -174,4 +175,5 @@ class LoadedVersions:
             statements=retrieval.statements(
                 versions.suffix(self.model, number), config
             ),
+            recall_curve=row.recall_curve,
         )

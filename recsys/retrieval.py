@@ -46,6 +46,7 @@ class Registered(NamedTuple):
     spec: Mapping[str, Any]
     artifacts: Mapping[str, str]
     ef_search: int
+    recall_curve: Sequence[tuple[int, float]]
 
 
 class State(NamedTuple):
@@ -67,6 +68,7 @@ class Statements:
     session: bytes
     direction: bytes
     search: bytes
+    candidates: bytes
 
 
 def statements(suffix: str, config: ModelConfig) -> Statements:
@@ -90,6 +92,16 @@ def statements(suffix: str, config: ModelConfig) -> Statements:
         search=_sql.trusted(
             f"select item_ids, scores from recsys._search_{suffix}"
             f"(%s::halfvec, %s::integer, %s::{item}[], %s::integer, %s::text)"
+        ),
+        candidates=_sql.trusted(
+            "select item_ids, scores, key_ids, keys, amount_ids, amounts, time_ids,"
+            " times, vectors, at, stage, scanned, needed"
+            f" from recsys._candidates('{suffix}', %s::halfvec,"
+            + f" %s::{item}[],"
+            * 5
+            + " %s::integer, %s::integer, %s::integer, %s::boolean, %s::text,"
+            " %s::real, %s::text, %s::integer, %s::integer, %s::text, %s::text,"
+            " %s::boolean)"
         ),
     )
 
@@ -119,7 +131,8 @@ def registered(conn: Connection, model: str, number: int) -> Registered | None:
     """Return a version as requests need it, or None when it was dropped."""
     with conn.cursor(row_factory=tuple_row) as cur:
         row = cur.execute(
-            "select spec, artifacts, coalesce(ef_search, 100)"
+            "select spec, artifacts, coalesce(ef_search, 100),"
+            " coalesce(recall_curve, '[]')"
             " from recsys.model_version where model = %s and number = %s",
             (model, number),
         ).fetchone()
@@ -188,6 +201,77 @@ def search(
     return (row[0], row[1]) if row else ([], [])
 
 
+class Look(NamedTuple):
+    """What one call of recsys._candidates looks for; see its header."""
+
+    query: Halfvec
+    exclude: list[ItemId]
+    named: list[ItemId]
+    pinned: list[ItemId]
+    never: list[ItemId]
+    buried: list[ItemId]
+    wish: int
+    ef_search: int | None
+    first: int | None
+    whole: bool
+    among: str | None
+    min_score: float | None
+    keys: str | None
+    at_most: int | None
+    places: int
+    amounts: str | None
+    times: str | None
+    vectors: bool
+
+
+class Seen(NamedTuple):
+    """What recsys._candidates returns; see its header."""
+
+    item_ids: list[ItemId]
+    scores: list[float]
+    key_ids: list[ItemId] | None
+    keys: list[str | None] | None
+    amount_ids: list[ItemId] | None
+    amounts: list[float | None] | None
+    time_ids: list[ItemId] | None
+    times: list[float | None] | None
+    vectors: bytes | None
+    at: float | None
+    stage: str
+    scanned: int
+    needed: int | None
+
+
+def candidates(conn: Connection, sql: Statements, look: Look) -> Seen:
+    """Return the candidates of a request that asks for more than the nearest items.
+
+    Raises:
+        SourceError: A query of the application fails.
+    """
+    with binary_cursor(conn) as cur, _explained(sql.suffix, "", ""):
+        row = cur.execute(sql.candidates, look).fetchone()
+    assert row is not None
+    return Seen(*row)
+
+
+_QUERIES = (
+    ("max(f.time::", "the query 'rules.fresh.times' fails", 2),
+    ("sum(f.amount::", "the query 'boost' fails", 2),
+    ("min(f.key::", "the query 'rules.per' fails", 2),
+    ("_candidates(", "the filter 'among' fails", 1),
+)
+"""What shows which of the application's queries recsys._candidates was running."""
+
+
+def _blamed(exc: psycopg.Error, what: str, hint: str) -> tuple[str, str]:
+    """Return which query failed, and what it should look like."""
+    ran = f"{exc.diag.internal_query or ''}\n{exc.diag.context or ''}"
+    for mark, name, columns in _QUERIES:
+        if mark in ran:
+            return name, filters.place(columns)
+    return what or "the search fails", hint or _READ_SOURCES
+
+
 _READ_SOURCES = (
     "'recsys doctor' checks the sources; this role must be able to read them."
 )
@@ -214,6 +298,7 @@ def _explained(suffix: str, what: str, hint: str) -> Generator[None]:
                 f"pgvector is not on this connection's search_path: {message}",
                 hint="alter role ... set search_path = public, <schema of pgvector>;",
             ) from exc
+        what, hint = _blamed(exc, what, hint)
         raise SourceError(f"{what}: {message}", hint=hint) from exc
 
 

@@ -309,6 +309,7 @@ create table recsys.model_version (
     trained_until timestamp with time zone,
     last_served_at timestamp with time zone,
     retired_at timestamp with time zone,
+    recall_curve jsonb,
     constraint model_version_pkey PRIMARY KEY (model, number),
     constraint model_version_model_fkey FOREIGN KEY (model) REFERENCES recsys.model(name),
     constraint model_version_dim_is_indexable CHECK (dim >= 2 AND dim <= 4000),
@@ -318,6 +319,7 @@ create table recsys.model_version (
 );
 comment on table recsys.model_version is 'The registry of model versions: state, specification, artifacts, backfill progress, index calibration.';
 comment on column recsys.model_version.trained_until is 'End of the data the version was trained on; null: unknown.';
+comment on column recsys.model_version.recall_curve is 'Measured ANN recall@20, as [[ef_search, recall], ...] by rising ef_search; null: measured before there were curves.';
 
 create table recsys.outcome (
     request_id uuid,
@@ -415,6 +417,31 @@ create table recsys.schedule (
     constraint schedule_every_is_positive CHECK (every > '00:00:00'::interval)
 );
 comment on table recsys.schedule is 'The periodic tasks of the workers: how often, when next, what the last run said.';
+
+create table recsys.slow_request (
+    id bigint not null generated always as identity,
+    model text not null,
+    version integer,
+    occurred_at timestamp with time zone not null default clock_timestamp(),
+    request_id uuid,
+    channel text not null,
+    user_id text,
+    k integer not null,
+    returned integer not null,
+    total_ms real not null,
+    connection_ms real not null,
+    state_ms real not null,
+    tower_ms real not null,
+    candidates_ms real not null,
+    degraded text,
+    error text,
+    filter text,
+    plan text,
+    plan_error text,
+    constraint slow_request_pkey PRIMARY KEY (id)
+);
+CREATE INDEX slow_request_model ON recsys.slow_request USING btree (model, id);
+comment on table recsys.slow_request is 'Requests that took longer than an observer allows, with plans; the newest 200 of a model, for 14 days.';
 
 create table recsys.worker (
     id uuid not null,
@@ -610,6 +637,35 @@ create view recsys.rollout_status as
    FROM recsys.rollout r
      LEFT JOIN recsys.ramp a ON a.model = r.model AND a.number = r.number;
 comment on view recsys.rollout_status is 'Which version answers which share of the users, and the ramp that raises it.';
+
+create view recsys.slow_log as
+ SELECT occurred_at,
+    model,
+    version,
+    channel,
+    total_ms,
+        CASE GREATEST(connection_ms, state_ms, tower_ms, candidates_ms)
+            WHEN 0 THEN 'unknown'::text
+            WHEN candidates_ms THEN 'candidates'::text
+            WHEN state_ms THEN 'state'::text
+            WHEN connection_ms THEN 'connection'::text
+            ELSE 'tower'::text
+        END AS slowest,
+    connection_ms,
+    state_ms,
+    tower_ms,
+    candidates_ms,
+    k,
+    returned,
+    degraded,
+    error,
+    request_id,
+    user_id,
+    filter,
+    plan,
+    plan_error
+   FROM recsys.slow_request s;
+comment on view recsys.slow_log is 'Slow requests that were kept: the time of each stage, the filter, and the plans of the statements.';
 
 create view recsys.switch_log as
  SELECT model,
@@ -865,6 +921,215 @@ RETURN (((((('x'::text || "left"(encode(sha256(convert_to(((salt || ':'::text) |
 ;
 comment on function recsys._bucket(text,text) is NULL;
 
+CREATE OR REPLACE FUNCTION recsys._candidates(p_suffix text, p_query public.halfvec, p_exclude anyarray, p_named anyarray, p_pinned anyarray, p_never anyarray, p_buried anyarray, p_count integer, p_ef integer, p_first integer DEFAULT NULL::integer, p_whole boolean DEFAULT false, p_filter text DEFAULT NULL::text, p_min_score real DEFAULT NULL::real, p_keys text DEFAULT NULL::text, p_at_most integer DEFAULT NULL::integer, p_places integer DEFAULT 0, p_amounts text DEFAULT NULL::text, p_times text DEFAULT NULL::text, p_vectors boolean DEFAULT false)
+ RETURNS TABLE(item_ids anyarray, scores real[], key_ids anyarray, keys text[], amount_ids anyarray, amounts double precision[], time_ids anyarray, times double precision[], vectors bytea, at double precision, stage text, scanned integer, needed integer)
+ LANGUAGE plpgsql
+ STABLE
+ SET "hnsw.iterative_scan" TO 'relaxed_order'
+ SET "hnsw.max_scan_tuples" TO '1000000'
+ SET "hnsw.scan_mem_multiplier" TO '16'
+ SET jit TO 'off'
+AS $function$
+declare
+    -- Beyond, what the index still finds costs more memory than an exact scan costs time.
+    most      constant integer := 20000;
+    -- Of the planner's cost, for one candidate: measured, see docs/filters.md.
+    each      constant float8 := 6.0;
+    excluded  constant p_exclude%type := coalesce(array_remove(p_exclude, null), '{}');
+    never     constant p_exclude%type := coalesce(array_remove(p_never, null), '{}');
+    buried    constant p_exclude%type := coalesce(array_remove(p_buried, null), '{}');
+    least_score constant real := coalesce(p_min_score, '-infinity');
+    collated  constant text := case when pg_typeof(p_exclude) = 'text[]'::regtype then ' collate "C"' else '' end;
+    -- The second look at the filter is never run; it makes a filter of two columns an error.
+    passing   constant text := case when p_filter is not null then format(
+        'select array_agg(f.item_id) from (%1$s
+         ) as f(item_id) where f.item_id = any ($2) and (true or f.item_id in (%1$s
+         ))', p_filter) end;
+    keyed     constant text := format(
+        'select array_agg(k.item_id), array_agg(k.key)
+         from (select f.item_id, min(f.key::text%2$s) as key from (%1$s
+               ) as f(item_id, key) where f.item_id = any ($1) group by f.item_id) as k', p_keys, ' collate "C"');
+    eligible  constant text := 'v.item_id <> all ($2)'
+        || case when p_min_score is null then '' else ' and (-(v.embedding <#> $1))::real >= $3' end
+        || coalesce(' and v.item_id in (' || p_filter || E'\n)', '');
+    exact     constant text := format(
+        'select array_agg(s.item_id order by s.distance, s.item_id%2$s),
+                array_agg((-s.distance)::real order by s.distance, s.item_id%2$s)
+         from (select v.item_id, (v.embedding <#> $1) + 0 as distance
+               from recsys.item_vector_%1$s as v
+               where %3$s
+               order by 2, v.item_id%2$s
+               limit $4) as s', p_suffix, collated, eligible);
+    crowded   constant text := format(
+        'select array_agg(s.item_id order by s.distance, s.item_id%2$s),
+                array_agg((-s.distance)::real order by s.distance, s.item_id%2$s)
+         from (select r.item_id, r.distance
+               from (select v.item_id, (v.embedding <#> $1) + 0 as distance, k.key,
+                            row_number() over (partition by k.key, v.item_id = any ($5)
+                                               order by v.embedding <#> $1, v.item_id%2$s) as turn
+                     from recsys.item_vector_%1$s as v
+                     left join (select f.item_id, min(f.key::text collate "C") as key from (%4$s
+                                ) as f(item_id, key) group by f.item_id) as k on k.item_id = v.item_id
+                     where %3$s) as r
+               where r.key is null or r.turn <= $6
+               order by 2, r.item_id%2$s
+               limit $4) as s', p_suffix, collated, eligible, p_keys);
+    looked    constant text :=
+        'select array_agg(c.item_id order by c.place), array_agg(c.score order by c.place),
+                count(*) filter (where c.counts),
+                (array_agg(c.place order by c.place) filter (where c.counts))[$8],
+                (array_agg(c.place order by c.place) filter (where c.counts and c.turn <= $9))[$10]
+         from (select n.item_id, n.score, n.place, n.place <= $3 and n.item_id <> all ($7) as counts,
+                      case when k.key is null then 0
+                           else row_number() over (partition by k.key, n.item_id = any ($7), n.place > $3
+                                                   order by n.place) end as turn
+               from unnest($1, $2) with ordinality as n(item_id, score, place)
+               left join unnest($5, $6) as k(item_id, key) on k.item_id = n.item_id
+               where (n.place > $3 or n.score >= $11) and ($4 is null or n.item_id = any ($4))
+                 and (n.place <= $3 or n.item_id <> all ($1[:$3]))) as c';
+    nothing   constant p_exclude%type := null;
+    extra_ids p_exclude%type := '{}';
+    extra     real[] := '{}';
+    near_ids  p_exclude%type;
+    near      real[];
+    pass      p_exclude%type;
+    hits      integer;
+    place     integer;
+    filled    integer;
+    depth     integer;
+    wish      integer;
+    cost      float8;
+    again     float8;
+    share     integer;
+begin
+    if cardinality(p_named) > 0 or cardinality(p_pinned) > 0 then
+        execute format(
+            'select coalesce(array_agg(v.item_id), $6), coalesce(array_agg((-(v.embedding <#> $1))::real), ''{}'')
+             from recsys.item_vector_%s as v
+             where v.item_id = any ($2 || $3)
+               and (v.item_id = any ($3) and v.item_id <> all ($4)
+                    or v.item_id = any ($2) and v.item_id <> all ($5) and (-(v.embedding <#> $1))::real >= $7)',
+            p_suffix)
+        into extra_ids, extra
+        using p_query, coalesce(p_named, '{}'), coalesce(p_pinned, '{}'), never, excluded, extra_ids, least_score;
+    end if;
+
+    scanned := 0;
+    stage := 'index';
+    if p_ef is null then
+        wish := most + 1;
+    else
+        wish := greatest(p_ef, p_first, (p_ef * sqrt(p_count / 20.0))::integer, (1.25 * p_count)::integer);
+    end if;
+    if p_whole and wish <= most then
+        cost := recsys._cost(exact, p_query, excluded, least_score, p_count);
+        if cost < 2.5 * recsys._cost(passing, p_query, excluded, least_score, p_count) then
+            wish := most + 1;
+        end if;
+    end if;
+
+    while wish <= most loop
+        scanned := wish;
+        execute format('select s.item_ids, s.scores from recsys._search_%s($1, $2, $3, $4) as s', p_suffix)
+        into near_ids, near using p_query, scanned, excluded, least(1000, scanned);
+        pass := null;
+        if p_filter is not null then
+            execute passing into pass using p_query, near_ids || extra_ids;
+            pass := coalesce(pass, '{}');
+        end if;
+        if p_keys is not null then
+            execute keyed into key_ids, keys using coalesce(pass, near_ids || extra_ids);
+        end if;
+        execute looked into item_ids, scores, hits, place, filled
+        using near_ids || extra_ids, near || extra, cardinality(near_ids), pass, key_ids, keys, buried,
+              p_count, coalesce(p_at_most, 0), p_places, least_score;
+        depth := case when p_keys is null then place when place is not null and filled is not null
+                      then greatest(place, filled) end;
+        -- All there is, or all there is above the least score?
+        exit when cardinality(near_ids) < scanned or near[cardinality(near)] < least_score;
+        if depth is not null then
+            wish := greatest(p_ef, (p_ef * sqrt(depth / 20.0))::integer, (1.25 * depth)::integer);
+            needed := wish;
+            exit when wish <= 1.1 * scanned;
+            wish := 1.1 * wish;
+        else
+            -- Where enough would stand if it went on like this; a key's own share may yet grow thin. Nothing at all
+            -- counts as half an item.
+            depth := least(most, 1.0 * scanned * p_count / greatest(hits, 0.5));
+            wish := greatest(2 * scanned, 1.15 * p_ef * sqrt(depth / 20.0), 1.4 * depth);
+        end if;
+        if wish > 6 * p_ef then
+            cost := coalesce(cost, recsys._cost(exact, p_query, excluded, least_score, p_count));
+            again := recsys._cost(coalesce(passing, 'select'), p_query, near_ids, least_score, p_count);
+            if wish * each + again > cost then
+                wish := most + 1;
+            elsif hits = 0 then
+                wish := least(wish, 10 * scanned);
+            end if;
+        end if;
+    end loop;
+
+    if wish > most then
+        stage := 'exact';
+        needed := null;
+        if p_filter is not null and cardinality(extra_ids) > 0 then
+            execute passing into pass using p_query, extra_ids;
+            select coalesce(array_agg(e.item_id), '{}'), coalesce(array_agg(e.score), '{}') into extra_ids, extra
+            from unnest(extra_ids, extra) as e(item_id, score) where e.item_id = any (pass);
+        end if;
+        wish := p_count + cardinality(buried);
+        execute exact into near_ids, near using p_query, excluded, least_score, wish;
+        near_ids := coalesce(near_ids, '{}');
+        near := coalesce(near, '{}');
+        if p_keys is not null then
+            execute keyed into key_ids, keys using near_ids || extra_ids;
+        end if;
+        execute looked into item_ids, scores, hits, place, filled
+        using near_ids || extra_ids, near || extra, cardinality(near_ids), nothing, key_ids, keys, buried,
+              p_count, coalesce(p_at_most, 0), p_places, least_score;
+        if p_keys is not null and filled is null and cardinality(near_ids) = wish then
+            -- So many of a key that an order of p_count candidates has something to choose from.
+            share := p_at_most * greatest(1, ceil(p_count::float8 / p_places));
+            execute crowded into near_ids, near using p_query, excluded, least_score, wish, buried, share;
+            near_ids := coalesce(near_ids, '{}');
+            near := coalesce(near, '{}');
+            execute keyed into key_ids, keys using near_ids || extra_ids;
+            execute looked into item_ids, scores, hits, place, filled
+            using near_ids || extra_ids, near || extra, cardinality(near_ids), nothing, key_ids, keys, buried,
+                  p_count, p_at_most, p_places, least_score;
+        end if;
+    end if;
+
+    if p_amounts is not null then
+        execute format(
+            'select array_agg(s.item_id), array_agg(s.amount)
+             from (select f.item_id, sum(f.amount::float8) as amount from (%s
+                   ) as f(item_id, amount) where f.item_id = any ($1) group by f.item_id) as s', p_amounts)
+        into amount_ids, amounts using item_ids;
+    end if;
+    if p_times is not null then
+        execute format(
+            'select array_agg(s.item_id), array_agg(extract(epoch from s.time)::float8)
+             from (select f.item_id, max(f.time::timestamptz) as time from (%s
+                   ) as f(item_id, time) where f.item_id = any ($1) group by f.item_id) as s', p_times)
+        into time_ids, times using item_ids;
+        at := extract(epoch from now());
+    end if;
+    if p_vectors then
+        execute format(
+            'select string_agg(halfvec_send(v.embedding), ''''::bytea order by n.place)
+             from unnest($1) with ordinality as n(item_id, place)
+             join recsys.item_vector_%s as v on v.item_id = n.item_id', p_suffix)
+        into vectors using item_ids;
+    end if;
+    item_ids := coalesce(item_ids, '{}');
+    scores := coalesce(scores, '{}');
+    return next;
+end
+$function$
+;
+comment on function recsys._candidates(text,public.halfvec,anyarray,anyarray,anyarray,anyarray,anyarray,integer,integer,integer,boolean,text,real,text,integer,integer,text,text,boolean) is NULL;
+
 CREATE OR REPLACE FUNCTION recsys._check_experiment(p_name text, p_force boolean DEFAULT false)
  RETURNS void
  LANGUAGE plpgsql
@@ -1110,6 +1375,21 @@ end
 $function$
 ;
 comment on function recsys._claim_changes(text,integer) is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._cost(p_statement text, p_query public.halfvec, p_ids anyarray, p_score real, p_count integer)
+ RETURNS double precision
+ LANGUAGE plpgsql
+AS $function$
+declare
+    plan json;
+begin
+    for plan in execute 'explain (format json) ' || p_statement using p_query, p_ids, p_score, p_count loop
+        return (plan -> 0 -> 'Plan' ->> 'Total Cost')::float8;
+    end loop;
+end
+$function$
+;
+comment on function recsys._cost(text,public.halfvec,anyarray,real,integer) is NULL;
 
 CREATE OR REPLACE FUNCTION recsys._critical_value(alpha double precision)
  RETURNS double precision
@@ -1725,6 +2005,36 @@ $function$
 ;
 comment on function recsys._grant_part_live() is NULL;
 
+CREATE OR REPLACE FUNCTION recsys._grant_part_web()
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO '$user', 'public', 'pg_temp'
+AS $function$
+begin
+    if to_regrole('recsys_app') is not null then
+        grant execute on function recsys._keep_slow_request(json),
+            recsys._cost(text, halfvec, anyarray, real, integer),
+            recsys._candidates(text, halfvec, anyarray, anyarray, anyarray, anyarray, anyarray, integer, integer, integer,
+                               boolean, text, real, text, integer, integer, text, text, boolean)
+        to recsys_app;
+    end if;
+    if to_regrole('recsys_analyst') is not null then
+        grant select on recsys.slow_log to recsys_analyst;
+    end if;
+    if to_regrole('recsys_trainer') is not null then
+        grant select, insert, update, delete on recsys.slow_request to recsys_trainer;
+        grant select on recsys.slow_log to recsys_trainer;
+        revoke trigger, truncate, references on recsys.slow_request from recsys_trainer;
+        grant execute on function recsys._keep_slow_request(json) to recsys_trainer;
+        if pg_has_role('recsys_trainer', 'usage') and pg_has_role('recsys_trainer', 'set') then
+            alter function recsys._keep_slow_request(json) owner to recsys_trainer;
+        end if;
+    end if;
+end
+$function$
+;
+comment on function recsys._grant_part_web() is NULL;
+
 CREATE OR REPLACE FUNCTION recsys._grant_version(p_suffix text)
  RETURNS void
  LANGUAGE plpgsql
@@ -1896,6 +2206,45 @@ CREATE OR REPLACE FUNCTION recsys._item_bucket(item_id text)
 RETURN ((hashtextextended((item_id COLLATE "C"), (0)::bigint) & (63)::bigint))::smallint
 ;
 comment on function recsys._item_bucket(text) is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._keep_slow_request(p_row json)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO '$user', 'public', 'pg_temp'
+ SET lock_timeout TO '200ms'
+AS $function$
+declare
+    kept text;
+begin
+    insert into recsys.slow_request (
+        model, version, request_id, channel, user_id, k, returned, total_ms, connection_ms, state_ms, tower_ms,
+        candidates_ms, degraded, error, filter, plan, plan_error)
+    select
+        m.name, r.version, r.request_id, left(r.channel, 100), left(r.user_id, 200), r.k, r.returned, r.total_ms,
+        coalesce(r.connection_ms, 0), coalesce(r.state_ms, 0), coalesce(r.tower_ms, 0), coalesce(r.candidates_ms, 0),
+        left(r.degraded, 200), left(r.error, 500), left(r.filter, 4000), left(r.plan, 20000), left(r.plan_error, 500)
+    from json_to_record(p_row) as r (
+        model text, version integer, request_id uuid, channel text, user_id text, k integer, returned integer,
+        total_ms real, connection_ms real, state_ms real, tower_ms real, candidates_ms real, degraded text, error text,
+        filter text, plan text, plan_error text)
+    join recsys.model as m on m.name = r.model
+    returning model into kept;
+    if kept is null then
+        return false;
+    end if;
+    delete from recsys.slow_request as old
+    where old.id in (
+        select s.id from recsys.slow_request as s
+        where s.model = kept order by s.id desc offset 200 for update skip locked);
+    return true;
+exception
+    when lock_not_available then
+        return false;
+end
+$function$
+;
+comment on function recsys._keep_slow_request(json) is NULL;
 
 CREATE OR REPLACE FUNCTION recsys._lift(log_ratio double precision)
  RETURNS double precision
@@ -2865,6 +3214,8 @@ grant delete, insert, select, update on table recsys.ramp to recsys_trainer;
 grant delete, insert, select, update on table recsys.retention to recsys_trainer;
 grant delete, insert, select, update on table recsys.rollout_status to recsys_trainer;
 grant delete, insert, select, update on table recsys.schedule to recsys_trainer;
+grant delete, insert, select, update on table recsys.slow_log to recsys_trainer;
+grant delete, insert, select, update on table recsys.slow_request to recsys_trainer;
 grant delete, insert, select, update on table recsys.version_comparison to recsys_trainer;
 grant delete, insert, select, update on table recsys.version_outcome to recsys_trainer;
 grant delete, insert, select, update on table recsys.worker to recsys_trainer;
@@ -2890,6 +3241,7 @@ grant select on table recsys.model to recsys_app;
 grant select on table recsys.model_version to recsys_app;
 grant select on table recsys.rollout to recsys_app;
 grant select on table recsys.rollout_status to recsys_analyst;
+grant select on table recsys.slow_log to recsys_analyst;
 grant select on table recsys.switch_log to recsys_analyst;
 grant select on table recsys.version_comparison to recsys_analyst;
 grant select on table recsys.version_metric to recsys_analyst;
@@ -2900,6 +3252,8 @@ grant execute on function recsys._audit(text,integer,text,jsonb,jsonb,text,jsonb
 grant execute on function recsys._audit_state() to recsys_trainer;
 grant execute on function recsys._bilinear(double precision[],double precision[],double precision[]) to recsys_trainer;
 grant execute on function recsys._bucket(text,text) to recsys_trainer;
+grant execute on function recsys._candidates(text,public.halfvec,anyarray,anyarray,anyarray,anyarray,anyarray,integer,integer,integer,boolean,text,real,text,integer,integer,text,text,boolean) to recsys_app;
+grant execute on function recsys._candidates(text,public.halfvec,anyarray,anyarray,anyarray,anyarray,anyarray,integer,integer,integer,boolean,text,real,text,integer,integer,text,text,boolean) to recsys_trainer;
 grant execute on function recsys._check_experiment(text,boolean) to recsys_trainer;
 grant execute on function recsys._check_gate(text,integer,integer) to recsys_trainer;
 grant execute on function recsys._check_k(integer) to recsys_trainer;
@@ -2907,6 +3261,8 @@ grant execute on function recsys._check_promotable(text,integer) to recsys_train
 grant execute on function recsys._check_unused(text,integer) to recsys_trainer;
 grant execute on function recsys._chi_square_tail(double precision,integer) to recsys_trainer;
 grant execute on function recsys._claim_changes(text,integer) to recsys_trainer;
+grant execute on function recsys._cost(text,public.halfvec,anyarray,real,integer) to recsys_app;
+grant execute on function recsys._cost(text,public.halfvec,anyarray,real,integer) to recsys_trainer;
 grant execute on function recsys._critical_value(double precision) to recsys_trainer;
 grant execute on function recsys._direction(public.halfvec) to recsys_app;
 grant execute on function recsys._direction(public.halfvec) to recsys_trainer;
@@ -2924,11 +3280,13 @@ grant execute on function recsys._grant_part_comparison() to recsys_trainer;
 grant execute on function recsys._grant_part_experiments() to recsys_trainer;
 grant execute on function recsys._grant_part_impressions() to recsys_trainer;
 grant execute on function recsys._grant_part_live() to recsys_trainer;
+grant execute on function recsys._grant_part_web() to recsys_trainer;
 grant execute on function recsys._grant_version(text) to recsys_trainer;
 grant execute on function recsys._guard_moments(text,integer[],timestamp with time zone,real) to recsys_trainer;
 grant execute on function recsys._hand_over(text,integer,boolean) to recsys_trainer;
 grant execute on function recsys._item_bucket(text) to recsys_app;
 grant execute on function recsys._item_bucket(text) to recsys_trainer;
+grant execute on function recsys._keep_slow_request(json) to recsys_app;
 grant execute on function recsys._lift(double precision) to recsys_trainer;
 grant execute on function recsys._lock_buckets(text,smallint[]) to recsys_trainer;
 grant execute on function recsys._log_answers(json,json) to recsys_app;

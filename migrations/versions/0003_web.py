@@ -10,7 +10,11 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
-SEARCH: tuple[str, ...] = ()
+SEARCH = (
+    "tables/recall_curve.v1.sql",
+    "functions/_cost.v1.sql",
+    "functions/_candidates.v1.sql",
+)
 OBSERVE = (
     "tables/slow_request.v1.sql",
     "functions/_keep_slow_request.v1.sql",

@@ -1,4 +1,4 @@
--- recsys._grant_part_web: privileges on the slow requests
+-- recsys._grant_part_web: privileges on the search and on the slow requests
 --
 -- A request process adds through _keep_slow_request only: a stolen web login must not read what others asked for.
 --
@@ -11,7 +11,11 @@ set search_path from current
 as $function$
 begin
     if to_regrole('recsys_app') is not null then
-        grant execute on function recsys._keep_slow_request(json) to recsys_app;
+        grant execute on function recsys._keep_slow_request(json),
+            recsys._cost(text, halfvec, anyarray, real, integer),
+            recsys._candidates(text, halfvec, anyarray, anyarray, anyarray, anyarray, anyarray, integer, integer, integer,
+                               boolean, text, real, text, integer, integer, text, text, boolean)
+        to recsys_app;
     end if;
     if to_regrole('recsys_analyst') is not null then
         grant select on recsys.slow_log to recsys_analyst;
