@@ -10,6 +10,7 @@ import psycopg
 from recsys import (
     _db,
     _doctor_live,
+    _doctor_pooler,
     _index,
     _sql,
     artifacts,
@@ -42,7 +43,10 @@ def examine(settings: Settings) -> list[Finding]:
     except RecsysError as exc:
         return [_failure("server", exc)]
     with conn:
-        findings = [*_server(conn), *_memory(conn), *_privileges(conn)]
+        pooler = list(_doctor_pooler.examine(conn, settings.dsn))
+        if any(finding.result == "fail" for finding in pooler):
+            return pooler
+        findings = [*_server(conn), *_memory(conn), *_privileges(conn), *pooler]
         try:
             schema.check(conn)
         except RecsysError as exc:
