@@ -7,10 +7,13 @@ items stand behind all others, and pinned ones in front.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from recsys.errors import ConfigError
 from recsys.filters import Query
@@ -160,3 +163,87 @@ def check_number(name: str, value: object) -> float:
     ):
         raise ConfigError(f"{name} must be a finite number, got {value!r:.80}")
     return float(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What ``order`` puts in order; every array has one entry per item.
+
+    Attributes:
+        ids: The items.
+        scores: Their final scores, shape (n,).
+        keys: Their keys by item; an item without one is not limited.
+        directions: Their unit vectors, shape (n, D); None where MMR is not asked for.
+    """
+
+    ids: Sequence[ItemId]
+    scores: NDArray[np.float64]
+    keys: Mapping[ItemId, str]
+    directions: NDArray[np.float32] | None = None
+
+
+def order(found: Candidates, rules: Rules, k: int) -> list[int]:
+    """Return the places of the items of a page in ``found``, in their order.
+
+    Args:
+        found: The candidates.
+        rules: What the page must look like.
+        k: List length.
+    """
+    ids, scores = found.ids, found.scores
+    places = {item: place for place, item in enumerate(ids)}
+    pinned = [places[item] for item in dict.fromkeys(rules.pin) if item in places][:k]
+    taken, buried = set(pinned), set(rules.bury)
+    ranked = sorted(
+        (place for place in range(len(ids)) if place not in taken),
+        key=lambda place: (ids[place] in buried, -scores[place], ids[place]),
+    )
+    if rules.at_most is not None:
+        ranked = _uncrowded(found, pinned, ranked, rules.at_most)
+    front = [place for place in ranked if ids[place] not in buried]
+    behind = ranked[len(front) :]
+    if rules.mmr is not None and found.directions is not None:
+        front = _varied(found, pinned, front, rules.mmr, k - len(pinned))
+    return [*pinned, *front, *behind][:k]
+
+
+def _uncrowded(
+    found: Candidates, pinned: Sequence[int], ranked: Sequence[int], at_most: int
+) -> list[int]:
+    """Return the best of each key; what is pinned stands already."""
+    count: dict[str, int] = {}
+    kept: list[int] = []
+    for place in (*pinned, *ranked):
+        key = found.keys.get(found.ids[place])
+        if key is not None:
+            count[key] = count.get(key, 0) + 1
+        if key is None or count[key] <= at_most:
+            kept.append(place)
+    standing = set(pinned)
+    return [place for place in kept if place not in standing]
+
+
+def _varied(
+    found: Candidates,
+    pinned: Sequence[int],
+    ranked: Sequence[int],
+    weight: float,
+    length: int,
+) -> list[int]:
+    """Return the next items by maximal marginal relevance, the first on a tie."""
+    assert found.directions is not None
+    vectors = found.directions[list(ranked)]  # (n, D)
+    relevance = weight * found.scores[list(ranked)]
+    nearest = np.full(len(ranked), -np.inf)
+    for place in pinned:
+        nearest = np.maximum(nearest, vectors @ found.directions[place])
+    chosen: list[int] = []
+    free = np.ones(len(ranked), dtype=bool)
+    for _ in range(min(length, len(ranked))):
+        like = np.where(np.isfinite(nearest), nearest, 0.0)
+        worth = np.where(free, relevance - (1 - weight) * like, -np.inf)
+        best = int(np.argmax(worth))
+        free[best] = False
+        chosen.append(ranked[best])
+        nearest = np.maximum(nearest, vectors @ vectors[best])
+    return chosen
