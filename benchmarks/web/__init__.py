@@ -1,0 +1,1 @@
+"""recommend() inside a web server, beside bare SQL and other engines."""
