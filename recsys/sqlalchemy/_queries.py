@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ from sqlalchemy.engine.result import SimpleResultMetaData
 from sqlalchemy.orm import ORMExecuteState, Query, Session
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.expression import Executable, SelectBase
+from sqlalchemy.sql.expression import Executable, FromClause, SelectBase
 
 from recsys.errors import ConfigError
 from recsys.sqlalchemy._sources import Lent, SessionSource
@@ -53,10 +53,6 @@ def sql_of(
             render_schema_translate=translated is not None,
         )
         return _expanded(compiled, dialect)
-    except exc.StatementError as error:
-        raise ConfigError(
-            f"a parameter of the query cannot be bound: {error}", hint=_HINT
-        ) from error
     except (exc.CompileError, exc.InvalidRequestError) as error:
         raise ConfigError(
             f"the query cannot be compiled: {error}",
@@ -73,7 +69,7 @@ def _statement(query: object) -> SelectBase | TextClause:
     raise ConfigError(
         f"a query must be a select(), got {what or type(query).__name__}",
         hint="A subquery or a CTE goes into one: select(subquery.c.id)."
-        if hasattr(query, "c")
+        if isinstance(query, FromClause)
         else _HINT,
     )
 
@@ -157,10 +153,21 @@ def _expanded(compiled: SQLCompiler, dialect: Dialect) -> tuple[str, dict[str, A
     processors.update(state.processors)
     given: Mapping[str, Any] = state.parameters
     values = {
-        name: processors[name](value) if name in processors else value
+        name: _processed(processors[name], value) if name in processors else value
         for name, value in given.items()
     }
     return state.statement, values
+
+
+def _processed(processor: Callable[[Any], Any], value: object) -> object:
+    """Return a value as its type sends it; what a type raises is up to the type."""
+    try:
+        return processor(value)
+    except Exception as error:
+        raise ConfigError(
+            f"a parameter of the query is no value of its type: {error}",
+            hint="Its column's type refuses it, as it would in any other statement.",
+        ) from error
 
 
 @cache

@@ -79,6 +79,7 @@ model_version = Table(
     Column("trained_until", _TIME),
     Column("last_served_at", _TIME),
     Column("retired_at", _TIME),
+    Column("recall_curve", JSONB),
 )
 rollout = Table(
     "rollout",
