@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 from psycopg.rows import dict_row
 
 from recsys import _db, _deadline, observe
-from recsys.errors import DatabaseUnavailable, RecsysError
+from recsys.errors import RecsysError
 from recsys.observe import STAGES, Answered
 from recsys.settings import Settings
 from recsys.types import Page
@@ -260,7 +260,7 @@ class Status(Collector):
         try:
             with (
                 _deadline.until(_deadline.Deadline(self._timeout_s * 1e3)),
-                _connected(self._dsn) as conn,
+                _db.connect(self._dsn) as conn,
                 _deadline.on(conn, borrowed=False),
                 psycopg.Cursor(conn, row_factory=dict_row) as cur,
             ):
@@ -300,13 +300,6 @@ def _gauges(
                     [str(row[column]) for column in labels.values()], float(found)
                 )
         yield gauge
-
-
-def _connected(dsn: str) -> _db.Connection:
-    try:
-        return _deadline.connect(dsn)
-    except psycopg.OperationalError as exc:
-        raise DatabaseUnavailable(f"cannot connect to Postgres: {exc}") from exc
 
 
 def install(registry: CollectorRegistry = REGISTRY, *, status: bool = False) -> Metrics:

@@ -16,10 +16,9 @@ from datetime import timedelta
 from typing import Any
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 
-from recsys import _db, _explain
+from recsys import _db, _deadline, _explain
 from recsys._db import Connection
 from recsys.errors import ConfigError, RecsysError
 from recsys.observe import STAGES, Answered
@@ -29,7 +28,8 @@ logger = logging.getLogger(__name__)
 
 KEEP = timedelta(days=14)
 """For how long the worker's clean-up leaves them."""
-_LIMITS = {"connect_timeout": "2", "tcp_user_timeout": "5000"}
+_BUDGET_MS = 5000
+"""For connecting and everything else, also with a server that hangs."""
 _STATEMENT_MS = 1000
 _TEXT = 20_000
 
@@ -134,10 +134,12 @@ def keep(dsn: str, event: Answered) -> bool:
         DatabaseUnavailable: No server answers.
         psycopg.Error: The database refuses the row.
     """
-    given = conninfo_to_dict(dsn)
-    limits = {name: value for name, value in _LIMITS.items() if name not in given}
     row = _row(event)
-    with _db.connect(make_conninfo(dsn, **limits), autocommit=True) as conn:
+    with (
+        _deadline.until(_deadline.Deadline(_BUDGET_MS)),
+        _db.connect(dsn, autocommit=True) as conn,
+        _deadline.on(conn, borrowed=False),
+    ):
         row |= _explained(conn, event)
         with conn.transaction():
             _limit(conn)

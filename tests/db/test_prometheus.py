@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 import sys
 import textwrap
@@ -236,6 +237,17 @@ def test_a_database_that_hangs_holds_up_a_scrape_no_longer_than_allowed(
         assert registry.get_sample_value("recsys_up") == 0
         assert time.perf_counter() - started < 1.5
         conn.rollback()
+
+
+def test_a_server_that_never_answers_holds_up_a_scrape_no_longer_than_allowed() -> None:
+    registry = CollectorRegistry()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        dsn = f"host=127.0.0.1 port={silent.getsockname()[1]} dbname=x user=x"
+        registry.register(prometheus.Status(dsn, timeout_s=0.3))
+        started = time.perf_counter()
+
+        assert registry.get_sample_value("recsys_up") == 0
+        assert time.perf_counter() - started < 1.5
 
 
 def test_registering_connects_to_nothing() -> None:

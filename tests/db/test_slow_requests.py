@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -213,14 +214,18 @@ def test_fast_requests_start_nothing(
 
 
 def test_the_table_is_bounded_in_number_and_length(log: _db.Connection) -> None:
+    log.execute(
+        "select recsys._keep_slow_request(json_build_object('model', 'shop', 'k', 5,"
+        " 'channel', 'x', 'total_ms', 1, 'returned', n)) from generate_series(0, 200) n"
+    )
     long = "ü" * 100_000
-    query = "select recsys._keep_slow_request(%s::json)"
-    for n in range(202):
-        log.execute(query, (row(total_ms=n, returned=n, plan=long, filter=long),))
+    last = row(returned=201, plan=long, filter=long, error=long, user_id=long)
+    log.execute("select recsys._keep_slow_request(%s::json)", (last,))
 
     found = rows(log)
     assert [r["returned"] for r in found] == list(range(201, 1, -1))
-    assert {(len(r["plan"]), len(r["filter"])) for r in found} == {(20_000, 4_000)}
+    kept = [len(found[0][name]) for name in ("plan", "filter", "error", "user_id")]
+    assert kept == [20_000, 4_000, 500, 200]
 
 
 def test_an_unknown_model_is_not_kept(log: _db.Connection) -> None:
@@ -287,6 +292,19 @@ def test_a_database_that_is_gone_is_a_warning(
 
     assert observer.failed == 1
     assert "cannot connect" in caplog.text
+
+
+def test_a_server_that_never_answers_is_given_up(
+    keeping: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slow, "_BUDGET_MS", 300)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        dsn = f"host=127.0.0.1 port={silent.getsockname()[1]} dbname=x user=x"
+        observer = keeping(dsn=dsn)
+        observe.notify(Answered("shop", "two-tower", 5, total_ms=1.0))
+
+        assert observer.join(1.5)
+    assert observer.failed == 1
 
 
 def test_a_child_of_a_fork_keeps_its_own(
