@@ -205,7 +205,7 @@ class Size:
     sessions: int
 
 
-SIZES = {"full": Size(2400, 3000, 16_000), "small": Size(720, 700, 3500)}
+SIZES = {"full": Size(2400, 3000, 16_000), "small": Size(480, 500, 2200)}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,104 @@
+"""The whole shop with one command: python run.py.
+
+The first time it makes the tables, the goods and a year of clicks, trains a model and
+fills its index; later it finds all that and only starts the server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flask import Flask
+from sqlalchemy import text
+
+HERE = Path(__file__).resolve().parent
+MODEL = "shop"
+
+
+def main() -> None:
+    """Prepare what is missing, then serve."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--port", type=int, default=5000)
+    parser.add_argument("--prepare", action="store_true", help="do not start serving")
+    options = parser.parse_args()
+    app = step("Postgres", create)
+    with app.app_context():
+        from shop import stock
+        from shop.models import db
+
+        step("Tables", db.create_all)
+        step("Goods and shoppers", stock.fill)
+        step("Model", train)
+    if not options.prepare:
+        print(f"\n  http://127.0.0.1:{options.port}/  sign in: ada, demo")
+        print(f"  http://127.0.0.1:{options.port}/admin/  sign in: admin, admin\n")
+        app.run(port=options.port)
+
+
+def create() -> Flask:
+    """Return the application; it starts the embedded server, unless one is named."""
+    from recsys import embedded
+
+    os.environ.setdefault("SHOP_DSN", embedded.start(database="flask_shop"))
+    from shop import create_app
+
+    return create_app()
+
+
+def step(name: str, do: Callable[[], Any]) -> Any:
+    """Do one step; say how long it took."""
+    print(f"{name} ...", flush=True)
+    start = time.perf_counter()
+    done = do()
+    print(f"  {time.perf_counter() - start:.1f} s", flush=True)
+    return done
+
+
+def train() -> None:
+    """Train, backfill and promote a version, as far as that is still to do."""
+    recsys("upgrade")
+    number, state = newest()
+    if number is None:
+        # Where the versions are reviewed like other migrations, leave --no-revision
+        # out: 'recsys train' then writes an alembic file for each.
+        recsys("train", MODEL, "--no-revision")
+        number, state = newest()
+    if state == "building":
+        recsys("backfill", MODEL, str(number))
+        number, state = newest()
+    if state == "ready":
+        recsys("promote", MODEL, str(number))
+
+
+def recsys(*arguments: str) -> None:
+    """Run flask recsys; in a process of its own, so that torch leaves with it."""
+    print("  flask recsys", *arguments, flush=True)
+    command = [sys.executable, "-m", "flask", "--app", "app", "recsys", *arguments]
+    subprocess.run(command, check=True, cwd=HERE)
+
+
+def newest() -> tuple[int | None, str]:
+    """Return number and state of the version that serves, else of the newest one."""
+    from shop.models import db
+
+    found = db.session.execute(
+        text(
+            "select number, state from recsys.model_version where model = :model"
+            " and state in ('building', 'ready', 'serving')"
+            " order by state = 'serving' desc, number desc limit 1"
+        ),
+        {"model": MODEL},
+    ).first()
+    db.session.rollback()  # no transaction stays open over a training
+    return (found.number, found.state) if found else (None, "")
+
+
+if __name__ == "__main__":
+    main()
