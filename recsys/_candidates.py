@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys import filters, retrieval
+from recsys import _db, filters, retrieval
 from recsys._arguments import check_ids, check_k
 from recsys._db import Connection, Halfvec
 from recsys._loaded import Loaded
-from recsys.errors import ConfigError
+from recsys.errors import ConfigError, SourceError
 from recsys.filters import Normalised, Query
 from recsys.retrieval import Found
-from recsys.rules import MOST_ITEMS, Rules, check_number
+from recsys.rules import (
+    MOST_CANDIDATES,
+    MOST_ITEMS,
+    Candidates,
+    Fresh,
+    Rules,
+    check_number,
+    order,
+)
 from recsys.types import ItemId
 
 Boost = Mapping[ItemId, float] | Query
 """Amounts added to scores: by item, or a query of two columns, item id and amount."""
+_NO_RULES = Rules()
+_WHOLE = re.compile(
+    r"\b(limit|fetch|offset|over|distinct\s+on|having|random|nextval)\b", re.IGNORECASE
+)
+"""What may keep Postgres from asking a filter about a few items only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +76,6 @@ class Wanted:
             and not self.amounts
             and self.boost is None
             and self.min_score is None
-            and self.recall_target is None
         )
 
 
@@ -166,23 +179,183 @@ def find(
         ConfigError: An id is not of the model's type.
         SourceError: A query of the application fails.
     """
+    check_ids(version.config, None, None, _named(wanted))
     if wanted.nothing:
         return [], []
-    ef_search = max(version.ef_search, min(1000, 2 * wanted.k))
+    exact, ef_search = _effort(version, wanted.recall_target)
     exclude = [*seen, *wanted.exclude]
-    check_ids(version.config, None, None, wanted.exclude)
-    return retrieval.search(
-        conn,
-        version.statements,
-        Halfvec(query),
-        wanted.k,
-        exclude,
-        ef_search,
-        _as_given(wanted.among),
+    if wanted.plain and not exact:
+        ef_search = max(ef_search, min(1000, 2 * wanted.k))
+        return retrieval.search(
+            conn, version.statements, Halfvec(query), wanted.k, exclude, ef_search
+        )
+    memory = _Memory(version, wanted)
+    look = _look(conn, wanted, Halfvec(query), exclude)
+    if exact:
+        look = look._replace(ef_search=None)
+    else:
+        look = look._replace(ef_search=ef_search, first=memory.first(ef_search))
+    found = retrieval.candidates(conn, version.statements, look)
+    memory.keep(found.needed)
+    if wanted.rules is None and not wanted.amounts and wanted.boost is None:
+        return found.item_ids[: wanted.k], found.scores[: wanted.k]
+    return _page(wanted, found, version.tower.dim)
+
+
+def _named(wanted: Wanted) -> list[ItemId]:
+    rules = wanted.rules or _NO_RULES
+    return [*wanted.exclude, *wanted.amounts, *rules.pin, *rules.bury]
+
+
+def _effort(version: Loaded, target: float | None) -> tuple[bool, int]:
+    """Return whether the scan is exact, and else the candidates of the index.
+
+    Above what was measured only the exact scan is sure to reach a target.
+    """
+    if target is None:
+        return False, version.ef_search
+    if target < 1:
+        for ef_search, recall in version.recall_curve:
+            if recall >= target:
+                return False, ef_search
+        if target <= version.config.index.recall_target:
+            return False, version.ef_search
+    return True, version.ef_search
+
+
+def _look(
+    conn: Connection, wanted: Wanted, query: Halfvec, exclude: list[ItemId]
+) -> retrieval.Look:
+    """Return what the database is asked for; the effort is still open."""
+
+    def text(given: Normalised | None, name: str) -> str | None:
+        return None if given is None else filters.literal(conn, given, name=name)
+
+    rules = wanted.rules or _NO_RULES
+    among = text(wanted.among, "among")
+    return retrieval.Look(
+        query=query,
+        exclude=exclude,
+        named=list(wanted.amounts),
+        pinned=list(rules.pin),
+        never=list(wanted.exclude),
+        buried=list(rules.bury),
+        wish=_considered(wanted),
+        ef_search=None,
+        first=None,
+        whole=among is not None and _WHOLE.search(among) is not None,
+        among=among,
+        min_score=wanted.min_score,
+        keys=text(wanted.per, "rules.per"),
+        at_most=rules.at_most,
+        places=wanted.k,
+        amounts=text(wanted.boost, "boost"),
+        times=text(wanted.times, "rules.fresh.times"),
+        vectors=rules.mmr is not None,
     )
 
 
-def _as_given(among: Normalised | None) -> retrieval.Among | None:
-    if among is None or among[1] is None:
-        return among and among[0]
-    return among[0], among[1]
+def _considered(wanted: Wanted) -> int:
+    """Return how many eligible items the order of the page is made of.
+
+    Each boosted item may leave the first k, or take a place among them.
+    """
+    rules = wanted.rules or _NO_RULES
+    least = wanted.k + len(wanted.amounts)
+    reordered = (
+        wanted.boost is not None or rules.fresh is not None or rules.mmr is not None
+    )
+    if not reordered:
+        return least
+    chosen = rules.candidates or min(MOST_CANDIDATES, max(100, 10 * wanted.k))
+    return max(chosen, least)
+
+
+def _page(wanted: Wanted, found: retrieval.Seen, dim: int) -> Found:
+    """Return the page that the rules make of the candidates."""
+    rules = wanted.rules or _NO_RULES
+    ids, scores = found.item_ids, np.array(found.scores, np.float64)
+    scores += [wanted.amounts.get(item, 0.0) for item in ids]
+    scores += _bonus(ids, found.amount_ids, found.amounts)
+    if rules.fresh is not None:
+        scores += _freshness(rules.fresh, found)
+    keys = {
+        item: key
+        for item, key in zip(found.key_ids or (), found.keys or (), strict=True)
+        if key is not None
+    }
+    directions = None
+    if rules.mmr is not None:
+        rows = _db.unpack_halfvecs(found.vectors, dim + 1)
+        directions = rows[:, :dim].astype(np.float32)
+    places = order(Candidates(ids, scores, keys, directions), rules, wanted.k)
+    return [ids[place] for place in places], [float(scores[place]) for place in places]
+
+
+def _bonus(
+    ids: Sequence[ItemId],
+    given: Sequence[ItemId] | None,
+    amounts: Sequence[float | None] | None,
+) -> NDArray[np.float64]:
+    """Return what a boost query adds to each item; nothing where it has no amount.
+
+    Raises:
+        SourceError: An amount is infinite or not a number.
+    """
+    found = dict(zip(given or (), amounts or (), strict=True))
+    bonus = np.array([found.get(item) or 0.0 for item in ids], np.float64)
+    if not np.isfinite(bonus).all():
+        raise SourceError(
+            "the query 'boost' returns an amount that is no finite number",
+            hint="Its second column is what is added to the score.",
+        )
+    return bonus
+
+
+def _freshness(fresh: Fresh, found: retrieval.Seen) -> NDArray[np.float64]:
+    """Return the bonus of each item; an infinite time is an unknown one."""
+    times = dict(zip(found.time_ids or (), found.times or (), strict=True))
+    known = [times.get(item) for item in found.item_ids]
+    since = np.array([np.nan if t is None else t for t in known], np.float64)
+    age = np.maximum((found.at or 0.0) - since, 0.0)
+    share = np.exp2(-age / fresh.half_life.total_seconds())
+    return np.where(np.isfinite(since), fresh.weight * share, 0.0)
+
+
+class _Memory:
+    """How deep the index had to be read for a filter: where to begin next time.
+
+    It saves time and decides no answer's completeness. A filter with other parameters
+    begins at the same depth, and goes on where that is too little.
+    """
+
+    _known: ClassVar[dict[tuple[str, str, int], int]] = {}
+    _MOST = 1000
+    _DEEPEST = 8
+    """Times the calibrated depth: what a wrong beginning may cost."""
+
+    def __init__(self, version: Loaded, wanted: Wanted) -> None:
+        rules = wanted.rules
+        what = "\0".join(
+            (
+                "" if wanted.among is None else wanted.among[0],
+                ""
+                if wanted.per is None
+                else f"{wanted.per[0]}\0{rules and rules.at_most}",
+            )
+        )
+        self._key = version.statements.suffix, what, _considered(wanted)
+
+    def first(self, ef_search: int) -> int | None:
+        known = self._known.get(self._key)
+        return None if known is None else min(known, self._DEEPEST * ef_search)
+
+    def keep(self, needed: int | None) -> None:
+        if needed is None:
+            self._known.pop(self._key, None)
+            return
+        if len(self._known) >= self._MOST:
+            self._known.clear()
+        # Most requests should find enough at once.
+        known = self._known.get(self._key, needed)
+        self._known[self._key] = max(needed, int(0.9 * known + 0.1 * needed))
