@@ -93,9 +93,9 @@ def _unknown(name: str) -> ConfigError:
     if name == "RECSYS_MODELS":
         hint = "Models are declared in recsys.toml, and there only."
     else:
-        known = [_PREFIX + key for key in _KEYS]
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"Did you mean {close[0]}?" if close else f"Known: {', '.join(known)}."
+        close = difflib.get_close_matches(name.removeprefix(_PREFIX), _KEYS, n=1)
+        known = [_PREFIX + key for key in close or _KEYS]
+        hint = f"Did you mean {known[0]}?" if close else f"Known: {', '.join(known)}."
     return ConfigError(f"unknown configuration key {name}", hint=hint)
 
 

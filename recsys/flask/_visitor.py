@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID, uuid4
@@ -156,14 +157,15 @@ def _pack(items: Iterable[ItemId]) -> list[int | str | list[str]]:
 
 
 def _unpack(packed: object) -> list[ItemId]:
-    if not isinstance(packed, list | tuple):
-        return []
+    """Return ids; what another release or another application left is passed over."""
     found: list[ItemId] = []
-    for item in cast("Sequence[object]", packed):
-        if isinstance(item, list | tuple):
-            found.append(UUID(hex=cast("Sequence[str]", item)[0]))
-        elif isinstance(item, int | str):
-            found.append(item)
+    for item in cast("list[object]", packed) if isinstance(packed, list) else ():
+        if isinstance(item, list):
+            with suppress(ValueError, TypeError):
+                (digits,) = cast("list[Any]", item)
+                found.append(UUID(hex=str(digits)))
+        elif type(item) in (int, str):
+            found.append(cast("ItemId", item))
     return found
 
 
