@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from time import perf_counter
@@ -186,7 +187,7 @@ class ModelRecommender(Generic[M]):
         exclude_seen: bool = True,
         history: Sequence[ItemId | M] | None = None,
         context: Mapping[str, object] | None = None,
-        boost: Mapping[ItemId, float] | Query | None = None,
+        boost: Mapping[ItemId | M, float] | Query | None = None,
         min_score: float | None = None,
         recall_target: float | None = None,
         rules: Rules | None = None,
@@ -254,7 +255,7 @@ class ModelRecommender(Generic[M]):
         k: int = 20,
         among: Query | None = None,
         exclude: Iterable[ItemId | M] = (),
-        boost: Mapping[ItemId, float] | Query | None = None,
+        boost: Mapping[ItemId | M, float] | Query | None = None,
         min_score: float | None = None,
         recall_target: float | None = None,
         rules: Rules | None = None,
@@ -390,16 +391,32 @@ class ModelRecommender(Generic[M]):
     def _arguments(self, **given: Any) -> dict[str, Any]:
         """Return the arguments of the core, without those left out."""
         after = given.pop("after")
-        among, boost = given.pop("among"), given.pop("boost")
+        among, boost, rules = (given.pop(key) for key in ("among", "boost", "rules"))
         kept = {key: value for key, value in given.items() if value is not None}
         kept["exclude"] = [self.id_of(item) for item in given["exclude"]]
         if after:
             kept["after"] = after.page if isinstance(after, ModelPage) else after
         if among is not None:
             kept["among"] = self._query(among, 1)
-        if boost is not None:
+        if isinstance(boost, Mapping):
+            amounts = cast("Mapping[Any, float]", boost)
+            kept["boost"] = {self.id_of(item): n for item, n in amounts.items()}
+        elif boost is not None:
             kept["boost"] = self._query(boost, 2)
+        if rules is not None:
+            kept["rules"] = self._rules(rules)
         return kept
+
+    def _rules(self, rules: Rules) -> Rules:
+        """Return rules in the terms of the core: ids and SQL."""
+        return replace(
+            rules,
+            pin=[self.id_of(cast("Any", item)) for item in rules.pin],
+            bury=[self.id_of(cast("Any", item)) for item in rules.bury],
+            per=None if rules.per is None else self._query(rules.per, 2),
+            fresh=rules.fresh
+            and replace(rules.fresh, times=self._query(rules.fresh.times, 2)),
+        )
 
     def _query(self, query: Any, columns: int) -> Any:
         """Return a QuerySet as SQL, now that the field of the items is known."""

@@ -14,6 +14,8 @@ def home(request: HttpRequest) -> JsonResponse:
 
 def click(request: HttpRequest, item: int) -> JsonResponse:
     shop.record(request, item, request.GET.get("kind", "view"))
+    if request.GET.get("then") == "fail":
+        raise RuntimeError("after the click")
     return JsonResponse({"history": request.recsys.history("shop")})
 
 

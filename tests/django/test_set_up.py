@@ -1,0 +1,243 @@
+"""Settings, checks and manage.py recsys."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+from django.core.management import (
+    CommandError,
+    call_command,
+    get_commands,
+    load_command_class,
+)
+from django.db import connection
+from django_project import SETTINGS_TOML, Changes, point
+from django_store.models import Product
+from django_store.recommenders import shop
+from world import Shop
+
+from recsys import _db
+from recsys.django import checks, conf, recommender
+from recsys.django._recommender import _registered
+from recsys.django._source import dsn_of_alias
+from recsys.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"MODELS": {"shop": {}}}, "recsys.toml only"),
+        ({"DATABSE": "default"}, "Did you mean 'DATABASE'?"),
+        ({"NONSENSE": 1}, "Known keys"),
+        ({"DATABASE": "nowhere"}, "names no database"),
+        ({"TIMEOUT_MS": "200"}, "must be int or float, got str"),
+        ({"TIMEOUT_MS": True}, "must be int or float, got bool"),
+        ({"TIMEOUT_MS": 0}, "above 0"),
+        ({"IMPRESSIONS": "always"}, "is unknown: 'always'"),
+        ({"READS": "replica"}, "must be list or tuple"),
+        ({"READS": [1]}, "aliases or connection strings"),
+        ({"SESSION_ITEMS": 0}, "1 to 1000"),
+        ({"FALLBACK": 1}, "must be bool"),
+        (["CONFIG"], "must be a dict"),
+    ],
+)
+def test_a_wrong_setting_is_found_by_check(
+    store: Shop, settings_: Changes, given: object, said: str
+) -> None:
+    settings_.set(RECSYS=given)
+
+    found = checks.check_settings()
+
+    assert [message.id for message in found] == ["recsys.E001"]
+    assert said in f"{found[0].msg} {found[0].hint}"
+    with pytest.raises(ConfigError):
+        conf.current()
+
+
+def test_a_right_set_up_has_nothing_to_say(store: Shop) -> None:
+    for name in ("settings", "middleware", "recommenders"):
+        assert getattr(checks, f"check_{name}")() == []
+    assert checks.check_database(databases=["default"]) == []
+    assert checks.check_database(databases=None) == []
+    call_command("check", databases=["default"], verbosity=0, stdout=io.StringIO())
+
+
+def test_a_missing_or_broken_toml_is_found(
+    store: Shop, settings_: Changes, tmp_path: Path
+) -> None:
+    settings_.set(RECSYS={"CONFIG": tmp_path / "nothing.toml"})
+    missing = checks.check_settings()
+    (tmp_path / "broken.toml").write_text("[model.shop]\nnonsense = 1\n")
+    settings_.set(RECSYS={"CONFIG": str(tmp_path / "broken.toml")})
+    broken = checks.check_settings()
+
+    assert [m.id for m in (*missing, *broken)] == ["recsys.E002", "recsys.E002"]
+    assert "nothing.toml" in missing[0].msg
+    assert checks.check_recommenders() == []
+
+
+def test_another_kind_of_database_is_found(store: Shop, settings_: Changes) -> None:
+    settings_.set(RECSYS={**settings.RECSYS, "DATABASE": "lite"})
+
+    assert [m.id for m in checks.check_settings()] == ["recsys.E003"]
+    with pytest.raises(ConfigError, match="no PostgreSQL but sqlite"):
+        shop.recommend(7)
+
+
+def test_a_middleware_in_the_wrong_place_is_found(
+    store: Shop, settings_: Changes
+) -> None:
+    settings_.set(MIDDLEWARE=list(reversed(settings.MIDDLEWARE)))
+    wrong = checks.check_middleware()
+    settings_.set(MIDDLEWARE=[])
+
+    assert [m.id for m in wrong] == ["recsys.E004", "recsys.E004"]
+    assert checks.check_middleware() == []
+
+
+def test_a_recommender_of_no_model_or_of_other_ids_is_found(store: Shop) -> None:
+    recommender("books", Product)
+    recommender("shop", Product, item_field="title")
+    try:
+        found = checks.check_recommenders()
+    finally:
+        del _registered["books"]
+        recommender("shop", Product)
+
+    assert sorted(m.id for m in found) == ["recsys.E005", "recsys.E006"]
+    assert any("TextField" in m.msg for m in found)
+
+
+def test_a_database_without_schema_or_serving_version_is_found(
+    empty_dsn: str, dsn: str, settings_: Changes, tmp_path: Path
+) -> None:
+    (tmp_path / "recsys.toml").write_text(SETTINGS_TOML)
+    settings_.set(RECSYS={"CONFIG": tmp_path / "recsys.toml"})
+    point("default", empty_dsn)
+    no_schema = checks.check_database(databases=["default"])
+    point("default", dsn)
+    no_version = checks.check_database(databases=["default"])
+    connection.close()
+    point("default", "host=/nonexistent dbname=x")
+    no_server = checks.check_database(databases=["default"])
+
+    assert [m.id for m in no_schema] == ["recsys.W001"]
+    assert "no recsys schema" in no_schema[0].msg
+    assert [m.id for m in no_version] == ["recsys.W002"]
+    assert [m.id for m in no_server] == ["recsys.W001"]
+
+
+def test_changed_settings_are_read_anew(store: Shop, settings_: Changes) -> None:
+    before = shop.core
+    same = shop.core
+
+    settings_.set(RECSYS={"TIMEOUT_MS": 500})
+
+    assert before is same
+    assert shop.core is not before
+
+
+def test_replicas_are_named_by_alias_or_connection_string(
+    store: Shop, settings_: Changes
+) -> None:
+    settings_.set(RECSYS={"READS": ["default", store.dsn]})
+
+    page = shop.recommend(7, k=5)
+
+    assert len(page) == 5
+
+
+def test_a_connection_string_has_what_django_connects_with(store: Shop) -> None:
+    options = connection.settings_dict["OPTIONS"]
+    options.update(
+        assume_role="recsys_trainer", application_name="shop web", connect_timeout=3
+    )
+    try:
+        with _db.connect(dsn_of_alias("default")) as conn:
+            row = conn.execute("select current_user, current_database()").fetchone()
+    finally:
+        options.clear()
+
+    assert row == ("recsys_trainer", connection.settings_dict["NAME"])
+    with pytest.raises(ConfigError, match="no alias 'nowhere'"):
+        dsn_of_alias("nowhere")
+
+
+def test_the_command_runs_on_the_database_of_the_settings(store: Shop) -> None:
+    out = io.StringIO()
+
+    call_command("recsys", "versions", "shop", "--format", "csv", stdout=out)
+
+    assert get_commands()["recsys"] == "recsys.django"
+    assert "shop,2,ready" in out.getvalue()
+
+
+def test_a_command_that_fails_says_so(store: Shop) -> None:
+    err = io.StringIO()
+
+    with pytest.raises(CommandError, match="'recsys versions books' failed"):
+        call_command("recsys", "versions", "books", stderr=err)
+
+    assert "no model named 'books'" in err.getvalue()
+
+
+def test_the_command_mirrors_every_command_of_the_cli(
+    store: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from recsys.cli.app import cli
+
+    load_command_class("recsys.django", "recsys").run_from_argv(
+        ["manage.py", "recsys", "--help"]
+    )
+
+    shown = capsys.readouterr().out
+    for name in cli.commands:
+        assert f"  {name}" in shown
+    assert "Usage: manage.py recsys" in shown
+
+
+def test_manage_py_recsys_in_a_process_of_its_own(store: Shop, tmp_path: Path) -> None:
+    parts = {
+        key: value
+        for key, value in connection.settings_dict.items()
+        if key in ("ENGINE", "NAME", "USER", "PASSWORD", "HOST", "PORT")
+    }
+    (tmp_path / "own_settings.py").write_text(
+        "SECRET_KEY = 'x'\nUSE_TZ = True\n"
+        "INSTALLED_APPS = ['django.contrib.auth', 'django.contrib.contenttypes',"
+        " 'recsys.django']\n"
+        f"DATABASES = {{'default': {parts!r}}}\n"
+        f"RECSYS = {{'CONFIG': {str(tmp_path / 'recsys.toml')!r}}}\n"
+    )
+
+    def manage(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "django", "recsys", *arguments],
+            env={"DJANGO_SETTINGS_MODULE": "own_settings", "PYTHONPATH": "."},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    good = manage("--settings=own_settings", "recommend", "shop", "7", "-k", "2")
+    bad = manage("promote", "shop", "9")
+    usage = manage("recommend")
+
+    assert good.returncode == 0, good.stderr
+    assert "item_id" in good.stdout
+    assert (bad.returncode, usage.returncode) == (1, 2)
+    assert "Error: model 'shop' has no version 9" in bad.stderr
+    assert "manage.py recsys" in usage.stderr
+    assert "Traceback" not in good.stderr + bad.stderr + usage.stderr
+
+
+def test_importing_recsys_loads_no_django() -> None:
+    code = "import recsys, sys; assert 'django' not in sys.modules"
+
+    subprocess.run([sys.executable, "-c", code], check=True)
