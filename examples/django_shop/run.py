@@ -36,7 +36,12 @@ def main() -> None:
     if not options.prepare:
         print(f"\n  http://127.0.0.1:{options.port}/  sign in: ada, demo")
         print(f"  http://127.0.0.1:{options.port}/admin/  sign in: admin, admin\n")
-        call_command("runserver", f"127.0.0.1:{options.port}", use_reloader=False)
+        # It brings changed and new products into the index while the shop is open.
+        worker = subprocess.Popen(command("worker", "--poll", "1"))
+        try:
+            call_command("runserver", f"127.0.0.1:{options.port}", use_reloader=False)
+        finally:
+            worker.terminate()
 
 
 def step(name: str, do: Callable[[], object]) -> None:
@@ -65,8 +70,12 @@ def train() -> None:
 def recsys(*arguments: str) -> None:
     """Run manage.py recsys; in a process of its own, so that torch leaves with it."""
     print("  manage.py recsys", *arguments, flush=True)
-    command = [sys.executable, str(HERE / "manage.py"), "recsys", *arguments]
-    subprocess.run(command, check=True)
+    subprocess.run(command(*arguments), check=True)
+
+
+def command(*arguments: str) -> list[str]:
+    """Return manage.py recsys as the system runs it."""
+    return [sys.executable, str(HERE / "manage.py"), "recsys", *arguments]
 
 
 def newest() -> tuple[int | None, str]:

@@ -39,7 +39,12 @@ def main() -> None:
     if not options.prepare:
         print(f"\n  http://127.0.0.1:{options.port}/  sign in: ada, demo")
         print(f"  http://127.0.0.1:{options.port}/admin/  sign in: admin, admin\n")
-        app.run(port=options.port)
+        # It brings changed and new products into the index while the shop is open.
+        worker = subprocess.Popen(command("worker", "--poll", "1"), cwd=HERE)
+        try:
+            app.run(port=options.port)
+        finally:
+            worker.terminate()
 
 
 def create() -> Flask:
@@ -69,6 +74,8 @@ def train() -> None:
         # Where the versions are reviewed like other migrations, leave --no-revision
         # out: 'recsys train' then writes an alembic file for each.
         recsys("train", MODEL, "--no-revision")
+        # Which products change is noted from now on, for the worker.
+        recsys("watch", MODEL)
         number, state = newest()
     if state == "building":
         recsys("backfill", MODEL, str(number))
@@ -80,8 +87,12 @@ def train() -> None:
 def recsys(*arguments: str) -> None:
     """Run flask recsys; in a process of its own, so that torch leaves with it."""
     print("  flask recsys", *arguments, flush=True)
-    command = [sys.executable, "-m", "flask", "--app", "app", "recsys", *arguments]
-    subprocess.run(command, check=True, cwd=HERE)
+    subprocess.run(command(*arguments), check=True, cwd=HERE)
+
+
+def command(*arguments: str) -> list[str]:
+    """Return flask recsys as the system runs it."""
+    return [sys.executable, "-m", "flask", "--app", "app", "recsys", *arguments]
 
 
 def newest() -> tuple[int | None, str]:

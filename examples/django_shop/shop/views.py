@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from django.contrib import messages
 from django.contrib.postgres.search import SearchQuery, SearchRank
 from django.db.models import QuerySet
@@ -18,8 +20,15 @@ from shop.recommenders import shop
 PER_PAGE = 24
 PRICES = ("25", "50", "100", "250")
 # Whose pictures stand on the home page.
-STAGE = (25, 30, 16)
-TILES = {"trail": 1, "coffee": 5, "desk": 34, "plants": 13, "kitchen": 19, "ride": 21}
+STAGE = (16, 49, 6)
+TILES = {
+    "trail": 1,
+    "coffee": 54,
+    "desk": 106,
+    "plants": 133,
+    "kitchen": 67,
+    "ride": 93,
+}
 # Some of everything: at most two of a category on the home page.
 VARIED = Rules(at_most=2, per=Product.objects.values_list("id", "category_id"))
 
@@ -41,7 +50,7 @@ def home(request: HttpRequest) -> HttpResponse:
             "for_you": shop.recommend(request, k=12, among=in_stock, rules=VARIED),
             "seen": seen,
             "new": in_stock.order_by("-created_at")[:6],
-            "stage": Product.objects.filter(pk__in=STAGE),
+            "stage": _products(STAGE),
             "tiles": _tiles(),
         },
     )
@@ -155,5 +164,10 @@ def _seen(request: HttpRequest) -> list[Product]:
         ids = list(dict.fromkeys(events.values_list("product_id", flat=True)[:30]))
     else:
         ids = [int(pk) for pk in request.recsys.history("shop")]
-    found = Product.objects.select_related("category").in_bulk(ids[:6])
-    return [found[pk] for pk in ids[:6] if pk in found]
+    return _products(ids[:6])
+
+
+def _products(ids: Sequence[int]) -> list[Product]:
+    """Return products in the order of their ids."""
+    found = Product.objects.select_related("category").in_bulk(ids)
+    return [found[pk] for pk in ids if pk in found]

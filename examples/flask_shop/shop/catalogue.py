@@ -289,7 +289,7 @@ def _products(rng: np.random.Generator, n: int, end: datetime) -> list[Product]:
             int(rng.integers(len(styles))) if free else int(rng.choice(habit[brand]))
         ]
         made_of = category.made_of[variant]
-        price = category.price * (0.8 + 0.25 * variant) * np.exp(rng.normal(0, 0.3))
+        price = category.price * (0.8 + 0.25 * variant) * np.exp(rng.normal(0, 0.2))
         # A tenth came in the last four weeks.
         age = rng.uniform(0, 28) if rng.random() < 0.1 else rng.uniform(28, 900)
         made.append(

@@ -1,0 +1,12 @@
+"""Note which products change, so that 'recsys worker' keeps their vectors right."""
+
+from django.db import migrations
+
+from recsys.django.operations import WatchModel
+
+
+class Migration(migrations.Migration):
+    """The capture triggers of the model "shop" on the shop's tables."""
+
+    dependencies = [("shop", "0001_initial"), ("recsys", "0003_web")]
+    operations = [WatchModel("shop")]
