@@ -11,6 +11,6 @@ page = visitor.recommend(k=12, among=select(Product.id).where(Product.in_stock))
 from __future__ import annotations
 
 from recsys.flask._extension import Recsys
-from recsys.flask._visitor import Visitor
+from recsys.flask._visitor import Touch, Visitor
 
-__all__ = ["Recsys", "Visitor"]
+__all__ = ["Recsys", "Touch", "Visitor"]

@@ -1,31 +1,47 @@
-"""Who asks: a user by id, or an anonymous visitor by what their session has seen."""
+"""Who asks: a user by id, or an anonymous visitor by what their session holds."""
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from uuid import UUID, uuid4
 
+import psycopg
 from flask import session
 
-from recsys.errors import ConfigError
+from recsys.errors import ConfigError, RecsysError
 from recsys.types import ItemId, Page, UserId
 
 if TYPE_CHECKING:
     from recsys.flask._extension import State
 
-_MAX_BYTES = 1500
+logger = logging.getLogger(__name__)
+
+_MAX_BYTES = 2000
 """Of a history: browsers drop a cookie above 4 KB, and with it the whole session."""
+_NEVER = 2**33
+
+
+class Touch(NamedTuple):
+    """One interaction of an anonymous visitor, as the session keeps it."""
+
+    item_id: ItemId
+    kind: str
+    at: int
+    """Seconds since 1970."""
 
 
 class Visitor:
     """The user or the anonymous visitor of this request, for one model.
 
-    An anonymous visitor's items are kept in ``flask.session``, newest first, and so
-    is a random key that assigns them to versions and experiments. Nothing is stored
-    there before it is asked for.
+    What an anonymous visitor does is kept in ``flask.session``, and so is a random key
+    that assigns them to versions and experiments. Reading makes neither: only
+    ``record()`` does, so that no crawler fills an experiment with one-time visitors.
     """
 
     def __init__(self, state: State, model: str) -> None:
@@ -38,21 +54,26 @@ class Visitor:
         return self._state.extension.user_id()
 
     @property
-    def unit(self) -> str:
-        """What assigns them to a version: the user, or the key of the session."""
+    def unit(self) -> str | None:
+        """What assigns them to a version: the user, or the key of the session.
+
+        None for a visitor who has recorded nothing yet: the base answers.
+        """
         user = self.user_id
         if user is not None:
             return str(user)
         key = self._kept().get("unit")
-        if not isinstance(key, str) or not key:
-            key = uuid4().hex
-            self._keep(unit=key)
-        return key
+        return key if isinstance(key, str) and key else None
 
     @property
     def history(self) -> list[ItemId]:
-        """The session's items, newest first."""
-        return _unpack(self._kept().get(f"items.{self._model}"))
+        """The session's items, newest first, each once."""
+        return list(dict.fromkeys(touch.item_id for touch in self.touches))
+
+    @property
+    def touches(self) -> list[Touch]:
+        """What the session holds for this model, newest first."""
+        return _unpack(self._kept().get(self._model))
 
     @property
     def who(self) -> dict[str, Any]:
@@ -93,50 +114,55 @@ class Visitor:
         """
         user = self.user_id
         if user is None:
-            self._saw(item_id)
+            self._touch(item_id, kind)
             return
         self._state.recommender(self._model).record(
             user, item_id, kind, request_id=_request_id(request_id), value=value
         )
 
-    def hand_over(self, kind: str = "view") -> int:
-        """At a login, record the session's items for the user; then forget them.
+    def hand_over(self) -> int:
+        """At a login, record for the user what the session holds; then forget it.
 
-        Args:
-            kind: What happened with each of them.
+        What cannot be recorded is logged: it never fails a login.
 
         Returns:
             How many were recorded; 0 for an anonymous visitor.
         """
-        user = self.user_id
+        user, count = self.user_id, 0
         if user is None:
             return 0
-        items = self.history
         recommender = self._state.recommender(self._model)
-        for item in reversed(items):
-            recommender.record(user, item, kind)
+        for touch in reversed(self.touches):
+            at = datetime.fromtimestamp(touch.at, UTC)
+            try:
+                recommender.record(user, touch.item_id, touch.kind, occurred_at=at)
+                count += 1
+            except (RecsysError, psycopg.Error):
+                logger.exception("item %s of a session was not recorded", touch.item_id)
         self.forget()
-        return len(items)
+        return count
 
     def forget(self) -> None:
-        """Forget the session's items; at a logout, for instance."""
-        if self.history:
-            self._keep(**{f"items.{self._model}": None})
+        """Forget what the session holds for this model; at a logout, for instance."""
+        if self._model in self._kept():
+            self._keep({self._model: None})
 
-    def _saw(self, item_id: ItemId) -> None:
+    def _touch(self, item_id: ItemId, kind: str) -> None:
         if type(item_id) not in (int, str) and not isinstance(item_id, UUID):
             raise ConfigError(
                 f"item_id must be an int, a str or a UUID, got {item_id!r:.80}"
             )
-        items = [item_id, *(item for item in self.history if item != item_id)]
+        new = Touch(item_id, kind, int(time.time()))
+        others = [one for one in self.touches if one[:2] != new[:2]]
         limit = self._state.settings.session_items
-        self._keep(**{f"items.{self._model}": _pack(items[:limit])})
+        packed = _pack([new, *others][:limit])
+        self._keep({self._model: packed, "unit": self.unit or uuid4().hex})
 
     def _kept(self) -> Mapping[str, Any]:
         kept = session.get(self._state.settings.session_key)
         return cast("Mapping[str, Any]", kept) if isinstance(kept, Mapping) else {}
 
-    def _keep(self, **changes: Any) -> None:
+    def _keep(self, changes: Mapping[str, Any]) -> None:
         merged = {**self._kept(), **changes}
         # A new object: the session notices assignments only.
         session[self._state.settings.session_key] = {
@@ -144,28 +170,30 @@ class Visitor:
         }
 
 
-def _pack(items: Iterable[ItemId]) -> list[int | str | list[str]]:
-    """Return ids as JSON keeps them apart, whatever serialiser the session has."""
-    packed: list[int | str | list[str]] = []
+def _pack(touches: Iterable[Touch]) -> list[list[Any]]:
+    """Return what JSON keeps apart, whatever serialiser the session has."""
+    packed: list[list[Any]] = []
     size = 0
-    for item in items:
-        size += len(str(item).encode()) + 4
+    for item, kind, at in touches:
+        size += len(f"{item}{kind}".encode()) + 18
         if size > _MAX_BYTES:
             break
-        packed.append([item.hex] if isinstance(item, UUID) else item)
+        packed.append([[item.hex] if isinstance(item, UUID) else item, kind, at])
     return packed
 
 
-def _unpack(packed: object) -> list[ItemId]:
-    """Return ids; what another release or another application left is passed over."""
-    found: list[ItemId] = []
-    for item in cast("list[object]", packed) if isinstance(packed, list) else ():
-        if isinstance(item, list):
-            with suppress(ValueError, TypeError):
+def _unpack(packed: object) -> list[Touch]:
+    """Return what was packed; what another release left is passed over."""
+    found: list[Touch] = []
+    for row in cast("list[Any]", packed) if isinstance(packed, list) else ():
+        with suppress(ValueError, TypeError):
+            item, kind, at = row
+            if isinstance(item, list):
                 (digits,) = cast("list[Any]", item)
-                found.append(UUID(hex=str(digits)))
-        elif type(item) in (int, str):
-            found.append(cast("ItemId", item))
+                item = UUID(hex=str(digits))
+            good = type(item) in (int, str, UUID) and isinstance(kind, str)
+            if good and 0 <= int(at) < _NEVER:
+                found.append(Touch(item, kind, int(at)))
     return found
 
 

@@ -28,9 +28,15 @@ def shop_dsn(server: str, flask_template: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def app(shop_dsn: str) -> Iterator[Flask]:
-    """The application on Flask-SQLAlchemy's session."""
-    made = shop_app.make(SQLALCHEMY_DATABASE_URI=shop_app.url_of(shop_dsn))
+def app(request: pytest.FixtureRequest, flask_template: str) -> Iterator[Flask]:
+    """The application on Flask-SQLAlchemy's session.
+
+    A test that also asks for ``shop_dsn`` has a copy of the shop to change; the others
+    share one and only read.
+    """
+    own = "shop_dsn" in request.fixturenames
+    dsn = request.getfixturevalue("shop_dsn") if own else flask_template
+    made = shop_app.make(SQLALCHEMY_DATABASE_URI=shop_app.url_of(dsn))
     yield made
     with made.app_context():
         shop_app.db.engine.dispose()

@@ -39,7 +39,8 @@ def home():
 
 
 def product(item: int):
-    visitor.record(item, "view", request_id=request.args.get("from"))
+    kind = request.args.get("kind", "view")
+    visitor.record(item, kind, request_id=request.args.get("from"))
     if request.args.get("fail"):
         raise RuntimeError("the view fails after it has recorded")
     db.session.commit()

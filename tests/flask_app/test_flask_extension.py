@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from recsys import Recommender, _own
 from recsys.errors import ConfigError
-from recsys.flask import Recsys, _visitor
+from recsys.flask import Recsys, Touch, _visitor
 
 
 def events(dsn: str) -> int:
@@ -42,13 +42,16 @@ def test_what_an_anonymous_visitor_looks_at_changes_what_they_see(app: Flask) ->
     assert other.get("/").json["ids"] == first
 
 
-def test_an_anonymous_visitor_keeps_one_key(app: Flask) -> None:
+def test_an_anonymous_visitor_gets_one_key_with_the_first_click(app: Flask) -> None:
     client = app.test_client()
+    before = client.get("/").json["unit"]
+    client.get("/product/3")
 
     keys = {client.get("/").json["unit"] for _ in range(3)}
 
+    assert before is None
     assert len(keys) == 1
-    assert keys != {app.test_client().get("/").json["unit"]}
+    assert None not in keys
 
 
 def test_the_history_is_newest_first_without_repeats_and_bounded(app: Flask) -> None:
@@ -103,11 +106,12 @@ def test_a_session_of_another_release_is_no_reason_to_fail(
     assert client.get("/product/3").status_code == 200
 
 
-def test_nothing_is_stored_in_the_session_of_who_is_not_asked_for(app: Flask) -> None:
+def test_reading_stores_nothing_in_the_session(app: Flask) -> None:
     with app.test_request_context():
-        assert shop_app.visitor.history == []
+        shop_app.visitor.recommend(k=2)
         shop_app.visitor.forget()
 
+        assert shop_app.visitor.history == []
         assert "recsys" not in session
 
 
@@ -158,19 +162,33 @@ def test_a_mangled_request_id_does_no_harm(
 
 def test_a_login_takes_the_session_along(app: Flask, shop_dsn: str) -> None:
     client = app.test_client()
-    for item in (11, 12, 13):
+    for item in (11, 12, 13, 12):
         client.get(f"/product/{item}")
+    client.get("/product/11?kind=cart")
     assert events(shop_dsn) == 360
 
-    assert client.get("/login/30").text == "3"
+    assert client.get("/login/30").text == "4"
     assert client.get("/login/30").text == "0"
 
     with psycopg.connect(shop_dsn) as conn:
         rows = conn.execute(
-            "select product_id from event where customer_id = 30"
-            " order by created_at desc limit 3"
+            "select product_id, kind from event where customer_id = 30"
+            " and created_at > now() - interval '1 minute' order by ctid"
         ).fetchall()
-    assert rows == [(13,), (12,), (11,)]
+    assert rows == [(11, "view"), (13, "view"), (12, "view"), (11, "cart")]
+
+
+def test_what_cannot_be_handed_over_does_not_fail_the_login(
+    app: Flask, shop_dsn: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = app.test_client()
+    client.get("/product/11?kind=stare")
+    client.get("/product/12")
+
+    assert client.get("/login/30").text == "1"
+
+    assert "item 11 of a session was not recorded" in caplog.text
+    assert events(shop_dsn) == 361
 
 
 def test_an_anonymous_visitor_has_nobody_to_hand_over_to(app: Flask) -> None:
@@ -372,6 +390,8 @@ print(json.dumps(list(sys.modules)))
 
 
 def test_what_a_visitor_packs_is_json() -> None:
-    packed = _visitor._pack([1, "a", UUID(int=3)])
+    touches = [Touch(item, "view", 7) for item in (1, "a", UUID(int=3))]
 
-    assert _visitor._unpack(json.loads(json.dumps(packed))) == [1, "a", UUID(int=3)]
+    packed = json.dumps(_visitor._pack(touches))
+
+    assert _visitor._unpack(json.loads(packed)) == touches
