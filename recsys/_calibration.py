@@ -49,11 +49,13 @@ class Calibration:
         recall: ANN recall@20 at it, in [0, 1]: the lower of recommending to users and
             of similar items.
         queries: Number of sampled requests.
+        curve: Every candidate count that was tried, with its recall, by rising count.
     """
 
     ef_search: int
     recall: float
     queries: int
+    curve: Sequence[tuple[int, float]] = ()
 
 
 def calibrate(
@@ -71,6 +73,7 @@ def calibrate(
     """
     kinds = (users_queries(conn, version), similar_queries(conn, version))
     target = version.config.index.recall_target
+    curve: dict[int, float] = {}
     with progress.stage("Measuring ANN recall") as stage:
         bounds = [_exact_bounds(conn, version, queries) for queries in kinds]
         stage.advance(1, "exact scan done")
@@ -80,6 +83,7 @@ def calibrate(
                 _recall(conn, version, queries, bound, ef_search)
                 for queries, bound in zip(kinds, bounds, strict=True)
             )
+            curve[ef_search] = recall
             stage.advance(1, f"ef_search {ef_search}: recall {recall:.3f}")
             return recall
 
@@ -92,7 +96,8 @@ def calibrate(
             hint="Raise index.m and index.ef_construction, or lower "
             "index.recall_target, and train again.",
         )
-    return Calibration(ef_search, recall, sum(map(len, kinds)))
+    queries = sum(map(len, kinds))
+    return Calibration(ef_search, recall, queries, sorted(curve.items()))
 
 
 def _smallest(recall_at: Callable[[int], float], target: float) -> tuple[int, float]:

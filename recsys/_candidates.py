@@ -182,7 +182,7 @@ def find(
     check_ids(version.config, None, None, _named(wanted))
     if wanted.nothing:
         return [], []
-    exact, ef_search = _effort(version, wanted.recall_target)
+    exact, ef_search = effort(version, wanted.recall_target)
     exclude = [*seen, *wanted.exclude]
     if wanted.plain and not exact:
         ef_search = max(ef_search, min(1000, 2 * wanted.k))
@@ -207,10 +207,14 @@ def _named(wanted: Wanted) -> list[ItemId]:
     return [*wanted.exclude, *wanted.amounts, *rules.pin, *rules.bury]
 
 
-def _effort(version: Loaded, target: float | None) -> tuple[bool, int]:
+def effort(version: Loaded, target: float | None) -> tuple[bool, int]:
     """Return whether the scan is exact, and else the candidates of the index.
 
     Above what was measured only the exact scan is sure to reach a target.
+
+    Args:
+        version: Who answers.
+        target: Recall of the request; None: that of the version.
     """
     if target is None:
         return False, version.ef_search

@@ -8,6 +8,7 @@ other's way.
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Generator
@@ -436,7 +437,8 @@ class _Backfill:
             " state = case when state in ('building', 'failed') then 'ready'"
             " else state end,"
             " phase = 'done', rows_done = %s, rows_total = %s, item_count = %s,"
-            " source_count = %s, ef_search = %s, ann_recall = %s, error = null,"
+            " source_count = %s, ef_search = %s, ann_recall = %s,"
+            " recall_curve = %s::jsonb, error = null,"
             " ready_at = coalesce(ready_at, now())"
             " where model = %s and number = %s",
             (
@@ -446,6 +448,7 @@ class _Backfill:
                 source_count,
                 found.ef_search,
                 found.recall,
+                json.dumps([[ef, round(recall, 4)] for ef, recall in found.curve]),
                 self.version.model,
                 self.version.number,
             ),

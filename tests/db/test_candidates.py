@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import numpy as np
+import psycopg
 import pytest
 import world
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from recsys import Recommender, _candidates, _db
+from recsys import _candidates, _db
 from recsys._loaded import Loaded, LoadedVersions
 from recsys.errors import ConfigError, SourceError
 from recsys.rules import Fresh, Rules
@@ -24,11 +26,16 @@ ROWS = 3_000
 DIM = 16
 
 
-@dataclass(frozen=True)
 class Catalogue:
-    dsn: str
-    vectors: Mapping[ItemId, NDArray[np.float32]]
-    version: Loaded
+    """No dataclass: hypothesis would print every vector."""
+
+    def __init__(
+        self,
+        dsn: str,
+        vectors: Mapping[ItemId, NDArray[np.float32]],
+        version: Loaded,
+    ) -> None:
+        self.dsn, self.vectors, self.version = dsn, vectors, version
 
 
 @pytest.fixture(scope="module")
@@ -383,3 +390,294 @@ def test_everything_at_once_is_what_the_order_of_the_rules_says(
     )
 
     assert ids == want[:k]
+
+
+# what a request may contain ----------------------------------------------------------
+
+_PIECES = (
+    "'", '"', "\\", ";", "--", "/*", "*/", "$1", "$$", "$function$", "%", "%s", "%(x)s",
+    "{", "}", ")", "(", "\n", "\0", "\ud800", "E'", "') or true --", "@s@", ":x",
+    "'; drop table product; --", "\\'; drop table product; --", "ﬀ", "🍏", "＇",
+)  # fmt: skip
+HOSTILE = st.lists(
+    st.sampled_from(_PIECES) | st.text(max_size=4), min_size=1, max_size=5
+).map("".join)
+
+
+def tables(conn: _db.Connection) -> list[Any]:
+    return conn.execute(
+        "select (select count(*) from product), (select count(*) from customer),"
+        " (select count(*) from recsys.item_vector_shop_1)"
+    ).fetchall()
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(text=HOSTILE, effort=st.sampled_from([None, 1]))
+def test_parameters_are_values_whatever_they_contain(
+    catalogue: Catalogue, conn: _db.Connection, text: str, effort: float | None
+) -> None:
+    """A parameter comes back as it is, or is refused; it is never read as SQL."""
+    before = tables(conn)
+    # True where Postgres reads the very bytes that were passed.
+    same = "convert_to(%s, 'UTF8') = %s"
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError:
+        encoded = None
+    rules = Rules(
+        at_most=2,
+        per=(
+            f"select id, case when {same} then id::text else 'x' end from product",
+            [text, encoded],
+        ),
+        fresh=Fresh(
+            (f"select id, now() from product where {same}", [text, encoded]),
+            timedelta(1),
+            3,
+        ),
+    )
+    options: dict[str, Any] = {
+        "among": (f"select id from product where {same}", [text, encoded]),
+        "boost": (f"select id, 4 from product where {same}", [text, encoded]),
+        "rules": rules,
+        "recall_target": effort,
+    }
+
+    if "\0" in text or encoded is None:
+        with pytest.raises(ConfigError):
+            find(catalogue, conn, 5, **options)
+    else:
+        ids, found = find(catalogue, conn, 5, **options)
+        assert len(ids) == 5
+        assert all(score > 5 for score in found)
+    assert tables(conn) == before
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    text=HOSTILE,
+    place=st.sampled_from(["among", "boost", "per", "times"]),
+    effort=st.sampled_from([None, 1]),
+)
+def test_broken_queries_are_explained_and_change_nothing(
+    catalogue: Catalogue,
+    conn: _db.Connection,
+    text: str,
+    place: str,
+    effort: float | None,
+) -> None:
+    before = tables(conn)
+    conn.commit()
+    columns = {"among": "id", "boost": "id, 1", "per": "id, 'x'", "times": "id, now()"}
+    sql = f"select {columns[place]} from product where title <> '' {text}"
+    options: dict[str, Any] = {"recall_target": effort}
+    with suppress(ConfigError, SourceError):
+        if place == "per":
+            options["rules"] = Rules(at_most=5, per=sql)
+        elif place == "times":
+            options["rules"] = Rules(fresh=Fresh(sql, timedelta(1), 1))
+        else:
+            options[place] = sql
+        find(catalogue, conn, 5, **options)
+    conn.rollback()
+
+    assert tables(conn) == before
+    conn.commit()
+
+
+BREAKOUTS = (
+    "select id from product) as f(item_id)); drop table product; --",
+    "select id from product; drop table product",
+    "select id from product where true) limit 5; delete from product; select (1",
+    "with gone as (delete from product returning id) select id from gone",
+)
+
+
+@pytest.mark.parametrize("effort", [None, 1])
+@pytest.mark.parametrize("whole", ["", " /* limit */"])
+@pytest.mark.parametrize("text", BREAKOUTS)
+def test_not_even_a_filter_that_is_hostile_itself_can_write(
+    catalogue: Catalogue,
+    conn: _db.Connection,
+    text: str,
+    whole: str,
+    effort: float | None,
+) -> None:
+    before = tables(conn)
+    conn.commit()
+    for place in ("among", "boost", "per"):
+        rules = Rules(at_most=1, per=text) if place == "per" else None
+        given_query = {} if rules else {place: text + whole}
+        with pytest.raises(SourceError):
+            find(catalogue, conn, 5, rules=rules, recall_target=effort, **given_query)
+        conn.rollback()
+
+    assert tables(conn) == before
+
+
+def test_the_cost_of_a_statement_is_asked_for_one_statement_only(
+    conn: _db.Connection,
+) -> None:
+    with pytest.raises(psycopg.Error):
+        conn.execute(
+            "select recsys._cost('select 1; drop table product', null::halfvec,"
+            " '{}'::bigint[], 0, 1)"
+        )
+    conn.rollback()
+
+    assert tables(conn)[0][0] == ROWS
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"among": "select nonsense from product"}, "among"),
+        ({"among": "select id, title from product"}, "among"),
+        ({"among": "select title from product"}, "among"),
+        ({"among": "select 1/0"}, "among"),
+        ({"boost": "select id from product"}, "boost"),
+        ({"boost": "select id, title from product"}, "boost"),
+        ({"boost": "select id, 'nan'::float8 from product"}, "boost"),
+        ({"rules": Rules(at_most=1, per="select id from nowhere")}, "rules.per"),
+        (
+            {
+                "rules": Rules(
+                    fresh=Fresh("select id, title from product", timedelta(1), 1)
+                )
+            },
+            "rules.fresh.times",
+        ),
+    ],
+)
+def test_the_query_that_fails_is_named(
+    catalogue: Catalogue, conn: _db.Connection, options: Any, named: str
+) -> None:
+    for effort in (None, 1):
+        with pytest.raises(SourceError, match=named) as caught:
+            find(catalogue, conn, 5, recall_target=effort, **options)
+        conn.rollback()
+        assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Rules(at_most=0, per=BRANDS),
+        lambda: Rules(at_most=2),
+        lambda: Rules(per=BRANDS),
+        lambda: Rules(mmr=1.5),
+        lambda: Rules(mmr=float("nan")),
+        lambda: Rules(pin=[1], bury=[1]),
+        lambda: Rules(pin="abc"),
+        lambda: Rules(pin=list(range(1001))),
+        lambda: Rules(pin=[[1]]),  # type: ignore[list-item]
+        lambda: Rules(candidates=5001),
+        lambda: Rules(fresh="new"),  # type: ignore[arg-type]
+        lambda: Fresh(BRANDS, timedelta(0), 1),
+        lambda: Fresh(BRANDS, 7, 1),  # type: ignore[arg-type]
+        lambda: Fresh(BRANDS, timedelta(1), float("inf")),
+        lambda: _candidates.wanted(5, rules={"mmr": 1}),  # type: ignore[arg-type]
+        lambda: _candidates.wanted(5, among=17),
+        lambda: _candidates.wanted(5, among=("select 1", "x")),
+        lambda: _candidates.wanted(5, among=("select 1", [], [])),
+        lambda: _candidates.wanted(5, boost={1: "2"}),
+        lambda: _candidates.wanted(5, boost={1: float("nan")}),
+        lambda: _candidates.wanted(5, boost=dict.fromkeys(range(1001), 1.0)),
+        lambda: _candidates.wanted(5, min_score=float("inf")),
+        lambda: _candidates.wanted(5, recall_target=0),
+        lambda: _candidates.wanted(5, recall_target=1.1),
+    ],
+)
+def test_wishes_that_make_no_sense_are_refused(make: Any) -> None:
+    with pytest.raises(ConfigError):
+        make()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"boost": {"7": 1.0}},
+        {"rules": Rules(pin=["7"])},
+        {"rules": Rules(bury=[2**63])},
+        {"exclude": [None]},
+    ],
+)
+def test_ids_of_another_type_are_refused(
+    catalogue: Catalogue, conn: _db.Connection, options: Any
+) -> None:
+    with pytest.raises(ConfigError, match="item_id"):
+        find(catalogue, conn, 5, **options)
+
+
+@pytest.mark.parametrize("among", [
+    "select id from product union all select null",
+    "select id from product union all select id from product",
+    "select id::integer from product",
+    "select id::numeric from product",
+    "select id from product order by price limit 2900",
+    "select max(id) from product group by id",
+    "values (1), (2), (3), (4), (5), (6)",
+    "table only_ids",
+])  # fmt: skip
+def test_filters_of_every_shape_fill_the_page(
+    catalogue: Catalogue, conn: _db.Connection, among: str
+) -> None:
+    conn.execute("create temp table only_ids as select id from product")
+    all_scores = scores(catalogue, query())
+    rows = {row[0] for row in conn.execute(among.encode())}
+    want = [item for item in best(all_scores) if item in rows]
+
+    exact, _ = find(catalogue, conn, 5, among=among)
+    quick, _ = find(catalogue, conn, 5, among=among, recall_target=None)
+
+    assert exact == want[:5]
+    assert len(quick) == len(set(quick)) == 5
+    assert set(quick) <= rows
+
+
+def test_no_setting_stays_behind(catalogue: Catalogue) -> None:
+    def current(conn: _db.Connection) -> list[Any]:
+        return [row[:2] for row in conn.execute("show all")]
+
+    with _db.connect(catalogue.dsn) as conn:
+        conn.execute("select '[1]'::vector")  # libraries bring their settings
+        conn.execute("do $$ begin end $$")
+        before = current(conn)
+        for among in ("select id from product", "select id from product where id = 3"):
+            find(catalogue, conn, 5, among=among, recall_target=None)
+        after = current(conn)
+    assert after == before
+
+
+def test_a_recall_target_takes_the_measured_depth_or_all(catalogue: Catalogue) -> None:
+    version = replace(catalogue.version, recall_curve=[(40, 0.9), (80, 0.97)])
+
+    def effort(target: float | None) -> int | None:
+        exact, ef_search = _candidates.effort(version, target)
+        return None if exact else ef_search
+
+    assert [effort(t) for t in (0.5, 0.9, 0.95, 0.98, 1.0)] == [40, 40, 80, None, None]
+    assert effort(None) == version.ef_search
+
+
+def test_a_backfill_keeps_the_recall_that_it_measured(
+    catalogue: Catalogue, conn: _db.Connection
+) -> None:
+    row = conn.execute(
+        "select ef_search, ann_recall, recall_curve from recsys.model_version"
+    ).fetchone()
+    assert row
+    ef_search, recall, curve = row
+
+    assert dict(curve)[ef_search] == pytest.approx(recall, abs=1e-3)
+    assert [tuple(point) for point in catalogue.version.recall_curve] == [
+        tuple(point) for point in curve
+    ]
