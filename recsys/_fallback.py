@@ -236,16 +236,17 @@ class Memory:
         Args:
             among: Key of the filter.
         """
-        now = monotonic()
-        if among is None or now < self._next:
+        if among is None:
             return False
+        now = monotonic()
         known = self._popular.get(among)
         if known is not None and now - known.at < POPULAR_EVERY_S:
             return False
-        if known is None and self._asked.get(among) is None:
+        if known is None and among != NO_FILTER and self._asked.get(among) is None:
             self._asked.put(among, now)
-            if among != NO_FILTER:
-                return False
+            return False
+        if now < self._next:
+            return False
         self._next = now + 1.0
         return True
 

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import island
 from island import Island
 
-from recsys import _breaker, embedded
+from recsys import _breaker
 
 
 @pytest.fixture(scope="session")
@@ -28,14 +28,14 @@ def ground() -> Iterator[Path]:
 def _primary(ground: Path) -> Iterator[Island]:
     made = island.primary(ground)
     yield made
-    embedded.stop(made.folder)
+    made.stop()
 
 
 @pytest.fixture(scope="session")
 def _standby(_primary: Island, ground: Path) -> Iterator[Island]:
     made = island.standby(_primary, ground)
     yield made
-    embedded.stop(made.folder)
+    made.stop()
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,10 @@ class Island:
     Attributes:
         folder: Its data.
         dsn: Connection string to its database.
+        server: Its process, where this one started it.
     """
+
+    server: subprocess.Popen[bytes] | None = None
 
     def __init__(self, folder: Path, dsn: str) -> None:
         self.folder = folder
@@ -45,6 +48,11 @@ class Island:
         finally:
             for one in stopped:
                 one.resume()
+
+    def stop(self) -> None:
+        embedded.stop(self.folder)
+        if self.server is not None:
+            self.server.wait(30)
 
     @contextmanager
     def down(self) -> Iterator[None]:
@@ -86,11 +94,16 @@ def standby(of: Island, folder: Path) -> Island:
         check=True,
         capture_output=True,
     )
+    # Where 'alter system reset' does not reach it.
+    auto = (data / "postgresql.auto.conf").read_text()
+    with (data / "postgresql.conf").open("a") as settings:
+        settings.write(auto)
     for path in (data, *data.rglob("*")):
         shutil.chown(path, owner, of.folder.stat().st_gid)
-    (data / "postmaster.pid").unlink(missing_ok=True)
+    for stale in data.glob(".s.PGSQL.*"):
+        stale.unlink()  # the primary's: its socket lies among its data
     with (folder / "standby.log").open("wb") as log:
-        subprocess.Popen(
+        server = subprocess.Popen(
             [binaries / "postgres", "-D", data, "-h", "", "-k", data],
             stdout=log,
             stderr=log,
@@ -99,13 +112,14 @@ def standby(of: Island, folder: Path) -> Island:
         )
     dsn = psycopg.conninfo.make_conninfo(of.dsn, host=str(data))
     made = Island(data, dsn)
+    made.server = server
     wait_for(lambda: made.execute("select pg_is_in_recovery()") == [(True,)])
     return made
 
 
 def caught_up(of: Island, replica: Island) -> None:
     """Wait until a replica has replayed what its primary has written."""
-    lsn = of.execute("select pg_current_wal_lsn()::text")[0][0]
+    lsn = of.execute("select pg_current_wal_flush_lsn()::text")[0][0]
     query = "select pg_last_wal_replay_lsn() >= %s::pg_lsn"
     wait_for(lambda: replica.execute(query, lsn) == [(True,)])
 
