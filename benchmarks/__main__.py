@@ -17,6 +17,7 @@ from benchmarks import (
     process,
     reading,
     report,
+    rules,
     serving,
     training,
     world,
@@ -27,7 +28,16 @@ from recsys.backfill import backfill
 from recsys.cli.bars import Bars
 
 LIVE = ("roll", "freshness", "capture")
-PARTS = ("process", "serving", "impressions", "reading", *LIVE, "training", "aa")
+PARTS = (
+    "process",
+    "serving",
+    "rules",
+    "impressions",
+    "reading",
+    *LIVE,
+    "training",
+    "aa",
+)
 DATABASE = "recsys_bench"
 
 
@@ -51,6 +61,7 @@ def main() -> None:
         report.show("Import", process.imports(), options.out)
     on_a_server = {
         "serving": _serving,
+        "rules": _rules,
         "impressions": _impressions,
         "reading": _reading,
         "roll": _roll,
@@ -90,6 +101,11 @@ def _serving(dsn: str, options: argparse.Namespace) -> None:
     title = f"Loading and serving {options.items:,} items x 64 dimensions"
     report.show(title, rows, options.out)
     report.show("Serving process", _memory(dsn), options.out)
+
+
+def _rules(dsn: str, options: argparse.Namespace) -> None:
+    rows = rules.run(dsn, options.items, options.queries)
+    report.show(f"Filters and rules, {options.items:,} items", rows, options.out)
 
 
 def _impressions(dsn: str, options: argparse.Namespace) -> None:

@@ -197,10 +197,10 @@ begin
             exit when wish <= 1.1 * scanned;
             wish := 1.1 * wish;
         else
-            -- Where enough would stand if it went on like this; a key's own share may yet grow thin. Nothing at all
-            -- counts as half an item.
+            -- Where enough would stand if it went on like this. Nothing at all counts as half an item.
             depth := least(most, 1.0 * scanned * p_count / greatest(hits, 0.5));
-            wish := greatest(2 * scanned, 1.15 * p_ef * sqrt(depth / 20.0), 1.4 * depth);
+            -- Another key is the rarer the more of them stand already.
+            wish := greatest(case when p_keys is null then 2 else 4 end * scanned, 1.15 * p_ef * sqrt(depth / 20.0), 1.4 * depth);
         end if;
         if wish > 6 * p_ef then
             cost := coalesce(cost, recsys._cost(exact, p_query, excluded, least_score, p_count));
