@@ -103,7 +103,7 @@ def department(request: HttpRequest, slug: str) -> HttpResponse:
 @require_GET
 def search(request: HttpRequest) -> HttpResponse:
     """Show what matches some words: Postgres finds, the visitor's taste sorts."""
-    words = request.GET.get("q", "").strip()[:200]
+    words = request.GET.get("q", "").replace("\0", "").strip()[:200]
     query = SearchQuery(words, search_type="websearch", config="english")
     products = Product.objects.annotate(document=SEARCHED).filter(document=query)
     context = {"title": f"“{words}”" if words else "Search", "words": words}

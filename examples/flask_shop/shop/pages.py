@@ -116,7 +116,7 @@ def department(slug: str) -> str:
 @bp.get("/search/")
 def search() -> str:
     """Show what matches some words: Postgres finds, the visitor's taste sorts."""
-    words = request.args.get("q", "").strip().replace("\0", "")[:200]
+    words = request.args.get("q", "").replace("\0", "").strip()[:200]
     query = func.websearch_to_tsquery("english", words)
     products = select(Product).where(Product.document.bool_op("@@")(query))
     return _listing(

@@ -1,0 +1,120 @@
+"""The example shops in a browser."""
+
+from __future__ import annotations
+
+import pytest
+from selenium.webdriver.chrome.webdriver import WebDriver
+from selenium.webdriver.common.by import By
+from shops import Shop
+
+from recsys import rollout
+from recsys._db import connect
+
+
+def cards(page: WebDriver, rail: str) -> list[str]:
+    found = page.find_elements(By.CSS_SELECTOR, f"#{rail} [data-product]")
+    return [card.get_attribute("data-product") or "" for card in found]
+
+
+def sign_in(page: WebDriver, shop: Shop, name: str, password: str) -> None:
+    page.get(f"{shop.url}/login/")
+    page.find_element(By.NAME, "username").send_keys(name)
+    page.find_element(By.NAME, "password").send_keys(password)
+    page.find_element(By.CSS_SELECTOR, ".panel button").click()
+
+
+def test_the_rail_changes_with_the_next_click(page: WebDriver, shop: Shop) -> None:
+    page.get(shop.url)
+    first = cards(page, "for-you")
+    title = page.find_element(By.CSS_SELECTOR, "#for-you h2").text
+
+    page.find_elements(By.CSS_SELECTOR, "#for-you .card a")[2].click()
+    similar = cards(page, "similar")
+    page.find_elements(By.CSS_SELECTOR, "#similar .card a")[0].click()
+    page.find_element(By.CSS_SELECTOR, ".brand").click()
+    after = cards(page, "for-you")
+
+    assert len(similar) == 6
+    assert cards(page, "seen") == [similar[0], first[2]]
+    assert after != first
+    assert not {similar[0], first[2]} & set(after)
+    assert title != page.find_element(By.CSS_SELECTOR, "#for-you h2").text
+    assert [
+        entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"
+    ] == []
+
+
+def test_search_and_filters_work_by_hand(page: WebDriver, shop: Shop) -> None:
+    page.get(shop.url)
+
+    box = page.find_element(By.NAME, "q")
+    box.send_keys("kettle")
+    box.submit()
+    page.find_element(By.CSS_SELECTOR, "[name=below] option[value='100']").click()
+    page.find_element(By.CSS_SELECTOR, ".filter button").click()
+
+    prices = page.find_elements(By.CSS_SELECTOR, "#list .price")
+    assert prices
+    assert all(float(one.text.split()[1]) < 100 for one in prices)
+    assert page.find_element(By.NAME, "q").get_attribute("value") == "kettle"
+
+
+@pytest.mark.parametrize("path", ["/", "/product/5/", "/department/coffee/", "/login/"])
+def test_pages_fit_a_phone(page: WebDriver, shop: Shop, path: str) -> None:
+    page.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True},
+    )
+
+    page.get(shop.url + path)
+
+    wide = page.execute_script("return document.documentElement.scrollWidth")
+    assert wide <= 390
+
+
+def test_pages_are_dark_where_the_system_is(page: WebDriver, shop: Shop) -> None:
+    paper = "return getComputedStyle(document.body).backgroundColor"
+    page.get(shop.url)
+    light = page.execute_script(paper)
+
+    page.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia",
+        {"features": [{"name": "prefers-color-scheme", "value": "dark"}]},
+    )
+
+    assert light == "rgb(250, 247, 242)"
+    assert page.execute_script(paper) == "rgb(23, 22, 20)"
+
+
+def test_staff_promote_a_version(page: WebDriver, shop: Shop) -> None:
+    with connect(shop.dsn) as conn:
+        rollout.promote(conn, "shop", None, reason="a test")
+    try:
+        sign_in(page, shop, "admin", "admin")
+        if shop.name == "django":
+            page.get(f"{shop.url}/admin/recsys/version/")
+            page.find_element(By.NAME, "_selected_action").click()
+            action = "select[name=action] option[value=promote]"
+            page.find_element(By.CSS_SELECTOR, action).click()
+            page.find_element(By.NAME, "index").click()
+            page.find_element(By.NAME, "reason").send_keys("it is good")
+            page.find_element(By.CSS_SELECTOR, ".submit-row input").click()
+        else:
+            page.get(f"{shop.url}/admin/")
+            page.find_element(By.NAME, "reason").send_keys("it is good")
+            page.find_element(By.CSS_SELECTOR, "#versions button").click()
+
+        assert "serves" in page.find_element(By.TAG_NAME, "body").text
+        ((state, reason),) = shop.rows(
+            "select v.state, a.reason from recsys.version_status as v,"
+            " recsys.audit_log as a order by a.at desc limit 1"
+        )
+        assert state == "serving"
+        assert reason.startswith("it is good")
+        page.get(shop.url)
+        assert len(cards(page, "for-you")) == 12
+    finally:
+        with connect(shop.dsn) as conn:
+            state = conn.execute("select state from recsys.version_status").fetchone()
+            if state == ("ready",):
+                rollout.promote(conn, "shop", 1, reason="after a test")
