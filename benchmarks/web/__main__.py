@@ -79,7 +79,7 @@ def _requests(kept: World, ef_search: int, options: argparse.Namespace) -> None:
         Row("recommend()", held[1], "MB"),
         Row("added", held[1] - held[0], "MB"),
     ]
-    report.show("Memory of a worker that it shares with none", rows, options.out)
+    report.show("Memory of a worker, shared with no other", rows, options.out)
 
 
 def _pooled(kept: World, options: argparse.Namespace) -> None:
@@ -97,7 +97,7 @@ def _pooled(kept: World, options: argparse.Namespace) -> None:
                 seconds=options.seconds,
                 rounds=options.rounds,
             )
-    title = f"No filter, through PgBouncer in transaction mode, {options.items:,} x 64"
+    title = f"PgBouncer: transaction mode, no filter, {options.items:,} x 64"
     report.show(title, rows, options.out)
 
 
@@ -149,7 +149,7 @@ def _engines(
 
 
 def _costs(kept: World, options: argparse.Namespace) -> None:
-    rows = costs.first_answer(kept)
+    rows = costs.first_answer(kept, 2 * options.rounds - 1)
     report.show("From process start to first answer", rows, options.out)
     report.show("Answers without a database", costs.fallback(kept), options.out)
 

@@ -25,7 +25,7 @@ from recsys.progress import Progress
 
 DIM = 64
 K = 20
-ASKED = 400
+ASKED = 200
 """Users whose answers are compared with the exact ones."""
 SHARES = {"none": 100, "10 %": 10, "1 %": 1}
 """Filters: items whose part, of 0 to 99, is below."""
@@ -237,6 +237,7 @@ def _exact(
 
 def recall(answers: list[list[int]], exact: NDArray[np.int64]) -> float:
     """Return the share of the exact answers that were given."""
+    exact = exact[: len(answers)]
     hits = sum(
         len(set(given) & set(wanted[wanted >= 0].tolist()))
         for given, wanted in zip(answers, exact, strict=True)

@@ -35,7 +35,7 @@ assert len(page) == 20 and page.degraded is None
 """
 
 
-def first_answer(kept: World, runs: int = 7) -> list[Row]:
+def first_answer(kept: World, runs: int) -> list[Row]:
     """Measure from the start of a process to the end of its first answer."""
 
     def seconds(code: str) -> float:

@@ -23,6 +23,7 @@ os.environ["ANONYMIZED_TELEMETRY"] = "False"
 import numpy as np
 
 K = 20
+ASKED = 200
 M, EF_CONSTRUCTION = 16, 64
 SHARES = (100, 10, 1)
 EFFORTS: tuple[int, ...] = (20, 30, 40, 60, 80, 120, 160, 240, 400, 800, 1600, 3200)
@@ -137,6 +138,7 @@ class LanceDB(Engine):
     def build(self, folder: Path, vectors: Any, part: Any) -> None:
         import lancedb
         import pyarrow as pa
+        from lancedb.index import Bitmap, HnswSq
 
         flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
         columns = {
@@ -145,14 +147,14 @@ class LanceDB(Engine):
             "vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
         }
         table = lancedb.connect(folder).create_table("item", pa.table(columns))
-        table.create_index(
-            metric="dot",
-            index_type="IVF_HNSW_SQ",
+        graphs = HnswSq(
+            distance_type="dot",
             num_partitions=max(1, len(vectors) // 15_000),
             m=M,
             ef_construction=EF_CONSTRUCTION,
         )
-        table.create_scalar_index("part", index_type="BITMAP")
+        table.create_index("vector", config=graphs)
+        table.create_index("part", config=Bitmap())
 
     def open(self, folder: Path, part: Any) -> None:
         import lancedb
@@ -309,7 +311,7 @@ def main() -> None:
 def _measure(engine: Engine, options: argparse.Namespace, share: int) -> dict[str, Any]:
     ids = np.load(options.world / "ids.npy")
     queries = np.load(options.world / "queries.npy")
-    exact = np.load(options.world / f"exact-{share}.npy")
+    exact = np.load(options.world / f"exact-{share}.npy")[:ASKED]
     for effort in engine.efforts:
         rows, short, began = [], 0, time.perf_counter()
         for query in queries[: len(exact)]:

@@ -10,6 +10,7 @@ import selectors
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,9 +35,16 @@ class _Talk:
 
     def __init__(self, path: Path) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.connect(str(path))
         self.asked = 0.0
         self.got = b""
+        try:
+            self.socket.connect(str(path))
+        except OSError:
+            self.socket.close()
+            raise
+
+    def close(self) -> None:
+        self.socket.close()
 
     def ask(self, target: str) -> None:
         self.socket.sendall(f"GET {target} HTTP/1.1\r\nHost: bench\r\n\r\n".encode())
@@ -69,8 +77,8 @@ def run(
 ) -> Load:
     """Ask for so long; count answers of fewer than k items."""
     load = Load()
-    with selectors.DefaultSelector() as waiting:
-        talks = [_Talk(path) for _ in range(connections)]
+    with ExitStack() as opened, selectors.DefaultSelector() as waiting:
+        talks = [opened.enter_context(closing(_Talk(path))) for _ in range(connections)]
         for talk in talks:
             waiting.register(talk.socket, selectors.EVENT_READ, talk)
             talk.ask(next(targets))
@@ -89,7 +97,6 @@ def run(
                     talk.ask(next(targets))
                 else:
                     waiting.unregister(talk.socket)
-                    talk.socket.close()
                     open_talks -= 1
         load.seconds = time.perf_counter() - began
     return load
@@ -97,12 +104,11 @@ def run(
 
 def bodies(path: Path, targets: list[str]) -> list[bytes]:
     """Return the answers, asked one after the other."""
-    talk = _Talk(path)
     found: list[bytes] = []
-    for target in targets:
-        talk.ask(target)
-        while (answer := talk.read()) is None:
-            pass
-        found.append(answer[1])
-    talk.socket.close()
+    with closing(_Talk(path)) as talk:
+        for target in targets:
+            talk.ask(target)
+            while (answer := talk.read()) is None:
+                pass
+            found.append(answer[1])
     return found
