@@ -36,7 +36,6 @@ class VersionGone(VersionStateError):
     """The version was dropped a moment ago; a newer generation is committed."""
 
 
-Among = str | tuple[str, Sequence[Any] | Mapping[str, Any]]
 Found = tuple[Sequence[ItemId], Sequence[float]]
 
 
@@ -91,7 +90,7 @@ def statements(suffix: str, config: ModelConfig) -> Statements:
         ),
         search=_sql.trusted(
             f"select item_ids, scores from recsys._search_{suffix}"
-            f"(%s::halfvec, %s::integer, %s::{item}[], %s::integer, %s::text)"
+            f"(%s::halfvec, %s::integer, %s::{item}[], %s::integer)"
         ),
         candidates=_sql.trusted(
             "select item_ids, scores, key_ids, keys, amount_ids, amounts, time_ids,"
@@ -185,19 +184,10 @@ def search(
     k: int,
     exclude: Sequence[ItemId],
     ef_search: int,
-    among: str | tuple[str, Sequence[Any] | Mapping[str, Any]] | None = None,
 ) -> Found:
     """Return the k nearest items and their scores, best first."""
-    filtered = None if among is None else filters.normalise(among, 1)
-    eligible = None if filtered is None else filters.literal(conn, filtered)
-    what, hint = "the search fails", _READ_SOURCES
-    if among is not None:
-        what = "the filter 'among' fails"
-        hint = "Its first and only column must be the item id, in its type."
-    with binary_cursor(conn) as cur, _explained(sql.suffix, what, hint):
-        row = cur.execute(
-            sql.search, (query, k, list(exclude), ef_search, eligible)
-        ).fetchone()
+    with binary_cursor(conn) as cur, _explained(sql.suffix, "", ""):
+        row = cur.execute(sql.search, (query, k, list(exclude), ef_search)).fetchone()
     return (row[0], row[1]) if row else ([], [])
 
 

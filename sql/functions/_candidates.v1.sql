@@ -100,10 +100,10 @@ declare
         'select array_agg(s.item_id order by s.distance, s.item_id%2$s),
                 array_agg((-s.distance)::real order by s.distance, s.item_id%2$s)
          from (select v.item_id, (v.embedding <#> $1) + 0 as distance
-               from recsys.item_vector_%1$s as v
+               from recsys.%1$I as v
                where %3$s
                order by 2, v.item_id%2$s
-               limit $4) as s', p_suffix, collated, eligible);
+               limit $4) as s', 'item_vector_' || p_suffix, collated, eligible);
     crowded   constant text := format(
         'select array_agg(s.item_id order by s.distance, s.item_id%2$s),
                 array_agg((-s.distance)::real order by s.distance, s.item_id%2$s)
@@ -111,13 +111,13 @@ declare
                from (select v.item_id, (v.embedding <#> $1) + 0 as distance, k.key,
                             row_number() over (partition by k.key, v.item_id = any ($5)
                                                order by v.embedding <#> $1, v.item_id%2$s) as turn
-                     from recsys.item_vector_%1$s as v
+                     from recsys.%1$I as v
                      left join (select f.item_id, min(f.key::text collate "C") as key from (%4$s
                                 ) as f(item_id, key) group by f.item_id) as k on k.item_id = v.item_id
                      where %3$s) as r
                where r.key is null or r.turn <= $6
                order by 2, r.item_id%2$s
-               limit $4) as s', p_suffix, collated, eligible, p_keys);
+               limit $4) as s', 'item_vector_' || p_suffix, collated, eligible, p_keys);
     looked    constant text :=
         'select array_agg(c.item_id order by c.place), array_agg(c.score order by c.place),
                 count(*) filter (where c.counts),
@@ -149,11 +149,11 @@ begin
     if cardinality(p_named) > 0 or cardinality(p_pinned) > 0 then
         execute format(
             'select coalesce(array_agg(v.item_id), $6), coalesce(array_agg((-(v.embedding <#> $1))::real), ''{}'')
-             from recsys.item_vector_%s as v
+             from recsys.%I as v
              where v.item_id = any ($2 || $3)
                and (v.item_id = any ($3) and v.item_id <> all ($4)
                     or v.item_id = any ($2) and v.item_id <> all ($5) and (-(v.embedding <#> $1))::real >= $7)',
-            p_suffix)
+            'item_vector_' || p_suffix)
         into extra_ids, extra
         using p_query, coalesce(p_named, '{}'), coalesce(p_pinned, '{}'), never, excluded, extra_ids, least_score;
     end if;
@@ -174,7 +174,7 @@ begin
 
     while wish <= most loop
         scanned := wish;
-        execute format('select s.item_ids, s.scores from recsys._search_%s($1, $2, $3, $4) as s', p_suffix)
+        execute format('select s.item_ids, s.scores from recsys.%I($1, $2, $3, $4) as s', '_search_' || p_suffix)
         into near_ids, near using p_query, scanned, excluded, least(1000, scanned);
         pass := null;
         if p_filter is not null then
@@ -263,7 +263,7 @@ begin
         execute format(
             'select string_agg(halfvec_send(v.embedding), ''''::bytea order by n.place)
              from unnest($1) with ordinality as n(item_id, place)
-             join recsys.item_vector_%s as v on v.item_id = n.item_id', p_suffix)
+             join recsys.%I as v on v.item_id = n.item_id', 'item_vector_' || p_suffix)
         into vectors using item_ids;
     end if;
     item_ids := coalesce(item_ids, '{}');

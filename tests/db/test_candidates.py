@@ -681,3 +681,25 @@ def test_a_backfill_keeps_the_recall_that_it_measured(
     assert [tuple(point) for point in catalogue.version.recall_curve] == [
         tuple(point) for point in curve
     ]
+
+
+def test_the_second_request_begins_where_the_first_one_ended(
+    catalogue: Catalogue, conn: _db.Connection
+) -> None:
+    def looks() -> int:
+        conn.execute("select pg_stat_force_next_flush()")
+        conn.commit()
+        row = conn.execute(
+            "select idx_scan from pg_stat_user_indexes"
+            " where indexrelname = 'item_vector_shop_1_hnsw'"
+        ).fetchone()
+        conn.commit()
+        assert row
+        return row[0]
+
+    among = "select id from product where shelf % 5 = 0 -- asked twice"
+    before = looks()
+    for times in (2, 3):
+        ids, _ = find(catalogue, conn, 20, among=among, recall_target=None)
+        assert len(ids) == 20
+        assert looks() - before == times

@@ -12,7 +12,7 @@ import pytest
 import world
 from numpy.typing import NDArray
 
-from recsys import Recommender, _db, retrieval, versions
+from recsys import Recommender, _db, filters, retrieval, versions
 from recsys._db import Halfvec
 from recsys.errors import ConfigError, SourceError
 from recsys.types import ItemId
@@ -67,11 +67,40 @@ def search(
     ef_search: int = 40,
 ) -> tuple[list[ItemId], list[float]]:
     sql = retrieval.statements("shop_1", world.shop_config())
-    ef_search = max(ef_search, min(1000, 2 * k))
-    items, scores = retrieval.search(
-        conn, sql, Halfvec(query), k, list(exclude), ef_search, among
+    if among is None:
+        ef_search = max(ef_search, min(1000, 2 * k))
+        items, scores = retrieval.search(
+            conn, sql, Halfvec(query), k, list(exclude), ef_search
+        )
+        return list(items), list(scores)
+    # Every look from the start: what an earlier test asked for is no help.
+    given = filters.normalise(among, 1)
+    assert given
+    found = retrieval.candidates(
+        conn,
+        sql,
+        retrieval.Look(
+            query=Halfvec(query),
+            exclude=list(exclude),
+            named=[],
+            pinned=[],
+            never=[],
+            buried=[],
+            wish=k,
+            ef_search=ef_search,
+            first=None,
+            whole=False,
+            among=filters.literal(conn, given),
+            min_score=None,
+            keys=None,
+            at_most=None,
+            places=k,
+            amounts=None,
+            times=None,
+            vectors=False,
+        ),
     )
-    return list(items), list(scores)
+    return found.item_ids[:k], found.scores[:k]
 
 
 def index_scans(conn: _db.Connection) -> int:
