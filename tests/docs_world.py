@@ -7,11 +7,12 @@ What a fenced block means:
     console   lines with `$ ` are commands, the rest is their output; `recsys` runs
               inside this process, everything else in bash
     toml      must be a valid recsys.toml; with `file:` it is also written
-    csv       is written to its `file:`
+    csv, html is written to its `file:`
     text      output of the block before it
 
 A comment right before a block directs it: `<!-- file: NAME -->` writes it to a file of
-the page's folder, `<!-- exact -->` compares output literally, `<!-- skip: REASON -->`
+the page's folder (Python is then not run), `<!-- append: NAME -->` adds it to one,
+`<!-- exact -->` compares output literally, `<!-- skip: REASON -->`
 leaves it out.
 
 Output is compared loosely: a table by its column names and number of rows, other lines
@@ -34,8 +35,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest import mock
+from urllib.parse import quote, urlencode
 
 import psycopg
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import Engine
 
 from recsys import Recommender
 from recsys.cli import app, bars
@@ -43,10 +47,10 @@ from recsys.config import from_mapping
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-LANGUAGES = ("sql", "python", "console", "toml", "csv", "text")
+LANGUAGES = ("sql", "python", "console", "toml", "csv", "html", "text")
 
 _FENCE = re.compile(r"^```(\w*)\s*$")
-_COMMENT = re.compile(r"^<!-- (file|skip|exact|part)(?:: (.*))? -->$")
+_COMMENT = re.compile(r"^<!-- (file|append|skip|exact|part)(?:: (.*))? -->$")
 _PROGRESS = re.compile(r"^  \S.*: \d+\.\d s( \(.*\))?$")
 _NUMBER = re.compile(r"-?\d[\d,]*(\.\d+)?([eE]-?\d+)?")
 _RULE = re.compile(r"^[\s─━+-]*(─{3}|-{3})[\s─━+-]*$")
@@ -126,17 +130,27 @@ class Page:
         for value in self.names.values():
             if isinstance(value, Recommender | psycopg.Connection):
                 value.close()
+            elif isinstance(value, Engine):
+                value.dispose()
+            elif isinstance(value, SQLAlchemy):
+                with self.names["app"].app_context():
+                    value.engine.dispose()
 
     @contextlib.contextmanager
     def inside(self) -> Iterator[None]:
         """Work in the page's folder, with its database in the environment."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "REC"))}
         # Set: the command line does not replace this process to get them.
-        settings = {"RECSYS_DSN": self.dsn, "MALLOC_MMAP_MAX_": "0"}
+        settings = {
+            "RECSYS_DSN": self.dsn,
+            "DATABASE_URL": _url(self.dsn),
+            "MALLOC_MMAP_MAX_": "0",
+        }
         path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
         before = Path.cwd()
         width = bars.console.width
         os.chdir(self.folder)
+        sys.path.insert(0, str(self.folder))  # a page may import what it has written
         bars.console.width = 200
         try:
             with mock.patch.dict(
@@ -145,13 +159,24 @@ class Page:
                 yield
         finally:
             os.chdir(before)
+            sys.path.remove(str(self.folder))
+            for name, module in list(sys.modules.items()):
+                file = getattr(module, "__file__", None) or ""
+                if file.startswith(f"{self.folder}{os.sep}"):
+                    del sys.modules[name]
             bars.console.width = width
 
     def run_block(self, block: Block, wanted: Block | None) -> None:
         """Run one block and compare what it prints."""
         if name := block.directives.get("file"):
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / name).write_text(block.text + "\n", encoding="utf-8")
+        if name := block.directives.get("append"):
+            with (self.folder / name).open("a", encoding="utf-8") as file:
+                file.write(f"\n{block.text}\n")
         match block.language:
+            case "python" if {"file", "append"} & set(block.directives):
+                pass
             case "sql":
                 self._compare(block, wanted, self._sql(block.text))
             case "python":
@@ -160,7 +185,7 @@ class Page:
                 self._console(block)
             case "toml":
                 self._toml(block)
-            case "csv" if block.directives.get("file"):
+            case "csv" | "html" if block.directives.get("file"):
                 pass
             case other:
                 raise AssertionError(f"nobody runs a {other or 'plain'} block")
@@ -177,7 +202,8 @@ class Page:
                     return result
 
     def _python(self, block: Block) -> str:
-        code = compile(block.text, block.place, "exec")
+        # Not with this module's "annotations": a page has its own.
+        code = compile(block.text, block.place, "exec", dont_inherit=True)
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
             exec(code, self.names)
@@ -223,6 +249,13 @@ class Page:
         if not _matches(_shape(wanted.text, exact), _shape("\n".join(found), exact)):
             shown = "\n".join(line.rstrip() for line in found).strip("\n")
             raise AssertionError(f"{what}\nshows\n{wanted.text}\nbut is\n{shown}")
+
+
+def _url(dsn: str) -> str:
+    """Return a connection string as the URL that web frameworks want."""
+    parts = dict(psycopg.conninfo.conninfo_to_dict(dsn))
+    user, name = quote(str(parts.pop("user", ""))), quote(str(parts.pop("dbname")))
+    return f"postgresql+psycopg://{user}@/{name}?{urlencode(parts)}"
 
 
 def _commands(text: str) -> Iterator[tuple[str, str]]:

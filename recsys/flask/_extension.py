@@ -131,7 +131,9 @@ class State:
         if self.settings.dsn is not None:
             settings = replace(settings, dsn=self.settings.dsn)
         elif session is not None:
-            settings = replace(settings, dsn=source_of(session).dsn())
+            # Empty where the application's engine has a creator of its own.
+            dsn = source_of(session).dsn()
+            settings = replace(settings, dsn=dsn or settings.dsn)
         if self.settings.config is not None:
             settings = replace(settings, config=self.settings.config)
         return settings

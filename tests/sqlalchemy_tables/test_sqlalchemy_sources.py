@@ -358,3 +358,47 @@ def test_a_key_of_several_columns_has_to_be_named(engine: Engine) -> None:
         found = instances(session, page_of(5), Event, key=Event.product_id)
 
     assert found[0].product_id == 5
+
+
+# when there is no answer ------------------------------------------------------------
+
+
+def test_an_exhausted_pool_gives_a_degraded_page(engine: Engine) -> None:
+    small = create_engine(engine.url, pool_size=1, max_overflow=0, pool_timeout=0.1)
+    shop = Recommender("shop", connection=small)
+    good = shop.recommend(1, k=3)
+
+    with small.connect():
+        page = shop.recommend(1, k=3)
+
+    assert page.degraded == "connection busy"
+    assert page.ids == good.ids
+    small.dispose()
+
+
+def test_a_budget_leaves_the_sessions_transaction_usable(engine: Engine) -> None:
+    with Session(engine) as session:
+        shop = Recommender("shop", connection=session, timeout_ms=300)
+        shop.recommend(1, k=3)
+        shop.record(1, 5, "view")
+        slow = select(Product.id).where(func.pg_sleep(2).is_not(None))
+
+        page = shop.recommend(1, k=3, among=slow)
+
+        assert page.degraded == "timeout"
+        assert page.ids == []
+        assert session.scalar(EVENTS) == 361
+
+
+def test_a_session_that_failed_gives_a_degraded_page(engine: Engine) -> None:
+    with Session(engine) as session:
+        shop = Recommender("shop", connection=session)
+        good = shop.recommend(1, k=3)
+        session.add(Product(id=1, shelf=1))
+        with pytest.raises(IntegrityError):
+            session.flush()
+
+        page = shop.recommend(1, k=3)
+
+        assert page.degraded == "aborted transaction"
+        assert page.ids == good.ids
