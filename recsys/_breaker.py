@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Generator
-from contextlib import contextmanager
 from time import monotonic
 
 from recsys._fallback import Reason, reason_of
@@ -68,8 +66,7 @@ class Breaker:
             return "closed"
         return "open" if monotonic() < self._until else "half-open"
 
-    @contextmanager
-    def watched(self) -> Generator[None]:
+    def watched(self) -> _Watched:
         """Let a request through and learn from its end.
 
         An error that is the caller's own, such as a filter that fails, shows that the
@@ -78,22 +75,17 @@ class Breaker:
         Raises:
             CircuitOpen: Not now.
         """
-        self.admit()
-        try:
-            yield
-        except Exception as exc:
-            reason = reason_of(exc)
-            if reason in _COUNTED:
-                self.failed(str(exc))
-            elif reason is None:
-                self.succeeded()
-            else:
-                self._trials.clear()
-            raise
-        except BaseException:
-            self._trials.clear()
-            raise
-        self.succeeded()
+        return _Watched(self)
+
+    def ended(self, exc: BaseException | None) -> None:
+        """Note how a request ended that was let through."""
+        reason = reason_of(exc) if isinstance(exc, Exception) else None
+        if reason in _COUNTED:
+            self.failed(str(exc))
+        elif reason is None and (exc is None or isinstance(exc, Exception)):
+            self.succeeded()
+        elif self._trials:
+            self._trials = {}  # it said nothing of the database: another may try
 
     def admit(self) -> None:
         """Let one request through, or none.
@@ -144,6 +136,21 @@ class Breaker:
                 wait,
                 why.strip().split("\n")[0],
             )
+
+
+class _Watched:
+    """One request through a breaker; a class because every request pays for it."""
+
+    __slots__ = ("_breaker",)
+
+    def __init__(self, breaker: Breaker) -> None:
+        self._breaker = breaker
+
+    def __enter__(self) -> None:
+        self._breaker.admit()
+
+    def __exit__(self, _: object, exc: BaseException | None, __: object) -> None:
+        self._breaker.ended(exc)
 
 
 _breakers: dict[str, Breaker] = {}

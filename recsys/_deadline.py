@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import logging
 import selectors
-from collections.abc import Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from contextvars import ContextVar
+from collections.abc import Iterator
+from contextvars import ContextVar, Token
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -102,8 +101,7 @@ def check() -> None:
         deadline.check()
 
 
-@contextmanager
-def until(deadline: Deadline | None) -> Generator[Deadline | None]:
+class until:
     """Make a deadline the current one; a nearer one around it stays.
 
     Args:
@@ -112,24 +110,32 @@ def until(deadline: Deadline | None) -> Generator[Deadline | None]:
     Yields:
         The deadline in force.
     """
-    around = _current.get()
-    if deadline is None or (around is not None and around.at <= deadline.at):
-        yield around
-        return
-    token = _current.set(deadline)
-    try:
-        yield deadline
-    finally:
-        _current.reset(token)
+
+    __slots__ = ("_deadline", "_token")
+
+    def __init__(self, deadline: Deadline | None) -> None:
+        self._deadline = deadline
+        self._token: Token[Deadline | None] | None = None
+
+    def __enter__(self) -> Deadline | None:
+        deadline = self._deadline
+        around = _current.get()
+        if deadline is None or (around is not None and around.at <= deadline.at):
+            return around
+        self._token = _current.set(deadline)
+        return deadline
+
+    def __exit__(self, *_: object) -> None:
+        if self._token is not None:
+            _current.reset(self._token)
 
 
-def within(timeout_ms: float | None) -> AbstractContextManager[Deadline | None]:
+def within(timeout_ms: float | None) -> until:
     """Begin a request with a budget of its own; None for none."""
-    return nullcontext() if timeout_ms is None else until(Deadline(timeout_ms))
+    return until(None if timeout_ms is None else Deadline(timeout_ms))
 
 
-@contextmanager
-def on(conn: Connection, *, borrowed: bool) -> Generator[None]:
+class on:
     """Hold the statements of a connection to the current deadline.
 
     Args:
@@ -140,20 +146,31 @@ def on(conn: Connection, *, borrowed: bool) -> Generator[None]:
         DeadlineExceeded: From a statement inside. The statement was cancelled, or the
             connection is closed.
     """
-    deadline = _current.get()
-    if deadline is None:
-        yield
-        return
-    around = conn.__dict__.get("wait")
-    grace = BORROWED_GRACE_S if borrowed else OWN_GRACE_S
-    conn.__dict__["wait"] = _Bounded(conn, deadline, grace, borrowed=borrowed)
-    try:
-        yield
-    finally:
-        if around is None:
-            conn.__dict__.pop("wait", None)
+
+    __slots__ = ("_around", "_borrowed", "_conn", "_held")
+
+    def __init__(self, conn: Connection, *, borrowed: bool) -> None:
+        self._conn = conn
+        self._borrowed = borrowed
+        self._held = False
+        self._around: object = None
+
+    def __enter__(self) -> None:
+        deadline = _current.get()
+        if deadline is None:
+            return
+        self._held = True
+        own = self._conn.__dict__
+        self._around = own.get("wait")
+        own["wait"] = _Bounded(self._conn, deadline, borrowed=self._borrowed)
+
+    def __exit__(self, *_: object) -> None:
+        if not self._held:
+            return
+        if self._around is None:
+            self._conn.__dict__.pop("wait", None)
         else:
-            conn.__dict__["wait"] = around
+            self._conn.__dict__["wait"] = self._around
 
 
 class _Late(Exception):
@@ -169,13 +186,11 @@ class _Bounded:
 
     __slots__ = ("_borrowed", "_conn", "_deadline", "_grace", "_wait")
 
-    def __init__(
-        self, conn: Connection, deadline: Deadline, grace: float, *, borrowed: bool
-    ) -> None:
+    def __init__(self, conn: Connection, deadline: Deadline, *, borrowed: bool) -> None:
         self._conn = conn
         self._wait = conn.wait
         self._deadline = deadline
-        self._grace = grace
+        self._grace = BORROWED_GRACE_S if borrowed else OWN_GRACE_S
         self._borrowed = borrowed
 
     def __call__(self, gen: PQGen[_T], *args: Any, **kwargs: Any) -> _T:

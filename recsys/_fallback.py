@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import date, time, timedelta
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from time import monotonic
@@ -120,7 +120,10 @@ def _wrapped(exc: BaseException) -> Reason | None:
     return reason_of(inner) if isinstance(inner, BaseException) else None
 
 
-_PLAIN = (bool, int, float, str, bytes, date, time, timedelta, Decimal, UUID, Enum)
+_PLAIN: frozenset[type] = frozenset(
+    {type(None), bool, int, float, str, bytes, UUID, Decimal, datetime, date, time}
+    | {timedelta}
+)
 
 
 def frozen(value: object) -> Hashable:
@@ -129,8 +132,9 @@ def frozen(value: object) -> Hashable:
     Raises:
         TypeError: Two values of this type cannot be told apart safely.
     """
-    if value is None or isinstance(value, _PLAIN):
-        return type(value), value
+    kind = type(value)
+    if kind in _PLAIN or isinstance(value, Enum):
+        return kind, value
     if isinstance(value, Mapping):
         pairs = cast("Mapping[object, object]", value).items()
         return "map", tuple((frozen(key), frozen(one)) for key, one in pairs)
@@ -161,21 +165,24 @@ class _Lru(Generic[_T]):
         return len(self._kept)
 
     def get(self, key: Hashable) -> _T | None:
-        with suppress(KeyError):  # another thread dropped it meanwhile
-            self._kept.move_to_end(key)
-        return self._kept.get(key)
+        found = self._kept.get(key)
+        if found is not None:
+            with suppress(KeyError):  # another thread dropped it meanwhile
+                self._kept.move_to_end(key)
+        return found
 
-    def put(self, key: Hashable, value: _T) -> _T | None:
-        """Keep a value; return one that had to go."""
+    def put(self, key: Hashable, value: _T) -> list[_T]:
+        """Keep a value; return those that had to go."""
+        before = self._kept.pop(key, None)
         self._kept[key] = value
-        with suppress(KeyError):
-            self._kept.move_to_end(key)
-        return self.drop() if len(self._kept) > self._entries else None
+        gone = [] if before is None else [before]
+        return [*gone, *self.drop()] if len(self._kept) > self._entries else gone
 
-    def drop(self) -> _T | None:
-        with suppress(KeyError):
-            return self._kept.popitem(last=False)[1]
-        return None
+    def drop(self) -> list[_T]:
+        try:
+            return [self._kept.popitem(last=False)[1]]
+        except KeyError:
+            return []
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,14 +225,11 @@ class Memory:
         """
         if key is None or not items:
             return
-        before = self._pages.get(key)
-        gone = self._pages.put(key, Remembered(version, tuple(items), monotonic()))
+        for old in self._pages.put(key, Remembered(version, tuple(items), monotonic())):
+            self._items -= len(old.items)
         self._items += len(items)
-        for old in (before, gone):
-            self._items -= len(old.items) if old else 0
         while self._items > _ITEMS and len(self._pages) > 1:
-            dropped = self._pages.drop()
-            self._items -= len(dropped.items) if dropped else 0
+            self._items -= sum(len(old.items) for old in self._pages.drop())
 
     def popular_due(self, among: Hashable | None) -> bool:
         """Say whether this request should read popular items for its filter.
