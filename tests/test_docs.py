@@ -23,6 +23,7 @@ from recsys.cli.app import cli
 
 QUICKSTART = ROOT / "docs" / "quickstart.md"
 ROLLOUT = ROOT / "docs" / "rollout.md"
+DJANGO = ROOT / "docs" / "django.md"  # tests/django/test_guide.py runs it
 RETAIL = ROOT.parent / "shared" / "data" / "online_retail" / "transactions.csv.gz"
 MARKDOWN = sorted(
     [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "sql" / "README.md"]
@@ -92,7 +93,7 @@ def test_every_block_of_the_quickstart_runs(world: World) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [p for p in PAGES if p not in (QUICKSTART, ROLLOUT)],
+    [p for p in PAGES if p not in (QUICKSTART, ROLLOUT, DJANGO)],
     ids=lambda path: path.name,
 )
 def test_every_block_of_a_page_runs(page: docs_world.Page, path: Path) -> None:

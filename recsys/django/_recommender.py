@@ -1,4 +1,4 @@
-"""recommender(): what a Django project imports."""
+"""A recommender of instances: the core, with a QuerySet before and after it."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
-from time import perf_counter
 from typing import Any, Generic, TypeVar, cast
 from uuid import UUID
 
 from django.core.exceptions import ValidationError
-from django.db import DatabaseError, InterfaceError, connections, models, transaction
+from django.db import models
 from django.db.models import Model
 from django.db.models.manager import BaseManager
 from django.db.models.query import QuerySet
 from django.http import HttpRequest
 
-from recsys import observe
 from recsys.django import conf
+from recsys.django._cores import core_of
+from recsys.django._hydrate import filled
 from recsys.django._pages import ModelPage
 from recsys.django._queries import queryset_of, sql_of
-from recsys.django._source import DjangoSource, dsn_of_alias
+from recsys.django._source import DjangoSource
 from recsys.django._visitor import visitor_of
 from recsys.errors import ConfigError
 from recsys.filters import Query
@@ -31,88 +31,8 @@ from recsys.types import ItemId, Page, UserId
 
 M = TypeVar("M", bound=Model)
 
-_registered: dict[str, ModelRecommender[Any]] = {}
-_cores: dict[str, Recommender] = {}
-
 Who = UserId | Model | HttpRequest | None
 """A user id, a user, a request (its user or its session), or nobody."""
-
-
-def recommender(
-    model: str,
-    items: type[M] | BaseManager[M] | QuerySet[M],
-    *,
-    item_field: str = "pk",
-) -> ModelRecommender[M]:
-    """Return the recommender of a recsys model whose items are Django instances.
-
-    It is cheap and connects to nothing: make it where the models are known, such as in
-    the app's recommenders.py, which is imported at the start.
-
-    Args:
-        model: Name of the model in recsys.toml.
-        items: The Django model of the items, or a QuerySet that says how they are
-            loaded, such as ``Product.objects.select_related("brand")``.
-        item_field: The field that holds the item id of recsys.toml.
-
-    Raises:
-        ConfigError: The items are no Django model, manager or QuerySet.
-
-    Example:
-        >>> shop = recommender("shop", Product)
-        >>> page = shop.recommend(request, k=12, among=Product.objects.in_stock())
-    """
-    found: ModelRecommender[M] = ModelRecommender(model, items, item_field=item_field)
-    _registered[model] = found
-    return found
-
-
-def of_model(model: str) -> ModelRecommender[Any]:
-    """Return the recommender that was made for a model.
-
-    Raises:
-        ConfigError: None was.
-    """
-    try:
-        return _registered[model]
-    except KeyError:
-        raise ConfigError(
-            f"no recommender was made for the model {model!r}",
-            hint=f"In an app's recommenders.py: {model} = recommender({model!r}, ...).",
-        ) from None
-
-
-def registered() -> list[ModelRecommender[Any]]:
-    """Return every recommender that was made."""
-    return list(_registered.values())
-
-
-def reset() -> None:
-    """Forget what the process has loaded, as after a change of settings in a test."""
-    for core in _cores.values():
-        core.close()
-    _cores.clear()
-
-
-def core_of(model: str) -> Recommender:
-    """Return the process's recommender of a model on Django's connection."""
-    found = _cores.get(model)
-    if found is None:
-        given = conf.current()
-        options: dict[str, Any] = {"impressions": given.impressions}
-        if given.reads:
-            options["reads"] = [_replica(read) for read in given.reads]
-        if given.timeout_ms is not None:
-            options["timeout_ms"] = given.timeout_ms
-        if not given.fallback:
-            options["fallback"] = False
-        found = Recommender(model, connection=DjangoSource(given.database), **options)
-        _cores[model] = found
-    return found
-
-
-def _replica(read: str) -> str:
-    return dsn_of_alias(read) if read in connections.settings else read
 
 
 class ModelRecommender(Generic[M]):
@@ -426,6 +346,10 @@ class ModelRecommender(Generic[M]):
         source = DjangoSource(conf.current().database)
         return sql_of(found, columns, source, item=self.field) or found.none()
 
+    def _filled(self, page: Page, loading: QuerySet[M], channel: str) -> ModelPage[M]:
+        """Return a page with its instances."""
+        return filled(page, loading, self.field, channel)
+
     def _loading(
         self, queryset: QuerySet[M] | None, among: Query | None
     ) -> QuerySet[M]:
@@ -442,38 +366,6 @@ class ModelRecommender(Generic[M]):
         plain = isinstance(self._items, type)
         # What the recommender was given says how to load, unless it was a mere model.
         return cast("QuerySet[M]", given) if plain else base
-
-    def _filled(self, page: Page, loading: QuerySet[M], channel: str) -> ModelPage[M]:
-        """Return a page with its instances, loaded by one query."""
-        started = perf_counter()
-        try:
-            found = self._instances(page, loading) if len(page) else []
-        except (DatabaseError, InterfaceError):
-            if page.degraded is None:
-                raise
-            found = []  # the database is away: there is nothing to load
-        if observe.active():
-            observe.hydrated(page, (perf_counter() - started) * 1e3, channel=channel)
-        return ModelPage(
-            found, page, lambda k: self._filled(page.next(k), loading, channel)
-        )
-
-    def _instances(self, page: Page, loading: QuerySet[M]) -> list[M]:
-        name = self.field.attname
-        wanted = loading.order_by().filter(**{f"{self.field.name}__in": page.ids})
-        if connections[wanted.db].in_atomic_block:
-            with transaction.atomic(using=wanted.db):
-                loaded = list(wanted)
-        else:
-            loaded = list(wanted)
-        by_id = {str(getattr(item, name)): item for item in loaded}
-        found: list[M] = []
-        for one in page:
-            item = by_id.get(str(one.item_id))
-            if item is not None:
-                cast("Any", item).recsys_score = one.score
-                found.append(item)
-        return found
 
 
 def _request_id(given: object) -> UUID | None:

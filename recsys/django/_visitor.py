@@ -118,7 +118,7 @@ def hand_over(
 
 
 def _record_all(model: str, user: UserId, touches: Sequence[Touch]) -> None:
-    from recsys.django._recommender import of_model
+    from recsys.django._registry import of_model
 
     shop = of_model(model)
     for item, kind, at in reversed(touches):

@@ -9,7 +9,7 @@ from django.contrib.auth.signals import user_logged_in
 from django.core.signals import setting_changed
 from django.utils.module_loading import autodiscover_modules
 
-from recsys.django import _recommender, _visitor
+from recsys.django import _cores, _visitor
 
 
 class RecsysConfig(AppConfig):
@@ -33,4 +33,4 @@ class RecsysConfig(AppConfig):
 def _forget(*, setting: str, **_: Any) -> None:
     """Read the settings anew after a test changed them."""
     if setting in ("RECSYS", "DATABASES"):
-        _recommender.reset()
+        _cores.reset()

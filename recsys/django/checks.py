@@ -1,15 +1,16 @@
 """System checks: ``manage.py check`` finds a wrong set-up before a request does.
 
     recsys.E001  RECSYS has an unknown key, a wrong value, or declares models
-    recsys.E002  recsys.toml is missing or malformed
+    recsys.E002  recsys.toml is malformed
     recsys.E003  the database is no PostgreSQL, or Django uses psycopg2 for it
     recsys.E004  RecsysMiddleware stands before the middleware it needs
     recsys.E005  a recommender belongs to no model of recsys.toml
     recsys.E006  the item ids of a recommender are of another type than the model's
     recsys.W001  the database is not at the revision this release needs
     recsys.W002  a model has no version that serves
+    recsys.W003  there is no recsys.toml
 
-The warnings ask the database: ``manage.py check --database default``.
+The first two warnings ask the database: ``manage.py check --database default``.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ import psycopg
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import connections, models
+from django.db.migrations.loader import MigrationLoader
+from django.db.migrations.recorder import MigrationRecorder
 
 from recsys import config, schema, versions
 from recsys.config import IdType, ProjectConfig
 from recsys.django import conf
-from recsys.django._recommender import registered
+from recsys.django._registry import registered
 from recsys.django._source import DjangoSource
 from recsys.errors import ConfigError, RecsysError, UnknownModel
 
@@ -86,8 +89,17 @@ def _is_psycopg_3() -> bool:
 
 
 def _toml() -> Iterator[CheckMessage]:
+    path = conf.current().config
+    if not path.exists():
+        # A web process needs none: what it serves by stands in the database.
+        yield Warning(
+            f"there is no {path}",
+            hint="'manage.py recsys init' writes one; or correct RECSYS['CONFIG'].",
+            id="recsys.W003",
+        )
+        return
     try:
-        config.load(conf.current().config)
+        config.load(path)
     except ConfigError as exc:
         yield Error(str(exc), hint=exc.hint, id="recsys.E002")
 
@@ -154,6 +166,8 @@ def check_database(
         return []
     try:
         with DjangoSource(alias).use() as conn:
+            if not _is_migrated(alias):
+                return []  # 'migrate' asks, too, right before it makes the schema
             schema.check(conn)
             return [*_serving(conn)]
     except (RecsysError, psycopg.Error) as exc:
@@ -164,6 +178,13 @@ def check_database(
                 id="recsys.W001",
             )
         ]
+
+
+def _is_migrated(alias: str) -> bool:
+    """Say whether no migration of this app waits for ``manage.py migrate``."""
+    leaves = MigrationLoader(None).graph.leaf_nodes("recsys")
+    applied = MigrationRecorder(connections[alias]).applied_migrations()
+    return all(leaf in applied for leaf in leaves)
 
 
 def _serving(conn: Any) -> Iterator[CheckMessage]:

@@ -23,7 +23,7 @@ from world import Shop
 
 from recsys import _db
 from recsys.django import checks, conf, recommender
-from recsys.django._recommender import _registered
+from recsys.django._registry import _registered
 from recsys.django._source import dsn_of_alias
 from recsys.errors import ConfigError
 
@@ -76,7 +76,7 @@ def test_a_missing_or_broken_toml_is_found(
     settings_.set(RECSYS={"CONFIG": str(tmp_path / "broken.toml")})
     broken = checks.check_settings()
 
-    assert [m.id for m in (*missing, *broken)] == ["recsys.E002", "recsys.E002"]
+    assert [m.id for m in (*missing, *broken)] == ["recsys.W003", "recsys.E002"]
     assert "nothing.toml" in missing[0].msg
     assert checks.check_recommenders() == []
 
@@ -114,21 +114,25 @@ def test_a_recommender_of_no_model_or_of_other_ids_is_found(store: Shop) -> None
 
 
 def test_a_database_without_schema_or_serving_version_is_found(
-    empty_dsn: str, dsn: str, settings_: Changes, tmp_path: Path
+    empty_dsn: str, settings_: Changes, tmp_path: Path
 ) -> None:
     (tmp_path / "recsys.toml").write_text(SETTINGS_TOML)
     settings_.set(RECSYS={"CONFIG": tmp_path / "recsys.toml"})
     point("default", empty_dsn)
-    no_schema = checks.check_database(databases=["default"])
-    point("default", dsn)
+    not_migrated = checks.check_database(databases=["default"])
+    call_command("migrate", "recsys", verbosity=0)
     no_version = checks.check_database(databases=["default"])
+    with connection.cursor() as cursor:
+        cursor.execute("drop schema recsys cascade")
+    no_schema = checks.check_database(databases=["default"])
     connection.close()
     point("default", "host=/nonexistent dbname=x")
     no_server = checks.check_database(databases=["default"])
 
+    assert not_migrated == []
+    assert [m.id for m in no_version] == ["recsys.W002"]
     assert [m.id for m in no_schema] == ["recsys.W001"]
     assert "no recsys schema" in no_schema[0].msg
-    assert [m.id for m in no_version] == ["recsys.W002"]
     assert [m.id for m in no_server] == ["recsys.W001"]
 
 

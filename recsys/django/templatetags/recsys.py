@@ -8,7 +8,7 @@ from django import template
 from django.http import HttpRequest
 
 from recsys.django._pages import ModelPage
-from recsys.django._recommender import of_model
+from recsys.django._registry import of_model
 from recsys.errors import UnknownItem
 
 register = template.Library()

@@ -1,0 +1,59 @@
+"""From ids to instances, by one query of the application's own."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Any, TypeVar, cast
+
+from django.db import DatabaseError, InterfaceError, connections, transaction
+from django.db.models import Field, Model
+from django.db.models.query import QuerySet
+
+from recsys import observe
+from recsys.django._pages import ModelPage
+from recsys.types import Page
+
+M = TypeVar("M", bound=Model)
+
+
+def filled(
+    page: Page, loading: QuerySet[M], field: Field[Any, Any], channel: str
+) -> ModelPage[M]:
+    """Return a page with its instances.
+
+    Args:
+        page: Ids and scores.
+        loading: The QuerySet that loads the instances.
+        field: Their field that holds the item id.
+        channel: What observers are told.
+    """
+    started = perf_counter()
+    try:
+        found = _instances(page, loading, field) if len(page) else []
+    except (DatabaseError, InterfaceError):
+        if page.degraded is None:
+            raise
+        found = []  # the database is away: there is nothing to load
+    if observe.active():
+        observe.hydrated(page, (perf_counter() - started) * 1e3, channel=channel)
+    return ModelPage(
+        found, page, lambda k: filled(page.next(k), loading, field, channel)
+    )
+
+
+def _instances(page: Page, loading: QuerySet[M], field: Field[Any, Any]) -> list[M]:
+    wanted = loading.order_by().filter(**{f"{field.name}__in": page.ids})
+    if connections[wanted.db].in_atomic_block:
+        # A statement that runs out of time must not end the caller's transaction.
+        with transaction.atomic(using=wanted.db):
+            loaded = list(wanted)
+    else:
+        loaded = list(wanted)
+    by_id = {str(getattr(item, field.attname)): item for item in loaded}
+    found: list[M] = []
+    for one in page:
+        item = by_id.get(str(one.item_id))
+        if item is not None:
+            cast("Any", item).recsys_score = one.score
+            found.append(item)
+    return found
