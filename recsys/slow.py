@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 import time
 from datetime import timedelta
@@ -63,7 +62,7 @@ class SlowRequests:
         self._every_s = every_s
         self._dsn = dsn
         self._next = 0.0
-        self._busy: tuple[int, threading.Thread] | None = None
+        self._thread: threading.Thread | None = None
 
     def __call__(self, event: Answered) -> None:
         """Keep one request if it was slow and its turn has come."""
@@ -87,17 +86,17 @@ class SlowRequests:
         except (RuntimeError, psycopg.Error):
             self.failed += 1
             return
-        self._busy = os.getpid(), thread
+        self._thread = thread
 
     def join(self, timeout_s: float = 5.0) -> bool:
         """Wait for the request that is being kept; say whether none is left."""
-        if self._running() and self._busy is not None:
-            self._busy[1].join(timeout_s)
+        if self._thread is not None:
+            self._thread.join(timeout_s)
         return not self._running()
 
     def _running(self) -> bool:
-        busy = self._busy
-        return busy is not None and busy[0] == os.getpid() and busy[1].is_alive()
+        # In a child of a fork the parent's thread counts as ended.
+        return self._thread is not None and self._thread.is_alive()
 
     def _keep(self, dsn: str, event: Answered) -> None:
         try:

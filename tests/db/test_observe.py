@@ -240,6 +240,7 @@ def test_an_answer_is_a_span_with_its_stages_inside_the_requests(
     edges = [answer.start_time]
     for stage in stages:
         assert stage.start_time == edges[-1], "one after the other"
+        assert (stage.end_time or 0) > (stage.start_time or 0)
         edges.append(stage.end_time)
     assert edges == sorted(edges, key=lambda edge: edge or 0)
     assert (edges[-1] or 0) <= (answer.end_time or 0)

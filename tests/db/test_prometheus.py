@@ -225,6 +225,17 @@ def test_what_cannot_be_read_is_down_and_nothing_else(
     assert "no status for Prometheus" in caplog.text
 
 
+def test_what_was_read_before_is_not_shown_as_new(shop: Shop) -> None:
+    registry = CollectorRegistry()
+    registry.register(prometheus.Status(shop.dsn, every_s=0.0))
+    assert value(registry, "recsys_backlog") == 0
+    with _db.connect(shop.dsn, autocommit=True) as conn:
+        conn.execute("alter view recsys.change_status rename to elsewhere")
+
+    assert value(registry, "recsys_backlog") is None
+    assert registry.get_sample_value("recsys_up") == 0
+
+
 def test_a_database_that_hangs_holds_up_a_scrape_no_longer_than_allowed(
     still: Shop,
 ) -> None:
