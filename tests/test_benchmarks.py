@@ -48,6 +48,18 @@ def test_process_and_serving_are_measured(server: str, tmp_path: Path) -> None:
     assert found["peak memory of the process"] < 4096
 
 
+def test_filters_and_rules_are_measured(server: str, tmp_path: Path) -> None:
+    rows = bench(
+        "--items", "2000", "--queries", "12", "--part", "rules",
+        "--out", str(tmp_path / "rows.jsonl"), dsn=server,
+    )  # fmt: skip
+
+    assert {"plain", "filter, 10 %", "at most 2 per seller", "MMR"} <= {
+        row["what"] for row in rows
+    }
+    assert all("; 0 pages short" in row["note"] for row in rows)
+
+
 def test_the_logging_of_answers_is_measured(server: str, tmp_path: Path) -> None:
     rows = bench(
         "--items", "2000", "--queries", "150", "--part", "impressions",
