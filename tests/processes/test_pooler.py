@@ -193,31 +193,31 @@ def test_clients_never_see_each_others_settings(pool: Pooler, shop: str) -> None
 
 
 def test_a_request_that_runs_out_of_time_cancels_no_other(
-    pool: Pooler, shop: str, monkeypatch: pytest.MonkeyPatch
+    server: str, shop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cancel goes to the pooler, which must not pass it to the session's next."""
     monkeypatch.setattr(_breaker, "FAILURES", 1000)  # else it stops the flood of them
-    dsn = pool.dsn(shop)
     slow = "select id from product, pg_sleep(0.4)"
     wanted = expected(shop)
 
-    def hurried(user: int) -> str | None:
+    def hurried(dsn: str, user: int) -> str | None:
         with Recommender("shop", dsn=dsn, timeout_ms=60) as model:
             return model.recommend(user, k=5, among=slow).degraded
 
-    def patient(user: int) -> bool:
+    def patient(dsn: str, user: int) -> bool:
         with Recommender("shop", dsn=dsn, fallback=False) as model:
             return all(
                 [x.item_id for x in model.recommend(user, k=5)] == wanted[user]
                 for _ in range(20)
             )
 
-    with ThreadPoolExecutor(8) as threads:
-        late = [threads.submit(hurried, user) for user in [*USERS] * 2]
-        calm = [threads.submit(patient, user) for user in [*USERS][:6]]
+    with pooler(server, size=SIZE) as pool, ThreadPoolExecutor(8) as threads:
+        dsn = pool.dsn(shop)
+        late = [threads.submit(hurried, dsn, user) for user in [*USERS] * 2]
+        calm = [threads.submit(patient, dsn, user) for user in [*USERS][:6]]
         assert all(each.result() for each in calm)
         assert all(each.result() for each in late)
-    assert left_behind(dsn) == []
+        assert left_behind(dsn) == []
 
 
 def test_the_applications_own_transaction_through_it_stays_usable(
