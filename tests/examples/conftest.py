@@ -26,7 +26,7 @@ def shops() -> Iterator[dict[str, Shop]]:
         }
         try:
             for one in running.values():
-                one.wait(180)
+                one.wait(300)
             yield running
         finally:
             for one in running.values():

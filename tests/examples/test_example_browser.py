@@ -5,6 +5,10 @@ from __future__ import annotations
 import pytest
 from selenium.webdriver.chrome.webdriver import WebDriver
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.expected_conditions import staleness_of, url_contains
+from selenium.webdriver.support.ui import WebDriverWait
 from shops import Shop
 
 from recsys import rollout
@@ -16,11 +20,18 @@ def cards(page: WebDriver, rail: str) -> list[str]:
     return [card.get_attribute("data-product") or "" for card in found]
 
 
+def follow(page: WebDriver, element: WebElement) -> None:
+    """Click, and wait for the page it leads to: a click alone does not."""
+    before = page.find_element(By.TAG_NAME, "html")
+    element.click()
+    WebDriverWait(page, 30).until(staleness_of(before))
+
+
 def sign_in(page: WebDriver, shop: Shop, name: str, password: str) -> None:
     page.get(f"{shop.url}/login/")
     page.find_element(By.NAME, "username").send_keys(name)
     page.find_element(By.NAME, "password").send_keys(password)
-    page.find_element(By.CSS_SELECTOR, ".panel button").click()
+    follow(page, page.find_element(By.CSS_SELECTOR, ".panel button"))
 
 
 def test_the_rail_changes_with_the_next_click(page: WebDriver, shop: Shop) -> None:
@@ -28,10 +39,10 @@ def test_the_rail_changes_with_the_next_click(page: WebDriver, shop: Shop) -> No
     first = cards(page, "for-you")
     title = page.find_element(By.CSS_SELECTOR, "#for-you h2").text
 
-    page.find_elements(By.CSS_SELECTOR, "#for-you .card a")[2].click()
+    follow(page, page.find_elements(By.CSS_SELECTOR, "#for-you .card a")[2])
     similar = cards(page, "similar")
-    page.find_elements(By.CSS_SELECTOR, "#similar .card a")[0].click()
-    page.find_element(By.CSS_SELECTOR, ".brand").click()
+    follow(page, page.find_element(By.CSS_SELECTOR, "#similar .card a"))
+    follow(page, page.find_element(By.CSS_SELECTOR, ".brand"))
     after = cards(page, "for-you")
 
     assert len(similar) == 6
@@ -47,11 +58,11 @@ def test_the_rail_changes_with_the_next_click(page: WebDriver, shop: Shop) -> No
 def test_search_and_filters_work_by_hand(page: WebDriver, shop: Shop) -> None:
     page.get(shop.url)
 
-    box = page.find_element(By.NAME, "q")
-    box.send_keys("kettle")
-    box.submit()
+    page.find_element(By.NAME, "q").send_keys("kettle")
+    page.find_element(By.NAME, "q").send_keys(Keys.ENTER)
+    WebDriverWait(page, 30).until(url_contains("q=kettle"))
     page.find_element(By.CSS_SELECTOR, "[name=below] option[value='100']").click()
-    page.find_element(By.CSS_SELECTOR, ".filter button").click()
+    follow(page, page.find_element(By.CSS_SELECTOR, ".filter button"))
 
     prices = page.find_elements(By.CSS_SELECTOR, "#list .price")
     assert prices
@@ -96,13 +107,13 @@ def test_staff_promote_a_version(page: WebDriver, shop: Shop) -> None:
             page.find_element(By.NAME, "_selected_action").click()
             action = "select[name=action] option[value=promote]"
             page.find_element(By.CSS_SELECTOR, action).click()
-            page.find_element(By.NAME, "index").click()
+            follow(page, page.find_element(By.NAME, "index"))
             page.find_element(By.NAME, "reason").send_keys("it is good")
-            page.find_element(By.CSS_SELECTOR, ".submit-row input").click()
+            follow(page, page.find_element(By.CSS_SELECTOR, ".submit-row input"))
         else:
             page.get(f"{shop.url}/admin/")
             page.find_element(By.NAME, "reason").send_keys("it is good")
-            page.find_element(By.CSS_SELECTOR, "#versions button").click()
+            follow(page, page.find_element(By.CSS_SELECTOR, "#versions button"))
 
         assert "serves" in page.find_element(By.TAG_NAME, "body").text
         ((state, reason),) = shop.rows(

@@ -62,3 +62,14 @@ def test_django_finds_nothing_to_complain_of() -> None:
             env=environment, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_documentation_quotes_the_files_as_they_are() -> None:
+    page = EXAMPLES.parent / "docs" / "examples.md"
+    quotes = re.findall(
+        r"<!-- skip: from (\S+), .*?-->\n```python\n(.*?)```", page.read_text(), re.S
+    )
+
+    assert len(quotes) >= 8
+    for name, text in quotes:
+        assert text in (EXAMPLES.parent / name).read_text(), f"{name}: {text}"
