@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,6 +33,9 @@ MINIMUM_PGVECTOR = (0, 8, 0)
 ADVISED_PGVECTOR = (0, 8, 4)
 """Earlier releases can corrupt an HNSW index between insert and vacuum."""
 
+NOT_PREPARED = (pg.InvalidSqlStatementName, pg.DuplicatePreparedStatement)
+"""What the server says when something gives a connection several sessions in turn."""
+
 
 def connect(dsn: str, *, autocommit: bool = False) -> Connection:
     """Open a connection that works behind a transaction pooler.
@@ -47,8 +50,8 @@ def connect(dsn: str, *, autocommit: bool = False) -> Connection:
         # Whatever the role's default is: a statement must see what was committed
         # while the transaction waited for a lock.
         conn.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
-        conn.adapters.register_dumper(Halfvec, HalfvecDumper)
-        conn.adapters.register_dumper(HalfvecArray, HalfvecDumper)
+        for packed in (Halfvec, HalfvecArray, BigintArray):
+            conn.adapters.register_dumper(packed, PackedDumper)
         return conn
     except psycopg.OperationalError as exc:
         raise DatabaseUnavailable(
@@ -111,8 +114,8 @@ def binary_cursor(conn: Connection) -> psycopg.Cursor[Any]:
     try:
         conn.adapters.get_dumper(Halfvec, PyFormat.AUTO)
     except psycopg.ProgrammingError:
-        cursor.adapters.register_dumper(Halfvec, HalfvecDumper)
-        cursor.adapters.register_dumper(HalfvecArray, HalfvecDumper)
+        for packed in (Halfvec, HalfvecArray, BigintArray):
+            cursor.adapters.register_dumper(packed, PackedDumper)
     return cursor
 
 
@@ -158,15 +161,15 @@ class Halfvec:
         self.data = struct.pack(">HH", values.size, 0) + values.astype(">f2").tobytes()
 
 
-class HalfvecDumper(Dumper):
-    """Send halfvecs in binary; the type comes from the cast in the statement.
+class PackedDumper(Dumper):
+    """Send what is packed already; the type comes from the cast in the statement.
 
     Registered on our own cursors only: a borrowed connection keeps its adapters.
     """
 
     format = Format.BINARY
 
-    def dump(self, obj: Halfvec | HalfvecArray) -> bytes:
+    def dump(self, obj: Halfvec | HalfvecArray | BigintArray) -> bytes:
         """Return the binary form."""
         return obj.data
 
@@ -189,6 +192,33 @@ class HalfvecArray:
         body["values"] = rows
         # One dimension, no nulls, the element type, length, lower bound.
         header = struct.pack(">iiIii", 1, 0, halfvec_oid, n, 1)
+        self.data = header + body.tobytes()
+
+
+class BigintArray:
+    """Integers on their way to the server as bigint[].
+
+    psycopg sends lists as text, and looks at every element for that.
+
+    Attributes:
+        data: The binary form that array_recv reads.
+
+    Raises:
+        TypeError: One is no number, such as None.
+        OverflowError: One is no bigint.
+    """
+
+    __slots__ = ("data",)
+
+    def __init__(self, values: Sequence[object]) -> None:
+        record = np.dtype([("size", ">i4"), ("value", ">i8")])
+        body = np.empty(len(values), dtype=record)
+        body["size"] = 8
+        body["value"] = np.array(values, dtype=np.int64)
+        # Dimensions, no nulls, the oid of bigint, and of a dimension its lower bound.
+        header = struct.pack(">iiI", min(1, len(values)), 0, 20)
+        if len(values):
+            header += struct.pack(">ii", len(values), 1)
         self.data = header + body.tobytes()
 
 

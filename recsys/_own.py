@@ -15,6 +15,8 @@ from recsys._db import Connection
 from recsys.errors import DatabaseUnavailable
 
 _LEFT_TO_PARENT: list[Connection] = []
+_PREPARED_AT = 2
+"""Executions before a statement is prepared: what is asked once is not."""
 ENDED = (pg.AdminShutdown, pg.CrashShutdown, pg.IdleSessionTimeout)
 """What the server says before it ends a session."""
 
@@ -38,6 +40,7 @@ class OwnConnections:
         self._dsn = dsn
         # list.append and list.pop are atomic; the process id says whose they are.
         self._idle: tuple[int, list[Connection]] = (os.getpid(), [])
+        self._prepares = True
 
     @contextmanager
     def use(self) -> Generator[Connection]:
@@ -50,8 +53,10 @@ class OwnConnections:
         conn, pid = self._take(), os.getpid()
         try:
             yield conn
-        except psycopg.OperationalError as exc:
-            if not conn.closed and not isinstance(exc, ENDED):
+        except (psycopg.OperationalError, *_db.NOT_PREPARED) as exc:
+            if isinstance(exc, _db.NOT_PREPARED):
+                self._prepares = False
+            elif not conn.closed and not isinstance(exc, ENDED):
                 raise
             conn.close()
             self.close()
@@ -88,9 +93,13 @@ class OwnConnections:
         try:
             with _deadline.on(conn, borrowed=False):
                 schema.check(conn)
+                direct = self._prepares and _is_direct(conn)
         except BaseException:
             conn.close()
             raise
+        if direct:
+            # Planning and describing cost a fifth of an answer.
+            conn.prepare_threshold = _PREPARED_AT
         return conn
 
     def _give_back(self, conn: Connection) -> None:
@@ -110,6 +119,15 @@ class OwnConnections:
             idle = []
             self._idle = (os.getpid(), idle)
         return idle
+
+
+def _is_direct(conn: Connection) -> bool:
+    """Say whether one session of the server is behind a connection, as long as it is.
+
+    A pooler answers a login itself, with a process id that it made up.
+    """
+    row = conn.execute("select pg_catalog.pg_backend_pid()").fetchone()
+    return row is not None and row[0] == conn.info.backend_pid
 
 
 def savepoint(conn: Connection) -> AbstractContextManager[object]:

@@ -7,7 +7,7 @@ They run the functions that each model version brought with its tables
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -18,7 +18,13 @@ from psycopg import errors as pg
 from psycopg.rows import tuple_row
 
 from recsys import _sql, filters
-from recsys._db import Connection, Halfvec, binary_cursor
+from recsys._db import (
+    NOT_PREPARED,
+    BigintArray,
+    Connection,
+    Halfvec,
+    binary_cursor,
+)
 from recsys.assignment import Plan, experiment_from_json
 from recsys.config import ModelConfig
 from recsys.errors import (
@@ -68,6 +74,14 @@ class Statements:
     direction: bytes
     search: bytes
     candidates: bytes
+    bigint: bool
+
+    def array(self, ids: Sequence[ItemId]) -> BigintArray | list[ItemId]:
+        """Return item ids as they go to the server; their type is checked before."""
+        if self.bigint:
+            with suppress(TypeError, OverflowError):
+                return BigintArray(ids)
+        return list(ids)
 
 
 def statements(suffix: str, config: ModelConfig) -> Statements:
@@ -102,6 +116,7 @@ def statements(suffix: str, config: ModelConfig) -> Statements:
             " %s::real, %s::text, %s::integer, %s::integer, %s::text, %s::text,"
             " %s::boolean)"
         ),
+        bigint=item == "bigint",
     )
 
 
@@ -155,7 +170,7 @@ def state(
         _explained(sql.suffix, "the interaction or user source fails", _READ_SOURCES),
     ):
         if history is not None:
-            cur.execute(sql.session, (list(history), user_id))
+            cur.execute(sql.session, (sql.array(history), user_id))
         else:
             seconds = before.timestamp() if before else None
             cur.execute(sql.state, (user_id, seconds))
@@ -186,8 +201,9 @@ def search(
     ef_search: int,
 ) -> Found:
     """Return the k nearest items and their scores, best first."""
+    ids = sql.array(exclude)
     with binary_cursor(conn) as cur, _explained(sql.suffix, "", ""):
-        row = cur.execute(sql.search, (query, k, list(exclude), ef_search)).fetchone()
+        row = cur.execute(sql.search, (query, k, ids, ef_search)).fetchone()
     return (row[0], row[1]) if row else ([], [])
 
 
@@ -239,7 +255,8 @@ def candidates(conn: Connection, sql: Statements, look: Look) -> Seen:
         SourceError: A query of the application fails.
     """
     with binary_cursor(conn) as cur, _explained(sql.suffix, "", ""):
-        row = cur.execute(sql.candidates, look).fetchone()
+        values = (look.query, sql.array(look.exclude), *look[2:])
+        row = cur.execute(sql.candidates, values).fetchone()
     assert row is not None
     return Seen(*row)
 
@@ -277,6 +294,8 @@ def _explained(suffix: str, what: str, hint: str) -> Generator[None]:
         psycopg.DataError,
         psycopg.NotSupportedError,
     ) as exc:
+        if isinstance(exc, NOT_PREPARED):
+            raise  # the connection's affair
         message = exc.diag.message_primary or str(exc)
         # A filter may name a table that never was; that is no dropped version.
         ours = f"_{suffix}" in message or "recsys.model" in message
