@@ -106,7 +106,8 @@ class Metrics:
         if event.error is not None:
             self._add("errors", model, channel, event.error.partition(":")[0])(1)
             return
-        self._add("answers", model, channel, str(event.version))(1)
+        version = "none" if event.version is None else str(event.version)
+        self._add("answers", model, channel, version)(1)
         if event.degraded is not None:
             self._add("fallbacks", model, channel, event.degraded)(1)
         if event.short:

@@ -91,6 +91,17 @@ def test_failures_are_told_with_their_class(
     assert told[2].asked is None
 
 
+def test_a_fallback_is_told_with_its_reason(told: list[Answered]) -> None:
+    with Recommender("shop", dsn="host=/nowhere") as model:
+        page = model.recommend(7, k=5)
+
+    (event,) = told
+    assert page.degraded is not None
+    assert (event.degraded, event.error) == (page.degraded, None)
+    assert (event.version, event.returned, event.short) == (page.version, 0, True)
+    assert event.asked is None
+
+
 def test_experiments_and_switches_are_told(shop: Shop, told: list[Answered]) -> None:
     with Recommender("shop", dsn=shop.dsn) as model:
         model.recommend(7)
