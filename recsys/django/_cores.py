@@ -33,7 +33,7 @@ def core_of(model: str) -> Recommender:
         if not given.fallback:
             options["fallback"] = False
         found = Recommender(model, connection=DjangoSource(given.database), **options)
-        _cores[model] = found
+        found = _cores.setdefault(model, found)  # another thread may have come first
     return found
 
 

@@ -306,7 +306,7 @@ class ModelRecommender(Generic[M]):
         if getattr(who, "is_anonymous", False):
             return None, None, None
         user = cast("UserId", who.pk if isinstance(who, Model) else who)
-        return user, None, None
+        return user, None, str(user)
 
     def _arguments(self, **given: Any) -> dict[str, Any]:
         """Return the arguments of the core, without those left out."""
@@ -315,7 +315,13 @@ class ModelRecommender(Generic[M]):
         kept = {key: value for key, value in given.items() if value is not None}
         kept["exclude"] = [self.id_of(item) for item in given["exclude"]]
         if after:
-            kept["after"] = after.page if isinstance(after, ModelPage) else after
+            kept["after"] = (
+                after.page
+                if isinstance(after, ModelPage)
+                else after
+                if isinstance(after, Page)
+                else [self.id_of(item) for item in after]
+            )
         if among is not None:
             kept["among"] = self._query(among, 1)
         if isinstance(boost, Mapping):

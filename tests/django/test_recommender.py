@@ -18,7 +18,7 @@ from django_store.models import Event, Product
 from django_store.recommenders import shop
 from world import NOW, Shop
 
-from recsys import Recommender, _db, observe
+from recsys import Recommender, _db, observe, rollout
 from recsys.django import recommender
 from recsys.errors import ConfigError, DatabaseUnavailable, SourceError, UnknownItem
 from recsys.rules import Fresh, Rules
@@ -96,6 +96,8 @@ def test_pages_follow_each_other_without_repeats(store: Shop) -> None:
     assert list(third.shown) == shown
     assert shop.recommend(7, k=6, after=first).ids == second.ids
     assert shop.recommend(7, k=6, after=first.ids).ids == second.ids
+    sent = [str(pk) for pk in first.ids]  # as a link or a form brings them back
+    assert shop.recommend(7, k=6, after=sent).ids == second.ids
 
 
 def test_similar_items_of_an_instance_or_an_id(store: Shop) -> None:
@@ -108,6 +110,21 @@ def test_similar_items_of_an_instance_or_an_id(store: Shop) -> None:
     assert [item.pk for item in page] == page.ids
     with pytest.raises(UnknownItem):
         shop.similar(999_999)
+
+
+def test_a_user_sees_one_version_in_both_kinds_of_answer(store: Shop) -> None:
+    with _db.connect(store.dsn) as conn:
+        rollout.promote(conn, "shop", 2, percent=50, reason="test", force=True)
+
+    seen = set()
+    for pk in range(1, 21):
+        user = User(pk=pk)
+        version = shop.recommend(user, k=1).version
+        assert shop.similar(3, who=user, k=1).version == version
+        seen.add(version)
+
+    assert seen == {1, 2}
+    assert shop.similar(3, k=1).version == 1
 
 
 def test_users_ids_and_nobody(store: Shop) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -179,6 +180,17 @@ def test_the_command_runs_on_the_database_of_the_settings(store: Shop) -> None:
 
     assert get_commands()["recsys"] == "recsys.django"
     assert "shop,2,ready" in out.getvalue()
+
+
+def test_a_training_does_not_replace_the_process_that_calls_it(
+    store: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MALLOC_MMAP_MAX_", raising=False)
+
+    with pytest.raises(CommandError, match="failed"):
+        call_command("recsys", "train", "books", stderr=io.StringIO())
+
+    assert "MALLOC_MMAP_MAX_" not in os.environ
 
 
 def test_a_command_that_fails_says_so(store: Shop) -> None:

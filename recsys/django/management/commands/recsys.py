@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from argparse import REMAINDER
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 from django.core.management.base import (
@@ -49,10 +50,24 @@ class Command(BaseCommand):
         """Run a command for ``call_command("recsys", "versions", "shop")``."""
         del args
         with (
+            _in_place(),
             contextlib.redirect_stdout(self.stdout._out),  # pyright: ignore[reportAttributeAccessIssue] # where call_command(stdout=...) points
             contextlib.redirect_stderr(self.stderr._out),  # pyright: ignore[reportAttributeAccessIssue]
         ):
             _run([str(argument) for argument in options["arguments"]], raising=True)
+
+
+@contextlib.contextmanager
+def _in_place() -> Generator[None]:
+    """Keep 'recsys train' from replacing the caller's process by one that trains."""
+    name = "MALLOC_MMAP_MAX_"  # what recsys.cli._malloc looks for
+    before = os.environ.get(name)
+    os.environ.setdefault(name, "0")
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
 
 
 def _run(arguments: list[str], *, raising: bool = False) -> None:
