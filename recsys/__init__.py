@@ -9,15 +9,26 @@ from recsys.errors import RecsysError
 
 if TYPE_CHECKING:
     from recsys.recommender import Recommender
+    from recsys.rules import Fresh, Rules
     from recsys.sync import sync_items
     from recsys.types import Page, Recommendation
 
-__all__ = ["Page", "Recommendation", "Recommender", "RecsysError", "sync_items"]
+__all__ = [
+    "Fresh",
+    "Page",
+    "Recommendation",
+    "Recommender",
+    "RecsysError",
+    "Rules",
+    "sync_items",
+]
 
 _HOMES = {
+    "Fresh": "recsys.rules",
     "Page": "recsys.types",
     "Recommendation": "recsys.types",
     "Recommender": "recsys.recommender",
+    "Rules": "recsys.rules",
     "sync_items": "recsys.sync",
 }
 

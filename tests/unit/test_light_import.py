@@ -17,6 +17,8 @@ HEAVY = (
     "safetensors",
     "django",
     "flask",
+    "prometheus_client",
+    "opentelemetry",
 )
 
 
