@@ -140,3 +140,41 @@ def test_the_client_counts_short_answers_and_refuses_errors(tmp_path: Path) -> N
 
     assert len(done.taken) > 20
     assert abs(done.short - len(done.taken) / 2) <= 2
+
+
+def test_the_rows_become_the_tables_of_the_page(tmp_path: Path) -> None:
+    rows = [
+        {"table": "no filter: 9 items", "what": f"{view}: {what}", "value": value,
+         "unit": ""}
+        for view in ("bare SQL", "recommend()")
+        for what, value in (("requests/s", 1234.4), ("p50", 1.5), ("p99", 2.5),
+                            ("recall@20", 0.951), ("short", 0))
+    ]  # fmt: skip
+    ratio = {"table": "no filter: 9 items", "unit": "x",
+             "what": "requests/s: recommend() / bare SQL"}  # fmt: skip
+    rows += [{**ratio, "value": 0.11}, {**ratio, "value": 0.81}]
+    rows += [
+        {"table": "engines", "engine": name, "filter": "none", "effort": 1,
+         "recall": 1.0, "short": 0.0, "qps": qps, "p50": 1.0, "p99": 2.0}
+        for name, qps in (("slow", 9.5), ("fast", 1000.0))
+    ]  # fmt: skip
+    path = tmp_path / "page.md"
+    path.write_text(
+        "<!-- bench requests -->\nold\n<!-- end -->\nprose\n"
+        "<!-- bench engines -->\nold\n<!-- end -->\n"
+        "<!-- bench costs -->\nkept\n<!-- end -->\n"
+    )
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+    subprocess.run(
+        [sys.executable, "-m", "benchmarks.web.page", tmp_path / "rows.jsonl", path],
+        cwd=ROOT,
+        check=True,
+    )
+
+    text = path.read_text()
+    last = "| | `recommend()` | 1,234 | 1.5 | 2.5 | 0.951 | 0.0 % | 0.81 x |"
+    assert last in text.replace("|  |", "| |")
+    assert text.index("| fast | 1,000") < text.index("| slow | 9.5")
+    assert "kept" in text
+    assert "old" not in text
