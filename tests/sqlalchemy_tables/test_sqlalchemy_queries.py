@@ -43,6 +43,7 @@ from sqlalchemy import (
     select,
     text,
     tuple_,
+    type_coerce,
     union,
     update,
 )
@@ -95,6 +96,9 @@ QUERIES = {
     "where": select(Product.id).where(Product.price < 20, Product.brand == "Acme"),
     "like": select(Product.id).where(Product.title.like("%shirt%")),
     "in": select(Product.id).where(Product.brand.in_(["Acme", "شركة", "O'X"])),
+    "in of a type": select(Product.id).where(
+        type_coerce(Product.shelf, Cents).in_([0.03, 0.04])
+    ),
     "in none": select(Product.id).where(Product.brand.in_([])),
     "tuples": select(Product.id).where(
         tuple_(Product.id, Product.shelf).in_([(1, 1), (2, 2), (3, 4)])

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import datetime
 from uuid import uuid4
 
+import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 from sa_shop import Event, Product
@@ -133,17 +134,17 @@ def test_an_engine_commits_by_itself_and_leaves_the_pool_as_it_was(
         assert conn.scalar(EVENTS) == 361
 
 
-def test_an_engine_survives_the_end_of_its_connections(engine: Engine) -> None:
-    shop = Recommender("shop", connection=engine)
-    with engine.connect(), engine.connect():
+def test_an_engine_survives_the_end_of_all_its_connections(
+    engine: Engine, shop_dsn: str
+) -> None:
+    shop = Recommender("shop", connection=engine, fallback=False)
+    with engine.connect(), engine.connect(), engine.connect(), engine.connect():
         pass
     before = shop.recommend(1, k=3).ids
-    with engine.connect() as conn:
+    with psycopg.connect(shop_dsn) as conn:
         conn.execute(
-            text(
-                "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
-                " where datname = current_database() and pid <> pg_backend_pid()"
-            )
+            "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
+            " where datname = current_database() and pid <> pg_backend_pid()"
         )
 
     assert shop.recommend(1, k=3).ids == before
