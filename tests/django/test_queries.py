@@ -128,6 +128,13 @@ def test_what_a_queryset_selects_is_what_is_recommended(sold: Shop, name: str) -
     assert {product.pk for product in page} == wanted
 
 
+def test_what_is_known_to_match_nothing_is_not_asked(sold: Shop) -> None:
+    source = DjangoSource("default")
+
+    assert sql_of(P.none(), 1, source) is None
+    assert sql_of(P.filter(pk__in=[]).values_list("pk", "brand"), 2, source) is None
+
+
 def test_a_filter_locks_nothing(sold: Shop) -> None:
     among = P.select_for_update().filter(pk__lt=9)
 
