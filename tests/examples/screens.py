@@ -58,17 +58,15 @@ def photograph(page: WebDriver, images: Path, django: Shop, flask: Shop) -> None
     sign_in(page, "bo", "demo", ".panel button")
     page.get(f"{flask.url}/department/trail/")
     save(page, images / "shop-dark.png", 1010)
-    shape(page, 390, 844)
-    page.get(f"{flask.url}/product/54/")
-    save(page, images / "shop-phone.png", 844)
     shape(page, 1280, 900)
     page.delete_all_cookies()
     page.get(f"{flask.url}/login/")
     sign_in(page, "admin", "admin", ".panel button")
-    save(page, images / "shop-flask-admin.png", 640)
+    save(page, images / "shop-flask-admin.png", 760)
+    shape(page, 1640, 900)
     page.get(f"{django.url}/admin/login/?next=/admin/recsys/version/")
     sign_in(page, "admin", "admin", "[type=submit]")
-    save(page, images / "shop-django-admin.png", 480)
+    save(page, images / "shop-django-admin.png", 460)
 
 
 def sign_in(page: WebDriver, name: str, password: str, button: str) -> None:

@@ -72,7 +72,12 @@ def product(request: HttpRequest, pk: int) -> HttpResponse:
     return render(
         request,
         "shop/product.html",
-        {"product": shown, "similar": similar, "for_you": for_you},
+        {
+            "product": shown,
+            "department": DEPARTMENTS[shown.category.department][0],
+            "similar": similar,
+            "for_you": for_you,
+        },
     )
 
 
