@@ -98,7 +98,9 @@ class Recommender:
         self.model = model
         self._timeout_ms = check_timeout(timeout_ms)
         self._source = source_of(connection, dsn)
-        background = self._source.dsn() if impressions == "background" else ""
+        background = ""
+        if impressions == "background":
+            background = self._source.dsn() if dsn is None else dsn
         versions = LoadedVersions(model)
         self._engine = Engine(
             model,
