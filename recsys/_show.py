@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from recsys import _sql
-from recsys._db import Connection, Halfvec, HalfvecDumper, connect
+from recsys._db import Connection, Halfvec, PackedDumper, connect
 from recsys._preset import Preset
 from recsys.config import ModelConfig
 from recsys.evaluate import Evaluation, Holdout
@@ -179,7 +179,7 @@ def _cases(conn: Connection, model: Recommender, holdout: Holdout) -> list[Case]
         if not past:
             continue
         with conn.cursor() as cur:
-            cur.adapters.register_dumper(Halfvec, HalfvecDumper)
+            cur.adapters.register_dumper(Halfvec, PackedDumper)
             rows = cur.execute(
                 "select item_id from recsys.nearest_items(%s, %s, %s, %s)",
                 (model.model, Halfvec(query), _LENGTH, [str(item) for item in past]),
