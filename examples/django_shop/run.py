@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -28,6 +29,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--prepare", action="store_true", help="do not start serving")
     options = parser.parse_args()
+    # Stopped by a service manager it ends as with Ctrl-C, and so does the worker.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
     step("Postgres", django.setup)
     step("Tables", lambda: call_command("migrate", verbosity=0))
@@ -42,6 +45,7 @@ def main() -> None:
             call_command("runserver", f"127.0.0.1:{options.port}", use_reloader=False)
         finally:
             worker.terminate()
+            worker.wait()
 
 
 def step(name: str, do: Callable[[], object]) -> None:

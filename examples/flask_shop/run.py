@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -28,6 +29,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=5000)
     parser.add_argument("--prepare", action="store_true", help="do not start serving")
     options = parser.parse_args()
+    # Stopped by a service manager it ends as with Ctrl-C, and so does the worker.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     app = step("Postgres", create)
     with app.app_context():
         from shop import stock
@@ -45,6 +48,7 @@ def main() -> None:
             app.run(port=options.port)
         finally:
             worker.terminate()
+            worker.wait()
 
 
 def create() -> Flask:

@@ -29,11 +29,11 @@ def shops() -> Iterator[dict[str, Shop]]:
                 one.wait(300)
             yield running
         finally:
-            for one in running.values():
-                one.process.terminate()
-            for one in running.values():
-                one.process.wait(20)
-            embedded.stop(data)
+            try:
+                for one in running.values():
+                    one.stop()
+            finally:
+                embedded.stop(data)
 
 
 @pytest.fixture(params=["django", "flask"])

@@ -37,8 +37,7 @@ def main() -> None:
                 photograph(page, images, *shops)
         finally:
             for shop in shops:
-                shop.process.terminate()
-                shop.process.wait(20)
+                shop.stop()
             embedded.stop(data)
 
 

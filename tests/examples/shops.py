@@ -16,6 +16,7 @@ from http.cookiejar import CookieJar
 from pathlib import Path
 from urllib.parse import urlencode, urljoin
 
+import psutil
 import psycopg
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -50,6 +51,16 @@ class Shop:
             )
         )
         return [found[pk] for pk in ids]
+
+    def stop(self) -> None:
+        """Stop it as a service manager does; what it started ends with it."""
+        started = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.terminate()
+        self.process.wait(30)
+        _, left = psutil.wait_procs(started, 10)
+        for one in left:
+            one.kill()
+        assert not left, f"{self.name} left behind: {left}"
 
     def wait(self, seconds: float) -> None:
         """Wait until the home page answers."""
