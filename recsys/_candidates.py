@@ -360,6 +360,6 @@ class _Memory:
             return
         if len(self._known) >= self._MOST:
             self._known.clear()
-        # Most requests should find enough at once.
+        # To go on costs one more look at the filter, to begin too deep costs each time.
         known = self._known.get(self._key, needed)
-        self._known[self._key] = max(needed, int(0.9 * known + 0.1 * needed))
+        self._known[self._key] = round(known + 0.2 * (1.1 * needed - known))

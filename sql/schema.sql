@@ -928,7 +928,10 @@ CREATE OR REPLACE FUNCTION recsys._candidates(p_suffix text, p_query public.half
  SET "hnsw.iterative_scan" TO 'relaxed_order'
  SET "hnsw.max_scan_tuples" TO '1000000'
  SET "hnsw.scan_mem_multiplier" TO '16'
+ SET "hnsw.ef_search" TO '100'
+ SET enable_seqscan TO 'on'
  SET jit TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
 AS $function$
 declare
     -- Beyond, what the index still finds costs more memory than an exact scan costs time.
@@ -974,29 +977,27 @@ declare
                where r.key is null or r.turn <= $6
                order by 2, r.item_id%2$s
                limit $4) as s', 'item_vector_' || p_suffix, collated, eligible, p_keys);
-    looked    constant text :=
-        'select array_agg(c.item_id order by c.place), array_agg(c.score order by c.place),
-                count(*) filter (where c.counts),
-                (array_agg(c.place order by c.place) filter (where c.counts))[$8],
-                (array_agg(c.place order by c.place) filter (where c.counts and c.turn <= $9))[$10]
-         from (select n.item_id, n.score, n.place, n.place <= $3 and n.item_id <> all ($7) as counts,
-                      case when k.key is null then 0
-                           else row_number() over (partition by k.key, n.item_id = any ($7), n.place > $3
-                                                   order by n.place) end as turn
-               from unnest($1, $2) with ordinality as n(item_id, score, place)
-               left join unnest($5, $6) as k(item_id, key) on k.item_id = n.item_id
-               where (n.place > $3 or n.score >= $11) and ($4 is null or n.item_id = any ($4))
-                 and (n.place <= $3 or n.item_id <> all ($1[:$3]))) as c';
-    nothing   constant p_exclude%type := null;
+    kept      constant text :=
+        'select coalesce(array_agg(n.item_id order by n.score desc, n.item_id collate "C"), ''{}''),
+                coalesce(array_agg(n.score order by n.score desc, n.item_id collate "C"), ''{}'')
+         from (select k.item_id, k.score from unnest($1, $2) as k(item_id, score)
+               union all
+               select b.item_id, b.score from unnest($3, $4) as b(item_id, score) where b.item_id = any ($5)) as n';
+    at_most   constant integer := coalesce(p_at_most, 0);
     extra_ids p_exclude%type := '{}';
     extra     real[] := '{}';
-    near_ids  p_exclude%type;
-    near      real[];
+    walk      refcursor;
+    one       record;
+    batch_ids p_exclude%type;
+    batch     real[];
+    ended     boolean;
+    near_ids  p_exclude%type := '{}';
+    near      real[] := '{}';
     pass      p_exclude%type;
     hits      integer;
     place     integer;
     filled    integer;
-    depth     integer;
+    missing   integer;
     wish      integer;
     cost      float8;
     again     float8;
@@ -1014,69 +1015,106 @@ begin
         using p_query, coalesce(p_named, '{}'), coalesce(p_pinned, '{}'), never, excluded, extra_ids, least_score;
     end if;
 
+    if p_filter is not null and cardinality(extra_ids) > 0 then
+        execute passing into pass using p_query, extra_ids;
+        select coalesce(array_agg(e.item_id), '{}'), coalesce(array_agg(e.score), '{}') into extra_ids, extra
+        from unnest(extra_ids, extra) as e(item_id, score) where e.item_id = any (pass);
+    end if;
+
     scanned := 0;
     stage := 'index';
-    if p_ef is null then
-        wish := most + 1;
-    else
-        wish := greatest(p_ef, p_first, (p_ef * sqrt(p_count / 20.0))::integer, (1.25 * p_count)::integer);
-    end if;
+    wish := case when p_ef is null then most + 1
+                 else greatest(coalesce(p_first, p_ef), (1.1 * p_count)::integer) end;
     if p_whole and wish <= most then
         cost := recsys._cost(exact, p_query, excluded, least_score, p_count);
         if cost < 2.5 * recsys._cost(passing, p_query, excluded, least_score, p_count) then
             wish := most + 1;
         end if;
     end if;
+    if wish <= most then
+        perform set_config('hnsw.ef_search', p_ef::text, true);
+        -- Planned with the index only; it can give the rows in their order, and nothing else can.
+        perform set_config('enable_seqscan', 'off', true), set_config('enable_sort', 'off', true);
+        open walk no scroll for execute format(
+            'select v.item_id, (-(v.embedding <#> $1))::real as score from recsys.item_vector_%s as v
+             where v.item_id <> all ($2) order by v.embedding <#> $1 limit %s', p_suffix, most + 1)
+        using p_query, excluded;
+        perform set_config('enable_seqscan', 'on', true), set_config('enable_sort', 'on', true);
+    end if;
 
     while wish <= most loop
-        scanned := wish;
-        execute format('select s.item_ids, s.scores from recsys.%I($1, $2, $3, $4) as s', '_search_' || p_suffix)
-        into near_ids, near using p_query, scanned, excluded, least(1000, scanned);
-        pass := null;
+        batch_ids := '{}';
+        batch := '{}';
+        for i in scanned + 1 .. wish loop
+            fetch walk into one;
+            exit when not found;
+            batch_ids := batch_ids || one.item_id;
+            batch := batch || one.score;
+        end loop;
+        ended := cardinality(batch) < wish - scanned;
+        scanned := scanned + cardinality(batch);
+        pass := batch_ids;
         if p_filter is not null then
-            execute passing into pass using p_query, near_ids || extra_ids;
-            pass := coalesce(pass, '{}');
+            execute passing into pass using p_query, batch_ids;
+        end if;
+        -- The index hands its rows out in no strict order.
+        if collated = '' then
+            select coalesce(array_agg(n.item_id order by n.score desc, n.item_id), '{}'),
+                   coalesce(array_agg(n.score order by n.score desc, n.item_id), '{}')
+            into near_ids, near
+            from (select k.item_id, k.score from unnest(near_ids, near) as k(item_id, score)
+                  union all
+                  select b.item_id, b.score from unnest(batch_ids, batch) as b(item_id, score)
+                  where b.item_id = any (pass)) as n;
+        else
+            execute kept into near_ids, near using near_ids, near, batch_ids, batch, pass;
         end if;
         if p_keys is not null then
-            execute keyed into key_ids, keys using coalesce(pass, near_ids || extra_ids);
+            execute keyed into key_ids, keys using near_ids || extra_ids;
         end if;
-        execute looked into item_ids, scores, hits, place, filled
-        using near_ids || extra_ids, near || extra, cardinality(near_ids), pass, key_ids, keys, buried,
-              p_count, coalesce(p_at_most, 0), p_places, least_score;
-        depth := case when p_keys is null then place when place is not null and filled is not null
-                      then greatest(place, filled) end;
-        -- All there is, or all there is above the least score?
-        exit when cardinality(near_ids) < scanned or near[cardinality(near)] < least_score;
-        if depth is not null then
-            wish := greatest(p_ef, (p_ef * sqrt(depth / 20.0))::integer, (1.25 * depth)::integer);
-            needed := wish;
-            exit when wish <= 1.1 * scanned;
-            wish := 1.1 * wish;
-        else
-            -- Where enough would stand if it went on like this. Nothing at all counts as half an item.
-            depth := least(most, 1.0 * scanned * p_count / greatest(hits, 0.5));
-            -- Another key is the rarer the more of them stand already.
-            wish := greatest(case when p_keys is null then 2 else 4 end * scanned, 1.15 * p_ef * sqrt(depth / 20.0), 1.4 * depth);
+        select array_agg(c.item_id order by c.place), array_agg(c.score order by c.place),
+               count(*) filter (where c.counts),
+               (array_agg(c.place order by c.place) filter (where c.counts))[p_count],
+               (array_agg(c.place order by c.place) filter (where c.counts and c.turn <= at_most))[p_places]
+        into item_ids, scores, hits, place, filled
+        from (select n.item_id, n.score, n.place, n.place <= cardinality(near_ids) and n.item_id <> all (buried) as counts,
+                     case when k.key is null then 0
+                          else row_number() over (partition by k.key, n.item_id = any (buried),
+                                                               n.place > cardinality(near_ids)
+                                                  order by n.place) end as turn
+              from unnest(near_ids || extra_ids, near || extra) with ordinality as n(item_id, score, place)
+              left join unnest(key_ids, keys) as k(item_id, key) on k.item_id = n.item_id
+              where (n.place > cardinality(near_ids) or n.score >= least_score)
+                and (n.place <= cardinality(near_ids) or n.item_id <> all (near_ids))) as c;
+        if place is not null and (p_keys is null or filled is not null) then
+            needed := ceil(1.0 * scanned * greatest(place, filled) / cardinality(near_ids));
+            exit;
         end if;
+        -- All there is above the least score?
+        exit when p_min_score is not null and (select min(b.score) from unnest(batch) as b(score)) < least_score;
+        if ended then
+            wish := most + 1;  -- the index has given up; whether more is there only the exact scan knows
+            exit;
+        end if;
+        -- What is missing, if it goes on like this; a key's own share may yet grow thin. Nothing at all counts as
+        -- half an item.
+        missing := case when place is null then p_count - hits else p_count end;
+        wish := scanned + least(10.0 * scanned, greatest(p_ef / 4, 1.1 * scanned * missing / greatest(hits, 0.5)));
         if wish > 6 * p_ef then
             cost := coalesce(cost, recsys._cost(exact, p_query, excluded, least_score, p_count));
-            again := recsys._cost(coalesce(passing, 'select'), p_query, near_ids, least_score, p_count);
-            if wish * each + again > cost then
+            again := recsys._cost(coalesce(passing, 'select'), p_query, batch_ids, least_score, p_count);
+            if (wish - scanned) * each + again > cost then
                 wish := most + 1;
-            elsif hits = 0 then
-                wish := least(wish, 10 * scanned);
             end if;
         end if;
     end loop;
+    if walk is not null then
+        close walk;
+    end if;
 
     if wish > most then
         stage := 'exact';
         needed := null;
-        if p_filter is not null and cardinality(extra_ids) > 0 then
-            execute passing into pass using p_query, extra_ids;
-            select coalesce(array_agg(e.item_id), '{}'), coalesce(array_agg(e.score), '{}') into extra_ids, extra
-            from unnest(extra_ids, extra) as e(item_id, score) where e.item_id = any (pass);
-        end if;
         wish := p_count + cardinality(buried);
         execute exact into near_ids, near using p_query, excluded, least_score, wish;
         near_ids := coalesce(near_ids, '{}');
@@ -1084,9 +1122,20 @@ begin
         if p_keys is not null then
             execute keyed into key_ids, keys using near_ids || extra_ids;
         end if;
-        execute looked into item_ids, scores, hits, place, filled
-        using near_ids || extra_ids, near || extra, cardinality(near_ids), nothing, key_ids, keys, buried,
-              p_count, coalesce(p_at_most, 0), p_places, least_score;
+        select array_agg(c.item_id order by c.place), array_agg(c.score order by c.place),
+               count(*) filter (where c.counts),
+               (array_agg(c.place order by c.place) filter (where c.counts))[p_count],
+               (array_agg(c.place order by c.place) filter (where c.counts and c.turn <= at_most))[p_places]
+        into item_ids, scores, hits, place, filled
+        from (select n.item_id, n.score, n.place, n.place <= cardinality(near_ids) and n.item_id <> all (buried) as counts,
+                     case when k.key is null then 0
+                          else row_number() over (partition by k.key, n.item_id = any (buried),
+                                                               n.place > cardinality(near_ids)
+                                                  order by n.place) end as turn
+              from unnest(near_ids || extra_ids, near || extra) with ordinality as n(item_id, score, place)
+              left join unnest(key_ids, keys) as k(item_id, key) on k.item_id = n.item_id
+              where (n.place > cardinality(near_ids) or n.score >= least_score)
+                and (n.place <= cardinality(near_ids) or n.item_id <> all (near_ids))) as c;
         if p_keys is not null and filled is null and cardinality(near_ids) = wish then
             -- So many of a key that an order of p_count candidates has something to choose from.
             share := p_at_most * greatest(1, ceil(p_count::float8 / p_places));
@@ -1094,9 +1143,20 @@ begin
             near_ids := coalesce(near_ids, '{}');
             near := coalesce(near, '{}');
             execute keyed into key_ids, keys using near_ids || extra_ids;
-            execute looked into item_ids, scores, hits, place, filled
-            using near_ids || extra_ids, near || extra, cardinality(near_ids), nothing, key_ids, keys, buried,
-                  p_count, p_at_most, p_places, least_score;
+            select array_agg(c.item_id order by c.place), array_agg(c.score order by c.place),
+                   count(*) filter (where c.counts),
+                   (array_agg(c.place order by c.place) filter (where c.counts))[p_count],
+                   (array_agg(c.place order by c.place) filter (where c.counts and c.turn <= at_most))[p_places]
+            into item_ids, scores, hits, place, filled
+            from (select n.item_id, n.score, n.place, n.place <= cardinality(near_ids) and n.item_id <> all (buried) as counts,
+                         case when k.key is null then 0
+                              else row_number() over (partition by k.key, n.item_id = any (buried),
+                                                                   n.place > cardinality(near_ids)
+                                                      order by n.place) end as turn
+                  from unnest(near_ids || extra_ids, near || extra) with ordinality as n(item_id, score, place)
+                  left join unnest(key_ids, keys) as k(item_id, key) on k.item_id = n.item_id
+                  where (n.place > cardinality(near_ids) or n.score >= least_score)
+                    and (n.place <= cardinality(near_ids) or n.item_id <> all (near_ids))) as c;
         end if;
     end if;
 

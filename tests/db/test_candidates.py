@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from recsys import _candidates, _db
+from recsys import _candidates, _db, retrieval
 from recsys._loaded import Loaded, LoadedVersions
 from recsys.errors import ConfigError, SourceError
 from recsys.rules import Fresh, Rules
@@ -684,22 +684,25 @@ def test_a_backfill_keeps_the_recall_that_it_measured(
 
 
 def test_the_second_request_begins_where_the_first_one_ended(
-    catalogue: Catalogue, conn: _db.Connection
+    catalogue: Catalogue, conn: _db.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def looks() -> int:
-        conn.execute("select pg_stat_force_next_flush()")
-        conn.commit()
-        row = conn.execute(
-            "select idx_scan from pg_stat_user_indexes"
-            " where indexrelname = 'item_vector_shop_1_hnsw'"
-        ).fetchone()
-        conn.commit()
-        assert row
-        return row[0]
+    looks: list[tuple[retrieval.Look, retrieval.Seen]] = []
+    asked = retrieval.candidates
 
+    def watched(*given: Any) -> retrieval.Seen:
+        looks.append((given[2], asked(*given)))
+        return looks[-1][1]
+
+    monkeypatch.setattr(retrieval, "candidates", watched)
     among = "select id from product where shelf % 5 = 0 -- asked twice"
-    before = looks()
-    for times in (2, 3):
+    for _ in range(2):
         ids, _ = find(catalogue, conn, 20, among=among, recall_target=None)
         assert len(ids) == 20
-        assert looks() - before == times
+
+    (first, found), (second, again) = looks
+    assert first.first is None
+    assert found.needed is not None
+    assert found.scanned > first.ef_search, "the first one had to go on"
+    assert second.first == pytest.approx(1.02 * found.needed, abs=2)
+    assert again.scanned >= again.needed
+
