@@ -705,4 +705,3 @@ def test_the_second_request_begins_where_the_first_one_ended(
     assert found.scanned > first.ef_search, "the first one had to go on"
     assert second.first == pytest.approx(1.02 * found.needed, abs=2)
     assert again.scanned >= again.needed
-
