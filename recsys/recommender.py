@@ -445,6 +445,32 @@ class Recommender:
 
         return self._engine.settled(self._source, ask, unit_of(user_id, None))
 
+    def warm(self) -> int:
+        """Connect, load the base version and answer once, so that no visitor waits.
+
+        For a worker before its first request, such as in gunicorn's
+        ``post_worker_init``; never before a fork. No budget holds, nothing is logged.
+
+        Returns:
+            Number of the version.
+
+        Raises:
+            UnknownModel: No model of that name is registered.
+            VersionStateError: No version of the model serves.
+            DatabaseUnavailable: No connection.
+        """
+
+        def ask(conn: Connection, turn: Turn, _: Stopwatch) -> int | None:
+            version = turn.version
+            state = retrieval.state(conn, version.statements, None, None)
+            if state is None or state.generation != turn.generation:
+                return None
+            query = version.query(state, None)
+            _candidates.find(conn, version, query, _candidates.wanted(20))
+            return version.number
+
+        return self._engine.settled(self._source, ask, None)
+
     def close(self) -> None:
         """Close the idle own connections; the next request opens another.
 

@@ -58,6 +58,23 @@ def promote(dsn: str, number: int | None) -> None:
 # answers ---------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("warmed", [True, False])
+def test_a_warm_process_has_loaded_the_version(still: Shop, warmed: bool) -> None:
+    with (
+        Recommender("shop", dsn=still.dsn, timeout_ms=300, fallback=False) as model,
+        _db.connect(still.dsn) as conn,
+    ):
+        if warmed:
+            assert model.warm() == 1
+        conn.execute("lock table recsys.artifact in access exclusive mode")
+
+        if warmed:
+            assert len(model.recommend(7, timeout_ms=5000)) == 20
+        else:
+            with pytest.raises(DatabaseUnavailable):
+                model.recommend(7)
+
+
 def test_a_page_is_a_sequence_best_first(model: Recommender) -> None:
     page = model.recommend(7, k=5)
 
