@@ -59,14 +59,17 @@ def check_k(k: int) -> None:
 
 
 def check_timeout(timeout_ms: float | None) -> float | None:
-    """Refuse a budget that is no positive number of milliseconds; None is none."""
+    """Refuse a budget that is no number of milliseconds; None is none.
+
+    A fraction of one is refused, too: no answer comes in it, so seconds were meant.
+    """
     if timeout_ms is None:
         return None
     number = type(timeout_ms) in (int, float)  # True is no number of milliseconds
-    if not number or not 0 < timeout_ms <= MAX_TIMEOUT_MS:
+    if not number or not 1 <= timeout_ms <= MAX_TIMEOUT_MS:
         raise ConfigError(
-            f"timeout_ms must be above 0 and at most an hour, got {timeout_ms!r}",
-            hint="Milliseconds; None for no budget.",
+            f"timeout_ms must be from 1 to an hour, got {timeout_ms!r}",
+            hint="Milliseconds, such as 200 for 0.2 s; None for no budget.",
         )
     return float(timeout_ms)
 

@@ -7,6 +7,7 @@ connection that runs them; no value is ever formatted into text by this package.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, TypeAlias, cast
@@ -32,6 +33,8 @@ _ADAPTERS = {
     "flask_sqlalchemy": "recsys.sqlalchemy",
 }
 """Where the types of these packages become SQL: ``sql_of(query, columns, source)``."""
+_WORD = re.compile(r'[\w."]+')
+"""The name of a column or a table: SQL that returns rows has more than one word."""
 _PLACES = {
     1: "Its only column must be the item id, in its type.",
     2: "It must have two columns, the first of them the item id, in its type.",
@@ -56,6 +59,10 @@ def normalise(
         ConfigError: It is no query, is empty, or belongs to another database.
     """
     if isinstance(query, str):
+        if _WORD.fullmatch(query.strip()):
+            raise ConfigError(
+                f"{name} must be a query, got {query.strip()!r}", hint=_hint(columns)
+            )
         return _text(query, name), None
     if isinstance(query, tuple):
         return _pair(cast("tuple[object, ...]", query), name)
@@ -63,11 +70,26 @@ def normalise(
     if convert is None:
         raise ConfigError(
             f"{name} must be a query, got {type(query).__name__}",
-            hint="Pass SQL text, a pair of SQL and parameters, a QuerySet or a"
-            f" select(). {place(columns)}",
+            hint=_hint(columns, ids=isinstance(query, list | set | frozenset)),
         )
     found = convert(query, columns, source)
     return None if found is None else (_text(found[0], name), found[1])
+
+
+def _hint(columns: int, *, ids: bool = False) -> str:
+    """Return what to pass instead of something that is no query."""
+    if ids and columns == 1:
+        return (
+            "For a list of ids: Product.objects.filter(pk__in=ids),"
+            " select(Product.id).where(Product.id.in_(ids)), or"
+            ' ("select id from product where id = any(%s)", [ids]).'
+        )
+    example = (
+        "Such as 'select id from product where in_stock'"
+        if columns == 1
+        else "Such as 'select id, category from product'"
+    )
+    return f"{example}, a QuerySet or a select(). {place(columns)}"
 
 
 def place(columns: int) -> str:

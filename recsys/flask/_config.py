@@ -25,7 +25,7 @@ _KEYS: Mapping[str, tuple[type, ...]] = {
 _HINTS = {
     "DSN": "Such as 'postgresql://localhost/shop'.",
     "READS": "Such as ['host=replica dbname=shop'].",
-    "TIMEOUT_MS": "Such as 200.",
+    "TIMEOUT_MS": "Milliseconds, such as 200 for 0.2 s.",
     "IMPRESSIONS": f"One of {', '.join(MODES)}.",
 }
 
@@ -113,8 +113,8 @@ def _problem(key: str, value: object) -> str:
         reads = cast("Sequence[object]", value)
         if not all(isinstance(one, str) and one for one in reads):
             return "must hold connection strings"
-    if key == "TIMEOUT_MS" and not cast("float", value) > 0:
-        return f"must be above 0, got {value!r}"
+    if key == "TIMEOUT_MS" and not cast("float", value) >= 1:
+        return f"must be 1 or more, got {value!r}"
     if key == "SESSION_ITEMS" and not 1 <= cast("int", value) <= 1000:
         return f"must be 1 to 1000, got {value!r}"
     return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -599,6 +600,21 @@ def test_the_query_that_fails_is_named(
 def test_wishes_that_make_no_sense_are_refused(make: Any) -> None:
     with pytest.raises(ConfigError):
         make()
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        ({"among": [1, 2, 3]}, r"filter\(pk__in=ids\)"),
+        ({"among": "product"}, "Its only column"),
+        ({"rules": Rules(at_most=2, per="category")}, "It must have two columns"),
+    ],
+)
+def test_what_is_no_query_is_refused_with_one_that_is(options: Any, hint: str) -> None:
+    with pytest.raises(ConfigError, match="must be a query") as caught:
+        _candidates.wanted(5, **options)
+
+    assert re.search(hint, caught.value.hint)
 
 
 @pytest.mark.parametrize(

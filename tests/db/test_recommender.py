@@ -284,6 +284,13 @@ def test_no_server_and_a_bad_dsn_are_named() -> None:
         Recommender("shop", dsn="nonsense").recommend(7)
 
 
+@pytest.mark.parametrize("budget", [0.2, 0, True, "200", 3_600_001])
+def test_a_budget_that_nothing_fits_in_is_refused(budget: Any) -> None:
+    with pytest.raises(ConfigError, match="timeout_ms") as caught:
+        Recommender("shop", timeout_ms=budget)
+    assert "such as 200" in caught.value.hint
+
+
 @pytest.mark.parametrize("borrowed", [False, True])
 def test_a_database_without_the_schema_says_so(empty_dsn: str, borrowed: bool) -> None:
     with _db.connect(empty_dsn) as conn:

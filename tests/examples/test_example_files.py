@@ -6,9 +6,11 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from hatchling.builders.wheel import WheelBuilder
 from shops import EXAMPLES
 
 DJANGO, FLASK = EXAMPLES / "django_shop", EXAMPLES / "flask_shop"
@@ -73,3 +75,23 @@ def test_documentation_quotes_the_files_as_they_are() -> None:
     assert len(quotes) >= 8
     for name, text in quotes:
         assert text in (EXAMPLES.parent / name).read_text(), f"{name}: {text}"
+
+
+def test_a_wheel_takes_no_server_and_no_cache_along(tmp_path: Path) -> None:
+    root = EXAMPLES.parent
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        (tmp_path / name).write_bytes((root / name).read_bytes())
+    for name in ("recsys", "sql", "migrations", "examples"):
+        (tmp_path / name).symlink_to(root / name)
+    (tmp_path / "examples").unlink()
+    kept = tmp_path / "examples" / "django_shop"
+    for folder in (kept, kept / ".recsys" / "pgdata", kept / "shop" / "__pycache__"):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "file").touch()
+
+    files = WheelBuilder(str(tmp_path)).recurse_included_files()
+
+    found = {file.distribution_path for file in files}
+    assert "recsys/_files/examples/django_shop/file" in found
+    assert "recsys/_files/migrations/env.py" in found
+    assert not [name for name in found if ".recsys/" in name or "__pycache__" in name]
