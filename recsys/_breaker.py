@@ -16,7 +16,13 @@ import os
 from time import monotonic
 
 from recsys._fallback import Reason, reason_of
-from recsys.errors import DatabaseUnavailable
+from recsys.artifacts import StillLoading
+from recsys.errors import (
+    DatabaseUnavailable,
+    UnknownItem,
+    UnknownModel,
+    VersionStateError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +37,9 @@ TRIAL_S = 10.0
 
 _COUNTED: tuple[Reason, ...] = ("timeout", "database")
 """What speaks against the database; the others speak against the caller's session."""
+
+_OF_THE_DATABASE = (UnknownItem, UnknownModel, VersionStateError)
+"""What is found out by asking it."""
 
 
 class CircuitOpen(DatabaseUnavailable):
@@ -69,8 +78,8 @@ class Breaker:
     def watched(self) -> _Watched:
         """Let a request through and learn from its end.
 
-        An error that is the caller's own, such as a filter that fails, shows that the
-        database answers.
+        An error that the database gives the caller, such as that of a filter, shows
+        that it answers; an argument that is refused before it was asked shows nothing.
 
         Raises:
             CircuitOpen: Not now.
@@ -80,9 +89,11 @@ class Breaker:
     def ended(self, exc: BaseException | None) -> None:
         """Note how a request ended that was let through."""
         reason = reason_of(exc) if isinstance(exc, Exception) else None
-        if reason in _COUNTED:
+        if isinstance(exc, StillLoading):
+            self._trials = {}  # slow, but it answers
+        elif reason in _COUNTED:
             self.failed(str(exc))
-        elif reason is None and (exc is None or isinstance(exc, Exception)):
+        elif exc is None or (reason is None and _answered(exc)):
             self.succeeded()
         elif self._trials:
             self._trials = {}  # it said nothing of the database: another may try
@@ -136,6 +147,19 @@ class Breaker:
                 wait,
                 why.strip().split("\n")[0],
             )
+
+
+def _answered(exc: BaseException) -> bool:
+    """Say whether an error shows that the database answered.
+
+    A wrong argument may be refused before it was asked.
+    """
+    one: BaseException | None = exc
+    while one is not None:
+        if isinstance(one, _OF_THE_DATABASE) or getattr(one, "sqlstate", None):
+            return True
+        one = getattr(one, "orig", None) or one.__cause__
+    return False
 
 
 class _Watched:

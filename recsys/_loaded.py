@@ -13,10 +13,12 @@ from recsys._db import Connection
 from recsys._tower import QueryTower
 from recsys.assignment import Assignment, Plan
 from recsys.config import ModelConfig, model_from_dict
-from recsys.errors import UnknownModel, VersionStateError
+from recsys.errors import ArtifactError, UnknownModel, VersionStateError
 
 _SPARE = 2
 """Towers kept of versions out of service, so that a rollback need not load any."""
+_DOWNLOADS = 4
+"""Unfinished ones that are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +75,20 @@ class LoadedVersions:
 
     Args:
         model: Name of the model.
-        towers: By hash; shared with the caches of other databases of the same model.
     """
 
-    def __init__(self, model: str, towers: dict[str, QueryTower] | None = None) -> None:
+    def __init__(self, model: str) -> None:
         self.model = model
         self._snapshot: _Snapshot | None = None
-        self._towers: dict[str, QueryTower] = {} if towers is None else towers
+        # By hash, so that the caches of other databases of the model can share them.
+        self._towers: dict[str, QueryTower] = {}
+        self._downloads: dict[str, artifacts.Download] = {}
 
     def sibling(self) -> LoadedVersions:
         """Return a cache of the same model elsewhere: another plan, the same towers."""
-        return LoadedVersions(self.model, self._towers)
+        other = LoadedVersions(self.model)
+        other._towers, other._downloads = self._towers, self._downloads
+        return other
 
     def forget(self) -> None:
         """Read the plan and the versions again at the next turn; towers stay."""
@@ -158,7 +163,7 @@ class LoadedVersions:
         tower = self._towers.get(sha256)
         if tower is None:
             tower = QueryTower(
-                artifacts.get(conn, sha256),
+                self._fetched(conn, sha256),
                 config.users.features,
                 config.context.features,
                 config.train.dim,
@@ -177,3 +182,16 @@ class LoadedVersions:
             ),
             recall_curve=row.recall_curve,
         )
+
+    def _fetched(self, conn: Connection, sha256: str) -> bytes:
+        """Return an artifact; what arrived is kept when a budget ends before."""
+        download = self._downloads.setdefault(sha256, artifacts.Download(sha256))
+        for old in list(self._downloads)[:-_DOWNLOADS]:
+            self._downloads.pop(old, None)
+        try:
+            content = download.go_on(conn)
+        except ArtifactError:
+            self._downloads.pop(sha256, None)
+            raise
+        self._downloads.pop(sha256, None)
+        return content

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from time import monotonic
 
 import psycopg
 from psycopg import errors as pg
@@ -14,9 +15,15 @@ from recsys import _db, _deadline, schema
 from recsys._db import Connection
 from recsys.errors import DatabaseUnavailable
 
+_Idle = tuple[Connection, float]
+"""A connection and when it was used last, by ``time.monotonic``."""
 _LEFT_TO_PARENT: list[Connection] = []
 _PREPARED_AT = 2
 """Executions before a statement is prepared: what is asked once is not."""
+IDLE_S = 60.0
+"""After so long without use a connection is closed,"""
+KEPT = 2
+"""unless it is one of these last."""
 ENDED = (pg.AdminShutdown, pg.CrashShutdown, pg.IdleSessionTimeout)
 """What the server says before it ends a session."""
 
@@ -28,7 +35,8 @@ class ConnectionLost(DatabaseUnavailable):
 class OwnConnections:
     """Autocommit connections of one process, made when an answer finds none idle.
 
-    There are as many as answers were made at one time. They belong to no thread: some
+    There are as many as answers were made at one time; of those that no request needed
+    for a minute a later request closes all but two. They belong to no thread: some
     servers make a thread for every request, which would connect for every request.
     There is no lock that a fork could inherit held, and no thread.
     """
@@ -39,7 +47,8 @@ class OwnConnections:
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
         # list.append and list.pop are atomic; the process id says whose they are.
-        self._idle: tuple[int, list[Connection]] = (os.getpid(), [])
+        # The one used last comes last.
+        self._idle: tuple[int, list[_Idle]] = (os.getpid(), [])
         self._prepares = True
 
     @contextmanager
@@ -80,13 +89,13 @@ class OwnConnections:
         idle = self._of_this_process()
         while idle:
             with suppress(IndexError):  # another thread took the last one
-                idle.pop().close()
+                idle.pop()[0].close()
 
     def _take(self) -> Connection:
         idle = self._of_this_process()
         while idle:
             with suppress(IndexError):
-                conn = idle.pop()
+                conn = idle.pop()[0]
                 if not conn.closed:
                     return conn
         conn = _db.connect(self._dsn, autocommit=True)
@@ -106,16 +115,28 @@ class OwnConnections:
         if conn.closed:
             return
         if conn.info.transaction_status == TransactionStatus.IDLE:
-            self._of_this_process().append(conn)
+            idle = self._of_this_process()
+            idle.append((conn, monotonic()))
+            self._shrink(idle)
         else:
             # Left in the middle of a statement, such as by an exception of a signal.
             conn.close()
 
-    def _of_this_process(self) -> list[Connection]:
+    def _shrink(self, idle: list[_Idle]) -> None:
+        """Close one connection that was needed by a rush only; there is no thread."""
+        with suppress(IndexError):  # other threads take them meanwhile
+            if len(idle) > KEPT and monotonic() - idle[0][1] > IDLE_S:
+                oldest = idle.pop(0)
+                if monotonic() - oldest[1] > IDLE_S:
+                    oldest[0].close()
+                else:
+                    idle.insert(0, oldest)
+
+    def _of_this_process(self) -> list[_Idle]:
         pid, idle = self._idle
         if pid != os.getpid():
             # The parent's sockets: closing them would end the parent's sessions.
-            _LEFT_TO_PARENT.extend(idle)
+            _LEFT_TO_PARENT.extend(conn for conn, _ in idle)
             idle = []
             self._idle = (os.getpid(), idle)
         return idle

@@ -6,31 +6,31 @@ replayed. A replica's own word is not enough: cut off from the primary, it has r
 all that it ever received. It answers when it is at most so far behind and knows the
 newest generation; every replica has a plan of its own, and the towers are shared.
 
-While the primary does not answer nobody can be compared with it: then any replica that
-answers may serve.
+While the primary does not answer, what a replica lacks grows with the time since it was
+last compared, and past the bound it serves no more. Once the primary is known to be
+down, late replicas serve all the same, and their pages say so; never with an older
+generation than this process has seen.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import count
 from math import inf
 from time import monotonic
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.rows import tuple_row
 
 from recsys import _breaker, _deadline
-from recsys._db import Connection
 from recsys._deadline import Deadline
 from recsys._fallback import reason_of
 from recsys._loaded import LoadedVersions
-from recsys._own import OwnConnections
+from recsys._own import ConnectionLost, OwnConnections
+from recsys._position import Position, lag_s, position
 from recsys.connections import ConnectionSource
 from recsys.errors import ConfigError, RecsysError
 
@@ -44,44 +44,17 @@ _CHECK_TIMEOUT_S = 0.25
 _ALONE_S = 2.0
 """What a replica gets of a request without a budget: the primary is there as well."""
 _LONGEST_PAUSE_S = 15.0
+"""Of a replica that fails; the primary is asked every second, to see it come back."""
+_DOWN_AFTER = 3
+"""Failed looks in a row after which the primary counts as down."""
+_SAMPLES = 120
 
-_POSITION = """
-select
-    pg_is_in_recovery(),
-    (case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
-          else pg_current_wal_lsn() end - '0/0'::pg_lsn)::bigint,
-    extract(epoch from clock_timestamp())::float8,
-    extract(epoch from pg_last_xact_replay_timestamp())::float8,
-    extract(epoch from pg_postmaster_start_time())::float8,
-    coalesce((select generation from recsys.model where name = %s), 0)
-"""
+LATE = "stale replica"
+"""``degraded`` of a page that a replica made which may be behind its bound."""
 
 
 class Behind(RecsysError):
     """A replica answers with an older generation than this process has seen."""
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """What one server says of itself.
-
-    Attributes:
-        standby: It replays the WAL of another one.
-        lsn: WAL replayed, or written, in bytes; None when it cannot be told.
-        clock: Its time.
-        replayed: Time of the last commit it replayed, by the primary's clock.
-        started: When it was started: tells servers apart.
-        generation: Of the model.
-        at: When it was asked, by ``time.monotonic``.
-    """
-
-    standby: bool
-    lsn: int | None
-    clock: float
-    replayed: float | None
-    started: float
-    generation: int
-    at: float = field(default_factory=monotonic)
 
 
 @dataclass(slots=True, eq=False)
@@ -93,6 +66,8 @@ class Replica:
         source: Own connections to it.
         versions: The plan as this replica knows it.
         fresh: It may answer.
+        late: It knows every switch, but may be further behind than its bound: it may
+            answer once the primary is down.
         due: When it is asked for its position again, by ``time.monotonic``.
         failures: Failed checks in a row.
     """
@@ -101,6 +76,7 @@ class Replica:
     source: OwnConnections
     versions: LoadedVersions
     fresh: bool = False
+    late: bool = False
     due: float = 0.0
     failures: int = 0
 
@@ -140,10 +116,24 @@ class Reads:
         self._pid = os.getpid()
         self._due = 0.0
         self._failures = 0
-        self._samples: deque[Position] = deque(maxlen=120)
-        self.generation = 0
+        self._refused = False
+        # Replaced, never changed: other threads read it meanwhile.
+        self._samples: tuple[Position, ...] = ()
+        # Appended to by any thread; one assignment could undo another's.
+        self._seen = [0]
         for replica in self.replicas:
-            replica.fresh, replica.due, replica.failures = False, 0.0, 0
+            replica.fresh = replica.late = False
+            replica.due, replica.failures = 0.0, 0
+
+    @property
+    def generation(self) -> int:
+        """Return the newest generation that this process has seen."""
+        return max(self._seen)
+
+    @property
+    def down(self) -> bool:
+        """Say whether the primary is known not to answer, not only slow for once."""
+        return self._refused or self._failures >= _DOWN_AFTER
 
     def close(self) -> None:
         """Close the idle connections to the replicas."""
@@ -164,18 +154,21 @@ class Reads:
             self._due = monotonic() + CHECK_S  # this request looks, others go on
             self._look(primary)
         found = [replica for replica in self.replicas if replica.fresh]
+        if not found and self.down:
+            found = [replica for replica in self.replicas if replica.late]
         first = next(self._turns) % len(found) if found else 0
         yield from (found[first:] + found[:first])[:_TRIED]
 
     def saw(self, generation: int) -> None:
         """Note the generation of an answer: none before it is used any more."""
-        self.generation = max(self.generation, generation)
+        if generation > self.generation:
+            self._seen.append(generation)
 
     def failed(self, replica: Replica, exc: Exception) -> None:
         """Leave a replica alone that did not answer, or not well enough."""
         if reason_of(exc) is None:
             if isinstance(exc, Behind):
-                replica.fresh = False
+                replica.fresh = replica.late = False
             return
         self._stale(replica, str(exc))
         replica.due = monotonic() + replica.paused()
@@ -190,30 +183,38 @@ class Reads:
     def _look(self, primary: ConnectionSource) -> None:
         """Compare every replica that is due with the primary."""
         newest = self._of_primary(primary)
-        positions: list[tuple[Replica, Position]] = []
         for replica in self.replicas:
             if monotonic() < replica.due:
                 continue
             try:
-                positions.append((replica, self._position(replica.source)))
-                replica.failures = 0
-            except Exception as exc:  # whatever it is, the primary can answer
+                found = self._position(replica.source)
+            except (psycopg.Error, RecsysError) as exc:
                 self._stale(replica, str(exc))
                 replica.due = monotonic() + replica.paused()
-        if newest is not None:
-            self.generation = newest.generation
-        elif positions:
-            best = max(position.generation for _, position in positions)
-            self.generation = min(self.generation, best)
-        for replica, position in positions:
-            lag = 0.0 if newest is None else lag_s(self._samples, position)
-            if lag > self._max_lag_s:
-                self._stale(replica, f"it is {lag:.1f} s behind")
-            elif position.generation < self.generation:
-                self._stale(replica, "it does not know the latest switch yet")
-            elif not replica.fresh:
-                replica.fresh = True
-                logger.info("replica %s answers", replica.name)
+            else:
+                replica.failures = 0
+                self._judge(replica, found, newest is not None)
+
+    def _judge(self, replica: Replica, found: Position, compared: bool) -> None:
+        """Say whether a replica may answer.
+
+        Args:
+            replica: The replica.
+            found: Its position.
+            compared: The primary was asked just before. Else its last position counts,
+                and the time since then is added to the lag.
+        """
+        if found.generation < self.generation:
+            self._stale(replica, "it does not know the latest switch yet")
+            return
+        lag = lag_s(self._samples, found, compared=compared)
+        if lag > self._max_lag_s:
+            why = f"it is {lag:.1f} s behind" if lag < inf else "its lag is unknown"
+            self._stale(replica, why)
+            replica.late = True
+        elif not replica.fresh:
+            replica.fresh = True
+            logger.info("replica %s answers", replica.name)
 
     def _of_primary(self, primary: ConnectionSource) -> Position | None:
         if isinstance(primary, OwnConnections):
@@ -224,19 +225,36 @@ class Reads:
                 self._primary = OwnConnections(primary.dsn())
             source = self._primary
         try:
-            found = self._position(source)
-        except Exception as exc:  # a replica may serve meanwhile
+            try:
+                found = self._position(source)
+            except ConnectionLost:  # an idle one; whether a new one can be had tells
+                found = self._position(source)
+        except (psycopg.Error, RecsysError) as exc:
             self._failures += 1
-            # Its time-out is paid by a request: ask ever less often.
-            pause = min(_LONGEST_PAUSE_S, CHECK_S * 2 ** (self._failures - 1))
-            self._due = monotonic() + pause
-            logger.warning("the primary of the replicas does not answer: %s", exc)
+            self._refused = _is_refusal(exc)
+            if self._failures == 1:
+                said = str(exc).strip().split("\n")[0]
+                logger.warning("the primary of the replicas does not answer: %s", said)
             return None
-        self._failures = 0
+        if self._failures:
+            logger.warning("the primary of the replicas answers again")
+        self._failures, self._refused = 0, False
         if found.standby:
             return None
-        self._samples.append(found)
+        self._sampled(found)
         return found
+
+    def _sampled(self, found: Position) -> None:
+        """Keep a position of the primary."""
+        samples = self._samples
+        if samples and samples[-1].identity != found.identity:
+            # Created anew, or another server took over: what it says is what holds.
+            logger.warning("the primary of the replicas is another one")
+            self._samples = (found,)
+            self._seen = [found.generation]
+            return
+        self._samples = (*samples[1 - _SAMPLES :], found)
+        self.saw(found.generation)
 
     def _position(self, source: OwnConnections) -> Position:
         around = _deadline.current()
@@ -259,49 +277,16 @@ class Reads:
                 replica.name,
                 why.strip().split("\n")[0],
             )
-        replica.fresh = False
+        replica.fresh = replica.late = False
 
 
-def position(conn: Connection, model: str) -> Position:
-    """Ask a server how far it is.
+def _is_refusal(exc: Exception) -> bool:
+    """Say whether nobody listens; in a language not known here, failures are counted.
 
-    Args:
-        conn: An open connection.
-        model: Name of the model.
+    libpq gives no code, and a server that has no room for one more refuses as well.
     """
-    with conn.cursor(row_factory=tuple_row) as cur:
-        row = cur.execute(_POSITION, (model,)).fetchone()
-    assert row is not None
-    return Position(*row)
-
-
-def lag_s(primary: Sequence[Position], replica: Position) -> float:
-    """Return how far a replica is behind, in seconds; at most, where it is uncertain.
-
-    Args:
-        primary: Positions of the primary, oldest first; the last was asked for just
-            before the replica's.
-        replica: Its position.
-
-    Returns:
-        Infinity when it cannot be told, or the server is no standby of the primary.
-    """
-    newest = primary[-1]
-    if not replica.standby:
-        # The primary itself under another name; or a standby that was promoted.
-        return 0.0 if replica.started == newest.started else inf
-    if replica.lsn is None or newest.lsn is None:
-        return inf
-    if replica.lsn >= newest.lsn:
-        return 0.0
-    bounds = [inf]
-    if replica.replayed is not None:
-        bounds.append(max(0.0, newest.clock - replica.replayed))
-    for sample in reversed(primary):
-        if sample.lsn is not None and sample.lsn <= replica.lsn:
-            bounds.append(replica.at - sample.at)
-            break
-    return min(bounds)
+    refused = "refused" in str(exc) or "No such file" in str(exc)
+    return refused and not isinstance(exc, TimeoutError)
 
 
 def breaker_of(replica: Replica) -> _breaker.Breaker:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from recsys._db import Connection, binary_cursor
+from recsys._deadline import DeadlineExceeded
 from recsys.errors import ArtifactError
 
 Kind = Literal["onnx", "safetensors", "json"]
@@ -16,6 +17,8 @@ KINDS: dict[str, Kind] = {
     "safetensors": "safetensors",
     "json": "json",
 }
+SLICE = 256 * 1024
+"""Bytes that a process with a budget fetches at once."""
 _LARGEST = 1_000_000_000  # bytea ends at 1 GB
 _FILE_NAME = re.compile(r"([0-9a-f]{64})\.(onnx|safetensors|json)")
 
@@ -59,17 +62,77 @@ def get(conn: Connection, sha256: str) -> bytes:
             "select content from recsys.artifact where sha256 = %s", (sha256,)
         ).fetchone()
     if row is None:
-        raise ArtifactError(
-            f"artifact {sha256[:12]} is not in this database",
-            hint="Bring it by 'recsys artifacts export' and 'import', or train.",
-        )
-    content = bytes(row[0])
+        raise _missing(sha256)
+    return _checked(sha256, bytes(row[0]))
+
+
+def _missing(sha256: str) -> ArtifactError:
+    return ArtifactError(
+        f"artifact {sha256[:12]} is not in this database",
+        hint="Bring it by 'recsys artifacts export' and 'import', or train.",
+    )
+
+
+def _checked(sha256: str, content: bytes) -> bytes:
     if digest(content) != sha256:
         raise ArtifactError(
             f"artifact {sha256[:12]} is corrupted: its bytes have another sha256",
             hint="Restore recsys.artifact from a backup, or train again.",
         )
     return content
+
+
+class StillLoading(DeadlineExceeded):
+    """The budget ended while an artifact was fetched; a part of it arrived."""
+
+    hint = "The next request goes on from there; see docs/budget.md."
+
+
+class Download:
+    """An artifact on its way, slice by slice, over as many requests as it takes.
+
+    Any thread may go on with it: two that do fetch a slice twice.
+
+    Args:
+        sha256: Its hash.
+    """
+
+    def __init__(self, sha256: str) -> None:
+        self.sha256 = sha256
+        self._size: int | None = None
+        self._slices: dict[int, bytes] = {}
+
+    def go_on(self, conn: Connection) -> bytes:
+        """Return the whole artifact, after fetching what is missing of it.
+
+        Raises:
+            StillLoading: The budget is spent; what arrived is kept.
+            DeadlineExceeded: The budget is spent, and nothing arrived.
+            ArtifactError: It is missing, or its bytes are not what its name says.
+        """
+        before, number = len(self._slices), 0
+        try:
+            while self._size is None or number * SLICE < self._size:
+                if number not in self._slices:
+                    self._fetch(conn, number)
+                number += 1
+        except DeadlineExceeded as exc:
+            if len(self._slices) == before:
+                raise
+            raise StillLoading(str(exc)) from exc
+        return _checked(self.sha256, b"".join(self._slices[n] for n in range(number)))
+
+    def _fetch(self, conn: Connection, number: int) -> None:
+        with binary_cursor(conn) as cur:
+            row = cur.execute(
+                "select octet_length(content), substring(content from %s for %s)"
+                " from recsys.artifact where sha256 = %s",
+                (number * SLICE + 1, SLICE, self.sha256),
+            ).fetchone()
+        if row is None:
+            raise _missing(self.sha256)
+        self._slices[number] = bytes(row[1])
+        self._size = int(row[0])
 
 
 def export_version(

@@ -235,7 +235,7 @@ def at(
     lsn: int | None, at: float, *, clock: float = 0.0, replayed: float | None = None,
     standby: bool = True, started: float = 1.0,
 ) -> Position:  # fmt: skip
-    return Position(standby, lsn, clock, replayed, started, 1, at)
+    return Position(standby, lsn, clock, replayed, started, 1, "", at)
 
 
 def test_lag_is_zero_only_for_who_has_replayed_what_the_primary_wrote() -> None:
