@@ -28,6 +28,16 @@ from recsys.errors import (
 
 Connection = psycopg.Connection[Any]
 
+_CALLERS = (
+    psycopg.ProgrammingError,
+    psycopg.DataError,
+    psycopg.IntegrityError,
+    psycopg.NotSupportedError,
+    pg.ObjectNotInPrerequisiteState,
+)
+_CALLERS_CLASSES = frozenset({"2F", "38", "39", "P0"})
+"""Of SQLSTATE: what functions raise."""
+
 MINIMUM_PGVECTOR = (0, 8, 0)
 """iterative_scan came with 0.8.0; without it answers come out short."""
 ADVISED_PGVECTOR = (0, 8, 4)
@@ -117,6 +127,11 @@ def binary_cursor(conn: Connection) -> psycopg.Cursor[Any]:
         for packed in (Halfvec, HalfvecArray, BigintArray):
             cursor.adapters.register_dumper(packed, PackedDumper)
     return cursor
+
+
+def callers_fault(exc: psycopg.Error) -> bool:
+    """Say whether an error is of the SQL that was sent, not of the database."""
+    return isinstance(exc, _CALLERS) or (exc.sqlstate or "")[:2] in _CALLERS_CLASSES
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.waiting import Ready, Wait
 
+from recsys._cancel import Awaited, Cancel
 from recsys.errors import DatabaseUnavailable
 
 logger = logging.getLogger(__name__)
@@ -138,6 +139,9 @@ def within(timeout_ms: float | None) -> until:
 class on:
     """Hold the statements of a connection to the current deadline.
 
+    Two threads may be inside for one connection: each keeps its own deadline, and the
+    last to leave leaves nothing behind.
+
     Args:
         conn: An open connection; afterwards it waits as before.
         borrowed: It is the application's: it gets more time to come back.
@@ -147,30 +151,36 @@ class on:
             connection is closed.
     """
 
-    __slots__ = ("_around", "_borrowed", "_conn", "_held")
+    __slots__ = ("_borrowed", "_bounded", "_conn")
 
     def __init__(self, conn: Connection, *, borrowed: bool) -> None:
         self._conn = conn
         self._borrowed = borrowed
-        self._held = False
-        self._around: object = None
+        self._bounded: _Bounded | None = None
 
     def __enter__(self) -> None:
-        deadline = _current.get()
-        if deadline is None:
+        if _current.get() is None:
             return
-        self._held = True
-        own = self._conn.__dict__
-        self._around = own.get("wait")
-        own["wait"] = _Bounded(self._conn, deadline, borrowed=self._borrowed)
+        self._bounded = _Bounded(self._conn, borrowed=self._borrowed)
+        self._conn.__dict__["wait"] = self._bounded
 
     def __exit__(self, *_: object) -> None:
-        if not self._held:
+        mine = self._bounded
+        if mine is None:
             return
-        if self._around is None:
-            self._conn.__dict__.pop("wait", None)
-        else:
-            self._conn.__dict__["wait"] = self._around
+        mine.ended = True
+        own = self._conn.__dict__
+        if own.get("wait") is mine:
+            # What another thread put here first may have ended meanwhile.
+            around = mine.around
+            while isinstance(around, _Bounded) and around.ended:
+                around = around.around
+            if around is None:
+                own.pop("wait", None)
+            else:
+                own["wait"] = around
+        if mine.pending is not None and not self._conn.closed:
+            own["wait"] = Awaited(self._conn, mine.pending)
 
 
 class _Late(Exception):
@@ -182,62 +192,83 @@ class _Late(Exception):
 
 
 class _Bounded:
-    """``Connection.wait`` with a clock, as psycopg calls it."""
+    """``Connection.wait`` with a clock, as psycopg calls it.
 
-    __slots__ = ("_borrowed", "_conn", "_deadline", "_grace", "_wait")
+    Attributes:
+        around: What the connection waited with before, where that is not its class'.
+        ended: The block is over; what still comes this way passes through.
+        pending: A cancel that the server has not taken up.
+    """
 
-    def __init__(self, conn: Connection, deadline: Deadline, *, borrowed: bool) -> None:
+    __slots__ = ("_borrowed", "_conn", "_grace", "_wait", "around", "ended", "pending")
+
+    def __init__(self, conn: Connection, *, borrowed: bool) -> None:
         self._conn = conn
-        self._wait = conn.wait
-        self._deadline = deadline
         self._grace = BORROWED_GRACE_S if borrowed else OWN_GRACE_S
         self._borrowed = borrowed
+        self.ended = False
+        self.pending: Cancel | None = None
+        self._wait: Any = conn.wait
+        self.around: object = conn.__dict__.get("wait")
+        if isinstance(self.around, _Bounded):
+            self._wait = self.around._wait  # without another thread's clock
+        elif isinstance(self.around, Awaited):
+            self.pending, self._wait = self.around.cancel, self.around.wait
+            self.around = None
 
     def __call__(self, gen: PQGen[_T], *args: Any, **kwargs: Any) -> _T:
         """Consume a generator, until the deadline at the latest."""
-        if args or kwargs:  # somebody sets a limit already
+        deadline = _current.get()  # of the thread that asks
+        if self.ended or deadline is None or args or kwargs:
             return self._wait(gen, *args, **kwargs)
-        limit = self._deadline.at
+        limit = deadline.at
         if monotonic() >= limit:
             # Only what cleans up begins now: a roll-back to the savepoint.
-            limit = self._last()
+            limit = self._last(deadline)
+        if self.pending is not None and self.pending.arrived(limit):
+            self.pending = None
         try:
             return self._run(gen, None, limit)
         except _Late as late:
-            return self._stop(gen, late.state)
+            return self._stop(gen, late.state, deadline)
 
-    def _last(self) -> float:
-        return max(self._deadline.at + self._grace, monotonic() + _LEAST_S)
+    def _last(self, deadline: Deadline) -> float:
+        return max(deadline.at + self._grace, monotonic() + _LEAST_S)
 
     def _run(self, gen: PQGen[_T], state: Wait | None, limit: float) -> _T:
         # Between two events psycopg wakes up this often; then the clock is read.
         interval = min(0.1, max(0.001, (limit - monotonic()) / 10))
         return self._wait(_clocked(gen, state, limit), interval=interval)
 
-    def _stop(self, gen: PQGen[_T], state: Wait) -> _T:
+    def _stop(self, gen: PQGen[_T], state: Wait, deadline: Deadline) -> _T:
         """Cancel the statement and await its end; else close the connection."""
-        limit = self._last()
-        self._cancel((limit - monotonic()) / 2)
+        limit = self._last(deadline)
+        cancel = Cancel(self._conn)
+        cancel.arrived((limit + monotonic()) / 2)
         try:
             # It may have ended just now: an answer in hand is not thrown away.
-            return self._run(gen, state, limit)
+            answer = self._run(gen, state, limit)
         except psycopg.errors.QueryCanceled as exc:
-            raise self._deadline.exceeded() from exc
+            self._settle(cancel, limit)
+            raise deadline.exceeded() from exc
         except _Late:
             self._conn.pgconn.finish()
+        else:
+            self._settle(cancel, limit)
+            return answer
         more = "; the connection did not come back and was closed"
         if self._borrowed:
             logger.error("recsys had to close the application's connection%s", more)
-        raise self._deadline.exceeded(more)
+        raise deadline.exceeded(more)
 
-    def _cancel(self, timeout: float) -> None:
-        # Before libpq 17 a cancel blocks for as long as the network likes.
-        if not psycopg.capabilities.has_cancel_safe():
+    def _settle(self, cancel: Cancel, limit: float) -> None:
+        """Leave no cancel on its way that would strike another statement."""
+        if cancel.arrived(limit):
             return
-        try:
-            self._conn.cancel_safe(timeout=max(timeout, 0.001))
-        except psycopg.Error as exc:
-            logger.debug("a cancel did not arrive: %s", exc)
+        if self._borrowed:
+            self.pending = cancel
+        else:
+            self._conn.pgconn.finish()
 
 
 def _clocked(gen: PQGen[_T], state: Wait | None, limit: float) -> PQGen[_T]:

@@ -14,6 +14,8 @@ from time import monotonic
 from typing import TypeVar
 from uuid import uuid4
 
+import psycopg
+
 from recsys import _breaker, _candidates, _deadline, observe, retrieval, schema
 from recsys._breaker import Breaker
 from recsys._candidates import Wanted
@@ -32,7 +34,7 @@ from recsys._loaded import LoadedVersions, Turn
 from recsys._own import ConnectionLost, OwnConnections, savepoint
 from recsys._replicas import Behind, Reads, breaker_of
 from recsys.connections import ConnectionSource
-from recsys.errors import ConfigError, DatabaseUnavailable
+from recsys.errors import ConfigError, DatabaseUnavailable, RecsysError
 from recsys.impressions import Entry, ImpressionLog, NotLogged
 from recsys.types import Page, Recommendation
 
@@ -89,6 +91,7 @@ class Engine:
             plea: What the fallback needs to know.
             timeout_ms: The budget; None for none.
         """
+        self._flush(source)
         deadline = None if timeout_ms is None else Deadline(timeout_ms)
         entry.watch.dsn = source.dsn
         try:
@@ -128,10 +131,21 @@ class Engine:
                     return page, served
             except ConfigError:
                 raise
-            except Exception as exc:  # the primary may know what a replica does not
+            except (psycopg.Error, RecsysError) as exc:
+                # The primary may know what a replica does not.
                 reads.failed(replica, exc)
         with self._guard(source).watched():
             return self.settled(source, ask, unit, entry), (source, self.versions)
+
+    def _flush(self, source: ConnectionSource) -> None:
+        """Let a Session send what it holds back, as before any query of its own.
+
+        These are the application's statements: their errors are its own, and no budget
+        cuts them off. While the breaker is open no query follows.
+        """
+        flush: Callable[[], None] | None = getattr(source, "flush", None)
+        if flush is not None and self._guard(source).state != "open":
+            flush()
 
     def _guard(self, source: ConnectionSource) -> Breaker:
         if isinstance(source, OwnConnections):
@@ -211,6 +225,8 @@ class Engine:
             repeatable: It may be asked again after a lost connection.
             versions: The plan as a replica knows it.
         """
+        if entry is None:
+            self._flush(source)  # before a page it was done
         versions = self.versions if versions is None else versions
         watch = observe.Stopwatch() if entry is None else entry.watch
         for attempt in range(_ATTEMPTS):
@@ -218,6 +234,7 @@ class Engine:
             try:
                 _deadline.check()
                 with source.use() as conn, _deadline.on(conn, borrowed=source.borrowed):
+                    _deadline.check()  # a pool may have been waited for
                     if source.borrowed:
                         check_session(conn)
                     turn = self._newest(conn, unit, entry, versions)

@@ -25,6 +25,8 @@ from psycopg import errors as pg
 from psycopg.pq import TransactionStatus
 
 from recsys._candidates import Wanted
+from recsys._db import callers_fault
+from recsys._deadline import DeadlineExceeded
 from recsys.errors import DatabaseUnavailable, RecsysError
 from recsys.types import ItemId, Page, Recommendation
 
@@ -92,7 +94,8 @@ def reason_of(exc: BaseException) -> Reason | None:
         return exc.reason
     if kind in _ABORTED:
         return "aborted transaction"
-    if isinstance(exc, TimeoutError | pg.QueryCanceled | pg.LockNotAvailable):
+    # Not every TimeoutError: the application may set a limit of its own.
+    if isinstance(exc, DeadlineExceeded | pg.QueryCanceled | pg.LockNotAvailable):
         return "timeout"
     if kind in _BUSY or (kind == "TimeoutError" and _module(exc) == "sqlalchemy"):
         return "connection busy"
@@ -103,9 +106,7 @@ def reason_of(exc: BaseException) -> Reason | None:
     if isinstance(exc, RecsysError):
         return None
     if isinstance(exc, psycopg.Error):
-        # 42 and 22 are the caller's; the rest is the database's or the connection's.
-        caller = isinstance(exc, psycopg.ProgrammingError | psycopg.DataError)
-        return None if caller else "database"
+        return None if callers_fault(exc) else "database"
     if _module(exc) in ("django", "sqlalchemy"):
         return _wrapped(exc)
     return None

@@ -24,6 +24,7 @@ from recsys._db import (
     Connection,
     Halfvec,
     binary_cursor,
+    callers_fault,
 )
 from recsys.assignment import Plan, experiment_from_json
 from recsys.config import ModelConfig
@@ -289,13 +290,9 @@ def _explained(suffix: str, what: str, hint: str) -> Generator[None]:
     """Tell a version that is gone, a search_path without pgvector and a bad source."""
     try:
         yield
-    except (
-        psycopg.ProgrammingError,
-        psycopg.DataError,
-        psycopg.NotSupportedError,
-    ) as exc:
-        if isinstance(exc, NOT_PREPARED):
-            raise  # the connection's affair
+    except psycopg.DatabaseError as exc:
+        if isinstance(exc, NOT_PREPARED) or not callers_fault(exc):
+            raise  # the connection's affair, or the database's
         message = exc.diag.message_primary or str(exc)
         # A filter may name a table that never was; that is no dropped version.
         ours = f"_{suffix}" in message or "recsys.model" in message

@@ -33,7 +33,7 @@ class Spans:
 
     Args:
         provider: Default the global one.
-        user_ids: Also set ``recsys.user_id``.
+        user_ids: Also set ``recsys.user_id``, and say all of an error; else its name.
 
     Example:
         >>> from recsys import observe, tracing
@@ -58,7 +58,9 @@ class Spans:
         if span.is_recording():
             span.set_attributes(self._attributes(event))
             if event.error is not None:
-                span.set_status(Status(StatusCode.ERROR, event.error))
+                # What follows the name of the error may hold an id.
+                said = event.error if self._user_ids else event.error.partition(":")[0]
+                span.set_status(Status(StatusCode.ERROR, said))
             context = trace.set_span_in_context(span)
             for stage in STAGES:
                 took = int(getattr(event, f"{stage}_ms") * _NS)
@@ -104,7 +106,7 @@ def install(provider: TracerProvider | None = None, *, user_ids: bool = False) -
 
     Args:
         provider: Default the global one.
-        user_ids: Also set ``recsys.user_id``.
+        user_ids: Also set ``recsys.user_id``, and say all of an error; else its name.
 
     Returns:
         The observer, for ``observe.remove``.

@@ -56,6 +56,11 @@ class DjangoSource:
             raise
         finally:
             conn.cursor_factory = kept
+            if conn.closed:
+                # Given up past a deadline. Inside atomic Django must notice itself.
+                wrapper.errors_occurred = True
+                if not wrapper.in_atomic_block:
+                    wrapper.close()
 
     def dsn(self) -> str:
         """Return a connection string to the same database."""

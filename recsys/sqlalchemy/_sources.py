@@ -88,14 +88,28 @@ class SessionSource(Lent):
         """The engine whose database is asked."""
         return self.session.get_bind(**self._bind_arguments).engine
 
+    def flush(self) -> None:
+        """Send what the Session holds back, where it autoflushes.
+
+        Its errors are the application's and pass untouched. Without a connection
+        nothing is sent: the request then meets the same trouble, and says so.
+        """
+        session = self.session
+        if not session.autoflush or not (
+            session.new or session.dirty or session.deleted
+        ):
+            return
+        try:
+            session.connection(bind_arguments=dict(self._bind_arguments))
+        except exc.SQLAlchemyError:
+            return
+        session.flush()
+
     @contextmanager
     def use(self) -> Generator[_db.Connection]:
         """Return the connection of the Session's transaction."""
-        session = self.session
         with _translated():
-            if session.autoflush:
-                session.flush()
-            conn = session.connection(bind_arguments=dict(self._bind_arguments))
+            conn = self.session.connection(bind_arguments=dict(self._bind_arguments))
             driver = _driver(conn)
         yield driver
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -258,6 +259,13 @@ def test_a_pool_that_is_exhausted_is_a_fallback(primary: Island) -> None:
     assert {page.degraded for page in pages} == {"connection busy"}
     assert {page.items for page in pages} == {good.items}
     assert shop.recommend(7).degraded is None
+
+    # The pool's own limit is what bounds the wait; a budget does not add to it.
+    with engine.connect():
+        started = time.monotonic()
+        page = shop.recommend(7, timeout_ms=50)
+        assert took(started) < 0.3
+    assert (page.degraded, page.items) == ("connection busy", good.items)
     engine.dispose()
 
 
@@ -292,6 +300,63 @@ def test_a_wrong_filter_is_no_fallback(primary: Island) -> None:
             with pytest.raises(SourceError):
                 shop.recommend(7, among="select id from nowhere")
         assert shop.recommend(7).degraded is None
+
+
+@pytest.mark.parametrize("code", ["23514", "55000", "38000", "P0001"])
+def test_what_a_function_in_a_filter_raises_is_the_applications(
+    primary: Island, code: str
+) -> None:
+    primary.execute(
+        "create or replace function refuse() returns bigint language plpgsql as"
+        f" $$begin raise exception 'no' using errcode = '{code}'; end$$"
+    )
+    with (
+        Recommender("shop", dsn=primary.dsn, timeout_ms=2000) as shop,
+        pytest.raises(SourceError, match="no"),
+    ):
+        shop.recommend(7, among="select refuse()")
+
+
+def test_a_limit_of_the_application_is_not_taken_for_ours(primary: Island) -> None:
+    """As web servers and task queues set it, by a signal."""
+
+    def strike(*_: object) -> None:
+        raise TimeoutError("30 s for a request")
+
+    slow = "select id from product where (select pg_sleep(1)) is not null"
+    before = signal.signal(signal.SIGALRM, strike)
+    try:
+        with Recommender("shop", dsn=primary.dsn) as shop:
+            shop.recommend(7)
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            with pytest.raises(TimeoutError, match="30 s for a request"):
+                shop.recommend(7, among=slow)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("borrowed", [False, True])
+def test_a_server_that_takes_ten_seconds(primary: Island, borrowed: bool) -> None:
+    slow = "select id from product where (select pg_sleep(10)) is not null"
+    with (
+        _db.connect(primary.dsn) as conn,
+        Recommender(
+            "shop",
+            connection=conn if borrowed else None,
+            dsn=None if borrowed else primary.dsn,
+        ) as shop,
+    ):
+        good = shop.recommend(7, timeout_ms=5000)
+        started = time.monotonic()
+        page = shop.recommend(7, among=slow, timeout_ms=300)
+        assert 0.3 <= took(started) < 0.6
+
+        assert (page.degraded, page.items) == ("timeout", ())
+        left = "select count(*) from pg_stat_activity where query like %s"
+        active = left + " and state = 'active' and pid <> pg_backend_pid()"
+        assert primary.execute(active, "%pg_sleep(10)%") == [(0,)]
+        assert shop.recommend(7, timeout_ms=5000).items == good.items
 
 
 @pytest.mark.parametrize("budget", [0, -1, "100", True, float("nan"), float("inf")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -131,6 +132,109 @@ def test_a_connection_to_a_frozen_server_is_given_up(
 
         assert conn.closed
     assert ("application's connection" in caplog.text) == borrowed
+
+
+@contextmanager
+def cancels_come_late(primary: Island, after: threading.Event) -> Iterator[None]:
+    """Sessions go on; what takes up a cancel does so a while after an event."""
+    postmaster = primary.processes()[0]
+
+    def wake() -> None:
+        after.wait(5)
+        time.sleep(0.2)
+        postmaster.resume()
+
+    waker = threading.Thread(target=wake)
+    postmaster.suspend()
+    waker.start()
+    try:
+        yield
+    finally:
+        after.set()
+        waker.join()
+
+
+def test_a_late_cancel_does_not_strike_the_application(primary: Island) -> None:
+    again = threading.Event()
+    with psycopg.connect(primary.dsn) as conn, cancels_come_late(primary, again):
+        conn.execute("create temp table mine (n integer)")
+        with held(conn, 100, borrowed=True):
+            conn.execute("select pg_sleep(0.4)")  # ends by itself, within the grace
+        again.set()
+
+        for _ in range(4):
+            conn.execute("insert into mine select 1 from pg_sleep(0.1)")
+
+        assert conn.execute("select count(*) from mine").fetchone() == (4,)
+        assert "wait" not in vars(conn)
+
+
+def test_the_next_request_waits_for_a_late_cancel_within_its_budget(
+    primary: Island,
+) -> None:
+    again = threading.Event()
+    with psycopg.connect(primary.dsn) as conn, cancels_come_late(primary, again):
+        with held(conn, 100, borrowed=True):
+            conn.execute("select pg_sleep(0.4)")
+        again.set()
+        with held(conn, 2000, borrowed=True):
+            assert conn.execute("select 1 from pg_sleep(0.3)").fetchone() == (1,)
+        assert "wait" not in vars(conn)
+
+
+def test_an_own_connection_that_a_cancel_may_strike_is_closed(primary: Island) -> None:
+    with (
+        psycopg.connect(primary.dsn, autocommit=True) as conn,
+        cancels_come_late(primary, threading.Event()),
+    ):
+        with held(conn, 100, borrowed=False):
+            conn.execute("select pg_sleep(0.15)")
+        assert conn.closed
+
+
+@pytest.mark.parametrize("order", ["first in, first out", "last in, first out"])
+def test_two_threads_on_one_connection_leave_nothing_behind(
+    primary: Island, order: str
+) -> None:
+    inside, out = [threading.Event() for _ in "ab"], [threading.Event() for _ in "ab"]
+
+    def hold(mine: int) -> None:
+        with held(conn, 200, borrowed=True):
+            inside[mine].set()
+            out[mine].wait(5)
+
+    with psycopg.connect(primary.dsn, autocommit=True) as conn:
+        threads = [threading.Thread(target=hold, args=(mine,)) for mine in (0, 1)]
+        for thread, is_in in zip(threads, inside, strict=True):
+            thread.start()
+            is_in.wait(5)
+        # A thread without a deadline is none of theirs.
+        assert conn.execute("select 1 from pg_sleep(0.3)").fetchone() == (1,)
+        for mine in (0, 1) if order.startswith("first") else (1, 0):
+            out[mine].set()
+            threads[mine].join()
+
+        assert "wait" not in vars(conn)
+        assert conn.execute("select 1").fetchone() == (1,)
+
+
+def test_a_thread_keeps_its_deadline_when_another_leaves(primary: Island) -> None:
+    with psycopg.connect(primary.dsn, autocommit=True) as conn:
+        first = _deadline.on(conn, borrowed=True)
+        with _deadline.until(Deadline(150)):
+            first.__enter__()
+            second = threading.Thread(target=_hold_shortly, args=(conn,))
+            second.start()
+            second.join()
+            with pytest.raises(DeadlineExceeded):
+                conn.execute("select pg_sleep(2)")
+            first.__exit__()
+        assert "wait" not in vars(conn)
+
+
+def _hold_shortly(conn: psycopg.Connection) -> None:
+    with held(conn, 5000, borrowed=True):
+        conn.execute("select 1")
 
 
 def test_a_frozen_server_is_not_connected_to_for_long(primary: Island) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, func, select, tex
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload, scoped_session, sessionmaker
 
-from recsys import Page, Recommendation, Recommender
+from recsys import Page, Recommendation, Recommender, _breaker
 from recsys._fallback import SessionUnusable
 from recsys._own import ConnectionLost
 from recsys.errors import ConfigError, DatabaseUnavailable, SourceError
@@ -85,6 +85,57 @@ def test_what_the_session_has_not_sent_yet_is_sent_before(engine: Engine) -> Non
         with session.no_autoflush:
             assert shop.recommend(1, k=1).ids == [best]
         assert shop.recommend(1, k=1).ids != [best]
+
+
+@pytest.mark.parametrize("ask", ["recommend", "record"])
+def test_what_the_session_cannot_send_is_the_applications_error(
+    engine: Engine, ask: str
+) -> None:
+    shop = Recommender("shop", connection=engine, timeout_ms=5000)
+    shop.recommend(1)
+    for _ in range(_breaker.FAILURES + 1):
+        with Session(engine) as session:
+            session.add(Product(id=1, shelf=1))
+            inside = shop.on(session)
+            with pytest.raises(IntegrityError) as error:
+                inside.recommend(1) if ask == "recommend" else inside.record(
+                    1, 5, "view"
+                )
+            assert isinstance(error.value.orig, psycopg.errors.UniqueViolation)
+
+    assert shop._engine.breaker.state == "closed"
+    assert shop.recommend(1).degraded is None
+
+
+def test_what_the_session_sends_is_neither_cut_off_nor_counted(engine: Engine) -> None:
+    with Session(engine) as session, Session(engine) as other:
+        shop = Recommender("shop", connection=session)
+        shop.recommend(1)
+        changed = session.get_one(Product, 5)
+        other.execute(text("select from product where id = 5 for update"))
+        changed.title = "new"
+        waits = threading.Timer(0.5, other.rollback)
+        waits.start()
+
+        page = shop.recommend(1, timeout_ms=300)
+
+        waits.join()
+        assert page.degraded is None
+        assert session.scalar(select(Product.title).where(Product.id == 5)) == "new"
+
+
+def test_nothing_is_sent_without_a_connection(engine: Engine) -> None:
+    """The page is degraded, and what the session holds is still there."""
+    small = create_engine(engine.url, pool_size=1, max_overflow=0, pool_timeout=0.1)
+    shop = Recommender("shop", connection=small)
+    with small.connect(), Session(small) as session:
+        session.add(Product(id=9_999, shelf=1))
+
+        page = shop.on(session).recommend(1)
+
+        assert page.degraded == "connection busy"
+        assert len(session.new) == 1
+    small.dispose()
 
 
 def test_an_error_leaves_the_session_usable_and_its_work_in_place(
