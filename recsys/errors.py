@@ -23,7 +23,7 @@ class RecsysError(Exception):
     """The root of every error this package raises on purpose.
 
     Attributes:
-        hint: One sentence that says what to do.
+        hint: One sentence that says what to do. A traceback shows it as a note.
     """
 
     hint: str = ""
@@ -32,6 +32,16 @@ class RecsysError(Exception):
         super().__init__(message)
         if hint is not None:
             self.hint = hint
+        if self.hint:
+            self.add_note(f"Hint: {self.hint}")
+
+    def reword(self, hint: str) -> None:
+        """Replace the hint, in the traceback, too."""
+        before = f"Hint: {self.hint}"
+        self.hint = hint
+        notes: list[str] = getattr(self, "__notes__", [])
+        if before in notes:
+            notes[notes.index(before)] = f"Hint: {hint}"
 
 
 class ConfigError(RecsysError, ValueError):

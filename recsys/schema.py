@@ -19,6 +19,7 @@ from psycopg.rows import tuple_row
 from recsys import _db, _sql
 from recsys._db import Connection
 from recsys.errors import (
+    ArtifactError,
     ConfigError,
     DatabaseUnavailable,
     RecsysError,
@@ -212,6 +213,13 @@ def _explained(revision: str) -> Generator[None]:
     except DBAPIError as exc:
         if not isinstance(exc.orig, psycopg.Error):
             raise
+        absent = exc.orig.diag.message_hint or ""
+        if "recsys artifacts export" in absent:
+            raise ArtifactError(
+                exc.orig.diag.message_primary or str(exc.orig),
+                hint=f"{absent} A revision file that is left of another database: "
+                "delete it.",
+            ) from exc
         with _db.translated():
             raise exc.orig from exc
 

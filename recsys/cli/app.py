@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import psycopg
 
+from recsys._wording import Wording, said, speaking
 from recsys.cli import (
     ask,
     compare,
@@ -27,6 +28,7 @@ from recsys.errors import RecsysError, SchemaError
 from recsys.settings import Settings
 
 _CORE = re.compile(r"recsys\.(model|model_version|rollout|artifact|promotion)\b")
+_ASK_DOCTOR = "Run 'recsys doctor'."
 COMMANDS = (
     setup.init,
     setup.import_,
@@ -91,13 +93,20 @@ for command in COMMANDS:
     cli.add_command(command)
 
 
-def run(arguments: Sequence[str] | None = None, *, name: str | None = None) -> None:
+def run(
+    arguments: Sequence[str] | None = None, *, wording: Wording | None = None
+) -> None:
     """Run the group; turn our errors into two lines on stderr.
 
     Args:
         arguments: The command line; default that of the process.
-        name: What usage calls the program, such as "flask recsys".
+        wording: What the program that runs it calls itself, and its settings.
     """
+    with speaking(wording or Wording()):
+        _run(arguments, wording.program if wording else None)
+
+
+def _run(arguments: Sequence[str] | None, name: str | None) -> None:
     try:
         cli(arguments, prog_name=name, standalone_mode=False)
     except click.exceptions.Abort:
@@ -119,13 +128,13 @@ def run(arguments: Sequence[str] | None = None, *, name: str | None = None) -> N
 def explain(exc: BaseException) -> tuple[str, str] | None:
     """Return the message and the hint of an error that is no bug, else None."""
     if isinstance(exc, RecsysError):
-        return str(exc), exc.hint
+        return str(exc), said(exc.hint)
     if isinstance(exc, psycopg.errors.UndefinedTable) and _CORE.search(
         exc.diag.message_primary or ""
     ):
-        return "this database has no recsys schema", SchemaError.hint
+        return "this database has no recsys schema", said(SchemaError.hint)
     if isinstance(exc, psycopg.Error):
-        return f"the database answered: {str(exc).strip()}", "Run 'recsys doctor'."
+        return f"the database answered: {str(exc).strip()}", said(_ASK_DOCTOR)
     return None
 
 

@@ -18,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from recsys._wording import said
 from recsys.progress import Stage
 
 console = Console(stderr=True)
@@ -25,7 +26,7 @@ console = Console(stderr=True)
 
 def say(text: str) -> None:
     """Print one line on stderr; a pipe or a log gets it unbroken."""
-    console.print(text, soft_wrap=True, markup=False, highlight=False)
+    console.print(said(text), soft_wrap=True, markup=False, highlight=False)
 
 
 class _Bar:

@@ -11,6 +11,7 @@ from recsys import config as configuration
 from recsys import doctor as examination
 from recsys import importing, schema, starter
 from recsys._db import connect
+from recsys._wording import said
 from recsys.cli import _malloc
 from recsys.cli.bars import Bars, say
 from recsys.cli.output import format_option, write_rows
@@ -181,7 +182,7 @@ def doctor(settings: Settings, fmt: str) -> None:
     """
     findings = examination.examine(settings)
     rows = [
-        {"check": f.check, "result": f.result, "detail": f.detail, "hint": f.hint}
+        {"check": f.check, "result": f.result, "detail": f.detail, "hint": said(f.hint)}
         for f in findings
     ]
     write_rows(rows, fmt, columns=("check", "result", "detail", "hint"))

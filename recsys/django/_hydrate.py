@@ -11,9 +11,42 @@ from django.db.models.query import QuerySet
 
 from recsys import observe
 from recsys.django._pages import ModelPage
+from recsys.django._queries import queryset_of
+from recsys.errors import ConfigError
 from recsys.types import Page
 
 M = TypeVar("M", bound=Model)
+
+
+def checked(queryset: QuerySet[M]) -> QuerySet[M]:
+    """Return ``queryset=``, if instances can be looked up by it.
+
+    Raises:
+        ConfigError: They cannot.
+    """
+    found = cast("Any", queryset_of(queryset))
+    if found is None or found._fields is not None:
+        said = "a QuerySet of instances"
+    elif found.query.is_sliced or found.query.combinator:
+        said = "one that can be filtered: no slice, no union"
+    else:
+        return cast("QuerySet[M]", found)
+    raise ConfigError(
+        f"queryset= loads the items of an answer; it must be {said}",
+        hint="among= says which items may be in the answer, and takes slices.",
+    )
+
+
+def suited(given: QuerySet[Any] | None, base: QuerySet[M]) -> QuerySet[M]:
+    """Return a filter of the items where it also loads them, else the base."""
+    among = cast("Any", given)
+    if among is None or among._fields is not None:
+        return base
+    inner = among.query
+    same = among.model._meta.concrete_model is base.model._meta.concrete_model
+    if not same or inner.is_sliced or inner.combinator or inner.distinct_fields:
+        return base
+    return cast("QuerySet[M]", among)
 
 
 def filled(

@@ -16,12 +16,14 @@ from django.db.models.manager import BaseManager
 from django.db.models.query import QuerySet
 from django.http import HttpRequest
 
+from recsys._wording import raising
 from recsys.django import conf
 from recsys.django._cores import core_of
-from recsys.django._hydrate import filled
+from recsys.django._hydrate import checked, filled, suited
 from recsys.django._pages import ModelPage
 from recsys.django._queries import queryset_of, sql_of
 from recsys.django._source import DjangoSource
+from recsys.django._terms import TERMS
 from recsys.django._visitor import visitor_of
 from recsys.errors import ConfigError
 from recsys.filters import Query
@@ -147,25 +149,28 @@ class ModelRecommender(Generic[M]):
         """
         user, session, assigned = self._who(who)
         chosen = session if history is None else [self.id_of(item) for item in history]
-        page = self.core.recommend(
-            user,
-            history=chosen,
-            unit=assigned if unit is None else unit,
-            exclude_seen=exclude_seen,
-            **self._arguments(
-                k=k,
-                among=among,
-                exclude=exclude,
-                after=after,
-                context=context,
-                boost=boost,
-                min_score=min_score,
-                recall_target=recall_target,
-                rules=rules,
-                timeout_ms=timeout_ms,
-            ),
+        loading = self._loading(queryset, among)
+        arguments = self._arguments(
+            k=k,
+            among=among,
+            exclude=exclude,
+            after=after,
+            context=context,
+            boost=boost,
+            min_score=min_score,
+            recall_target=recall_target,
+            rules=rules,
+            timeout_ms=timeout_ms,
         )
-        return self._filled(page, self._loading(queryset, among), "two-tower")
+        with raising(TERMS):
+            page = self.core.recommend(
+                user,
+                history=chosen,
+                unit=assigned if unit is None else unit,
+                exclude_seen=exclude_seen,
+                **arguments,
+            )
+        return self._filled(page, loading, "two-tower")
 
     def similar(
         self,
@@ -210,22 +215,21 @@ class ModelRecommender(Generic[M]):
         """
         if unit is None:
             unit = self._who(who)[2]
-        page = self.core.similar_items(
-            self.id_of(item),
-            unit=unit,
-            **self._arguments(
-                k=k,
-                among=among,
-                exclude=exclude,
-                after=after,
-                boost=boost,
-                min_score=min_score,
-                recall_target=recall_target,
-                rules=rules,
-                timeout_ms=timeout_ms,
-            ),
+        loading = self._loading(queryset, among)
+        arguments = self._arguments(
+            k=k,
+            among=among,
+            exclude=exclude,
+            after=after,
+            boost=boost,
+            min_score=min_score,
+            recall_target=recall_target,
+            rules=rules,
+            timeout_ms=timeout_ms,
         )
-        return self._filled(page, self._loading(queryset, among), "similar")
+        with raising(TERMS):
+            page = self.core.similar_items(self.id_of(item), unit=unit, **arguments)
+        return self._filled(page, loading, "similar")
 
     def record(
         self,
@@ -263,14 +267,15 @@ class ModelRecommender(Generic[M]):
                 )
             visitor_of(who).touch(self.name, item_id, kind)
             return
-        self.core.record(
-            user,
-            item_id,
-            kind,
-            occurred_at=occurred_at,
-            request_id=_request_id(request_id),
-            value=value,
-        )
+        with raising(TERMS):
+            self.core.record(
+                user,
+                item_id,
+                kind,
+                occurred_at=occurred_at,
+                request_id=_request_id(request_id),
+                value=value,
+            )
 
     def id_of(self, item: M | ItemId) -> ItemId:
         """Return the item id of an instance, or an id in the type of its field.
@@ -335,6 +340,11 @@ class ModelRecommender(Generic[M]):
 
     def _rules(self, rules: Rules) -> Rules:
         """Return rules in the terms of the core: ids and SQL."""
+        if isinstance(rules.per, str) and rules.per.isidentifier():
+            raise ConfigError(
+                f"rules.per is {rules.per!r}, and needs a query of two columns",
+                hint="Such as per=Product.objects.values_list('pk', 'category').",
+            )
         return replace(
             rules,
             pin=[self.id_of(cast("Any", item)) for item in rules.pin],
@@ -348,9 +358,20 @@ class ModelRecommender(Generic[M]):
         """Return a QuerySet as SQL, now that the field of the items is known."""
         found = queryset_of(query)
         if found is None:
+            self._check_no_ids(query)
             return query
         source = DjangoSource(conf.current().database)
         return sql_of(found, columns, source, item=self.field) or found.none()
+
+    def _check_no_ids(self, query: Any) -> None:
+        """Refuse a bare list of ids, and name the QuerySet that means it."""
+        pair = isinstance(query, tuple) and query and isinstance(query[0], str)  # pyright: ignore[reportUnknownVariableType]
+        if isinstance(query, (list, tuple, set, frozenset)) and not pair:
+            name = self.items_of().model.__name__
+            raise ConfigError(
+                f"a {type(query).__name__} is no query",  # pyright: ignore[reportUnknownArgumentType]
+                hint=f"Pass {name}.objects.filter({self._item_field}__in=[...]).",
+            )
 
     def _filled(self, page: Page, loading: QuerySet[M], channel: str) -> ModelPage[M]:
         """Return a page with its instances."""
@@ -361,17 +382,14 @@ class ModelRecommender(Generic[M]):
     ) -> QuerySet[M]:
         """Return the QuerySet that loads the instances of an answer."""
         if queryset is not None:
-            return queryset
-        base, given = self.items_of(), cast("Any", queryset_of(among))
-        if given is None or given._fields is not None:
-            return base
-        inner = given.query
-        same = given.model._meta.concrete_model is base.model._meta.concrete_model
-        if not same or inner.is_sliced or inner.combinator or inner.distinct_fields:
-            return base
-        plain = isinstance(self._items, type)
+            return checked(queryset)
+        base = self.items_of()
         # What the recommender was given says how to load, unless it was a mere model.
-        return cast("QuerySet[M]", given) if plain else base
+        return suited(queryset_of(among), base) if self._is_plain else base
+
+    @property
+    def _is_plain(self) -> bool:
+        return isinstance(self._items, type)
 
 
 def _request_id(given: object) -> UUID | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
+from django.apps import apps
 from django.db.models import Model
 from django.db.models.manager import BaseManager
 from django.db.models.query import QuerySet
@@ -34,12 +35,18 @@ def recommender(
         item_field: The field that holds the item id of recsys.toml.
 
     Raises:
-        ConfigError: The items are no Django model, manager or QuerySet.
+        ConfigError: The items are no Django model, manager or QuerySet, or
+            INSTALLED_APPS lacks "recsys.django".
 
     Example:
         >>> shop = recommender("shop", Product)
         >>> page = shop.recommend(request, k=12, among=Product.objects.in_stock())
     """
+    if not apps.is_installed("recsys.django"):
+        raise ConfigError(
+            "the app of recsys is not installed",
+            hint="Put 'recsys.django' (not 'recsys') into INSTALLED_APPS.",
+        )
     found: ModelRecommender[M] = ModelRecommender(model, items, item_field=item_field)
     _registered[model] = found
     return found

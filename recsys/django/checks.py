@@ -9,13 +9,16 @@
     recsys.W001  the database is not at the revision this release needs
     recsys.W002  a model has no version that serves
     recsys.W003  there is no recsys.toml
+    recsys.W004  a setting has a name that is not read
 
 The first two warnings ask the database: ``manage.py check --database default``.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, cast
 
@@ -23,14 +26,13 @@ import psycopg
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import connections, models
-from django.db.migrations.loader import MigrationLoader
-from django.db.migrations.recorder import MigrationRecorder
 
 from recsys import config, schema, versions
 from recsys.config import IdType, ProjectConfig
 from recsys.django import conf
 from recsys.django._registry import registered
 from recsys.django._source import DjangoSource
+from recsys.django._terms import TERMS
 from recsys.errors import ConfigError, RecsysError, UnknownModel
 
 _MIDDLEWARE = "recsys.django.middleware.RecsysMiddleware"
@@ -59,10 +61,10 @@ def check_settings(**_: Any) -> list[CheckMessage]:
     try:
         wrong = conf.complaints(conf.given_mapping())
     except ConfigError as exc:
-        return [Error(str(exc), hint=exc.hint, id="recsys.E001")]
+        return [Error(str(exc), hint=TERMS.of(exc.hint), id="recsys.E001")]
     if wrong:
         return [Error(text, hint=hint, id="recsys.E001") for text, hint in wrong]
-    found = [*_toml()]
+    found = [*_misnamed(), *_toml()]
     wrapper = connections[conf.current().database]
     if wrapper.vendor != "postgresql":
         found.append(
@@ -88,6 +90,20 @@ def _is_psycopg_3() -> bool:
     return bool(found.is_psycopg3)
 
 
+def _misnamed() -> Iterator[CheckMessage]:
+    """Yield settings that look as if they were meant for RECSYS."""
+    for name in dir(settings):
+        if not name.isupper() or name == "RECSYS":
+            continue
+        if name.removeprefix("RECSYS_") in conf.KEYS and name.startswith("RECSYS_"):
+            hint = f'Put it into RECSYS = {{"{name.removeprefix("RECSYS_")}": ...}}.'
+        elif get_close_matches(name, ["RECSYS"], cutoff=0.8):
+            hint = "Did you mean 'RECSYS'?"
+        else:
+            continue
+        yield Warning(f"nothing reads the setting {name}", hint=hint, id="recsys.W004")
+
+
 def _toml() -> Iterator[CheckMessage]:
     path = conf.current().config
     if not path.exists():
@@ -101,7 +117,7 @@ def _toml() -> Iterator[CheckMessage]:
     try:
         config.load(path)
     except ConfigError as exc:
-        yield Error(str(exc), hint=exc.hint, id="recsys.E002")
+        yield Error(str(exc), hint=TERMS.of(exc.hint), id="recsys.E002")
 
 
 def _project() -> ProjectConfig | None:
@@ -138,7 +154,7 @@ def check_recommenders(**_: Any) -> list[CheckMessage]:
         try:
             model = cast("ProjectConfig", project).model(shop.name)
         except ConfigError as exc:
-            found.append(Error(str(exc), hint=exc.hint, id="recsys.E005"))
+            found.append(Error(str(exc), hint=TERMS.of(exc.hint), id="recsys.E005"))
             continue
         field = shop.value_field
         if not isinstance(field, _HELD_BY[model.item_id]):
@@ -164,27 +180,20 @@ def check_database(
         return []
     if alias not in (databases or ()) or connections[alias].vendor != "postgresql":
         return []
+    if sys.argv[1:2] == ["migrate"]:
+        return []  # it asks right before it makes what is missing
     try:
         with DjangoSource(alias).use() as conn:
-            if not _is_migrated(alias):
-                return []  # 'migrate' asks, too, right before it makes the schema
             schema.check(conn)
             return [*_serving(conn)]
     except (RecsysError, psycopg.Error) as exc:
         return [
             Warning(
                 str(exc),
-                hint=getattr(exc, "hint", "") or "Run 'manage.py recsys doctor'.",
+                hint=TERMS.of(getattr(exc, "hint", "") or "Run 'recsys doctor'."),
                 id="recsys.W001",
             )
         ]
-
-
-def _is_migrated(alias: str) -> bool:
-    """Say whether no migration of this app waits for ``manage.py migrate``."""
-    leaves = MigrationLoader(None).graph.leaf_nodes("recsys")
-    applied = MigrationRecorder(connections[alias]).applied_migrations()
-    return all(leaf in applied for leaf in leaves)
 
 
 def _serving(conn: Any) -> Iterator[CheckMessage]:
@@ -193,11 +202,15 @@ def _serving(conn: Any) -> Iterator[CheckMessage]:
         try:
             if versions.serving_number(conn, name) is not None:
                 continue
-            versions.list_versions(conn, name)
+            found = versions.list_versions(conn, name)
         except UnknownModel:
-            pass
+            found = []
+        ready = [one.number for one in found if one.state == "ready"]
         yield Warning(
             f"no version of the model {name!r} serves",
-            hint=f"manage.py recsys train {name} --apply, then recsys promote {name}",
+            hint=f"manage.py recsys promote {name} {ready[0]}"
+            if ready
+            else f"manage.py recsys train {name} --apply; then manage.py recsys "
+            f"promote {name} NUMBER, with the number that it prints.",
             id="recsys.W002",
         )

@@ -14,7 +14,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from recsys.errors import ConfigError
 from recsys.impressions import Mode
 
-_KEYS: Mapping[str, tuple[type, ...]] = {
+KEYS: Mapping[str, tuple[type, ...]] = {
     "CONFIG": (str, Path),
     "DATABASE": (str,),
     "READS": (list, tuple),
@@ -100,14 +100,14 @@ def complaints(given: Mapping[str, Any]) -> list[tuple[str, str]]:
                     "command line and every process read the same.",
                 )
             )
-        elif key not in _KEYS:
-            close = difflib.get_close_matches(str(key), list(_KEYS), n=1)
+        elif key not in KEYS:
+            close = difflib.get_close_matches(str(key), list(KEYS), n=1)
             found.append(
                 (
                     f"unknown key {key!r} in RECSYS",
                     f"Did you mean {close[0]!r}?"
                     if close
-                    else f"Known keys: {', '.join(_KEYS)}.",
+                    else f"Known keys: {', '.join(KEYS)}.",
                 )
             )
         elif problem := _problem(key, value):
@@ -128,7 +128,7 @@ def _problem(key: str, value: object) -> str:
     """Return what is wrong with one value, or nothing."""
     if value is None:
         return ""
-    wanted = _KEYS[key]
+    wanted = KEYS[key]
     if not isinstance(value, wanted) or (
         isinstance(value, bool) and bool not in wanted
     ):
@@ -140,8 +140,8 @@ def _problem(key: str, value: object) -> str:
         reads = cast("Sequence[object]", value)
         if not all(isinstance(read, str) and read for read in reads):
             return "must hold aliases or connection strings"
-    if key == "TIMEOUT_MS" and cast("float", value) <= 0:
-        return f"must be above 0, got {value!r}"
+    if key == "TIMEOUT_MS" and cast("float", value) < 1:
+        return f"must be milliseconds, 1 or more, got {value!r}"
     if key == "SESSION_ITEMS" and not 1 <= cast("int", value) <= 1000:
         return f"must be 1 to 1000, got {value!r}"
     if key == "DATABASE" and value not in connections.settings:

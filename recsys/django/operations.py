@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import io
 import logging
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from django.core.management.base import CommandError
 from django.db import router
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.migrations.operations.base import Operation
@@ -20,7 +23,8 @@ from recsys._db import Connection
 from recsys.config import ModelConfig, ProjectConfig
 from recsys.django import conf
 from recsys.django._source import DjangoSource
-from recsys.errors import ConfigError
+from recsys.django._terms import told
+from recsys.errors import ConfigError, RecsysError
 
 logger = logging.getLogger("recsys")
 _Editor = BaseDatabaseSchemaEditor
@@ -44,8 +48,9 @@ class _RecsysOperation(Operation):
         to_state: ProjectState,
     ) -> None:
         """Do it, on the database of recsys."""
-        if _is_ours(app_label, schema_editor):
-            self.up(schema_editor)
+        with _told():
+            if _is_ours(app_label, schema_editor):
+                self.up(schema_editor)
 
     def database_backwards(
         self,
@@ -55,8 +60,9 @@ class _RecsysOperation(Operation):
         to_state: ProjectState,
     ) -> None:
         """Undo it, on the database of recsys."""
-        if _is_ours(app_label, schema_editor):
-            self.down(schema_editor)
+        with _told():
+            if _is_ours(app_label, schema_editor):
+                self.down(schema_editor)
 
     def up(self, editor: _Editor) -> None:
         """Do it."""
@@ -65,6 +71,15 @@ class _RecsysOperation(Operation):
     def down(self, editor: _Editor) -> None:
         """Undo it."""
         raise NotImplementedError
+
+
+@contextmanager
+def _told() -> Generator[None]:
+    """Let 'manage.py migrate' print an error and its hint, and no traceback."""
+    try:
+        yield
+    except RecsysError as exc:
+        raise CommandError(told(exc)) from exc
 
 
 def _is_ours(app_label: str, editor: _Editor) -> bool:

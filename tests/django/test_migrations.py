@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import world
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.db import connection, migrations
 from django.db.migrations.state import ProjectState
 from django_project import SETTINGS_TOML, point
@@ -19,7 +19,6 @@ from world import Shop
 
 from recsys import _db, schema
 from recsys.django.operations import UpgradeModels, UpgradeSchema, WatchModel
-from recsys.errors import ConfigError
 
 CORE = Path(schema.__file__).parent.parent / "migrations" / "versions"
 
@@ -116,7 +115,7 @@ def test_sqlmigrate_prints_the_statements(empty: str) -> None:
 
 
 def test_an_atomic_migration_is_refused_before_it_waits_for_itself(empty: str) -> None:
-    with pytest.raises(ConfigError, match="must not be atomic"):
+    with pytest.raises(CommandError, match=r"must not be atomic.*atomic = False"):
         _forwards(UpgradeSchema("0001", before="base"), atomic=True)
 
     assert _revision(empty) is None
@@ -207,6 +206,21 @@ def test_upgrade_models_makes_the_versions_of_the_files_and_drops_them(
     assert _numbers(store.dsn) == [1, 2]
 
 
+def test_a_revision_file_of_another_database_can_go(
+    store: Shop, tmp_path: Path
+) -> None:
+    toml = tmp_path / "recsys.toml"
+    toml.write_text('versions = "recsys_versions"\n' + toml.read_text())
+    with _files(store, tmp_path), connection.cursor() as cursor:
+        cursor.execute(
+            "delete from recsys.artifact where not exists (select from"
+            " recsys.model_version, jsonb_each_text(artifacts) where value = sha256)"
+        )
+
+        with pytest.raises(CommandError, match=r"not in this database.*: delete it"):
+            _forwards(UpgradeModels("shop_3"), atomic=False)
+
+
 def test_upgrade_models_leaves_a_database_without_artifacts_alone(
     empty: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -219,7 +233,7 @@ def test_upgrade_models_leaves_a_database_without_artifacts_alone(
 
 
 def test_upgrade_models_to_all_of_them_cannot_be_undone(store: Shop) -> None:
-    with pytest.raises(ConfigError, match="cannot be reversed"):
+    with pytest.raises(CommandError, match=r"cannot be reversed.*Name the version"):
         _backwards(UpgradeModels(), atomic=False)
 
 

@@ -38,6 +38,7 @@ from recsys import Recommender
 from recsys.django._queries import sql_of
 from recsys.django._source import DjangoSource
 from recsys.errors import ConfigError
+from recsys.rules import Rules
 
 P = Product.objects
 
@@ -183,7 +184,7 @@ def test_values_of_an_item_are_items(sold: Shop, values, wanted: set[int]) -> No
         (lambda: User.objects.all(), "QuerySet of User holds no items"),
         (lambda: P.raw("select id from product"), "raw QuerySet"),
         (lambda: Product, "expected a QuerySet, got ModelBase"),
-        (lambda: [1, 2], "must be a query"),
+        (lambda: [1, 2], r"list is no query\nHint: .*Product.objects.filter\(pk__in="),
         (lambda: P.first(), "expected a QuerySet, got Product"),
     ],
 )
@@ -254,3 +255,21 @@ def test_no_text_breaks_out_of_a_parameter(sold: Shop, text: str) -> None:
     page = shop.recommend(7, k=200, among=among, exclude_seen=False)
 
     assert set(page.ids) == set(among.values_list("pk", flat=True))
+
+
+@pytest.mark.parametrize(
+    ("queryset", "said"),
+    [
+        (lambda: P.all()[:5], "no slice, no union"),
+        (lambda: P.all().union(P.all()), "no slice, no union"),
+        (lambda: P.values("pk"), "a QuerySet of instances"),
+    ],
+)
+def test_what_cannot_load_instances_is_refused(sold: Shop, queryset, said: str) -> None:
+    with pytest.raises(ConfigError, match=f"^queryset= .*{said}"):
+        shop.recommend(7, queryset=queryset())
+
+
+def test_a_column_is_no_query_of_keys(sold: Shop) -> None:
+    with pytest.raises(ConfigError, match=r"values_list\('pk', 'category'\)"):
+        shop.recommend(7, rules=Rules(at_most=1, per="brand"))

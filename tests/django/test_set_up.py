@@ -26,7 +26,7 @@ from recsys import _db
 from recsys.django import checks, conf, recommender
 from recsys.django._registry import _registered
 from recsys.django._source import dsn_of_alias
-from recsys.errors import ConfigError
+from recsys.errors import ConfigError, UnknownModel
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ from recsys.errors import ConfigError
         ({"DATABASE": "nowhere"}, "names no database"),
         ({"TIMEOUT_MS": "200"}, "must be int or float, got str"),
         ({"TIMEOUT_MS": True}, "must be int or float, got bool"),
-        ({"TIMEOUT_MS": 0}, "above 0"),
+        ({"TIMEOUT_MS": 0.2}, "milliseconds, 1 or more"),
         ({"IMPRESSIONS": "always"}, "is unknown: 'always'"),
         ({"READS": "replica"}, "must be list or tuple"),
         ({"READS": [1]}, "aliases or connection strings"),
@@ -121,6 +121,8 @@ def test_a_database_without_schema_or_serving_version_is_found(
     settings_.set(RECSYS={"CONFIG": tmp_path / "recsys.toml"})
     point("default", empty_dsn)
     not_migrated = checks.check_database(databases=["default"])
+    call_command("migrate", "recsys", "0002", verbosity=0)
+    half_migrated = checks.check_database(databases=["default"])
     call_command("migrate", "recsys", verbosity=0)
     no_version = checks.check_database(databases=["default"])
     with connection.cursor() as cursor:
@@ -130,11 +132,90 @@ def test_a_database_without_schema_or_serving_version_is_found(
     point("default", "host=/nonexistent dbname=x")
     no_server = checks.check_database(databases=["default"])
 
-    assert not_migrated == []
+    assert [(m.id, m.hint) for m in not_migrated] == [
+        ("recsys.W001", "Run 'manage.py migrate'.")
+    ]
+    assert [m.id for m in half_migrated] == ["recsys.W001"]
+    assert "revision 0002" in half_migrated[0].msg
     assert [m.id for m in no_version] == ["recsys.W002"]
+    assert "train shop --apply; then" in no_version[0].hint
     assert [m.id for m in no_schema] == ["recsys.W001"]
     assert "no recsys schema" in no_schema[0].msg
     assert [m.id for m in no_server] == ["recsys.W001"]
+
+
+def test_a_version_that_is_ready_is_named_for_the_promotion(store: Shop) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("delete from recsys.rollout")
+
+    (found,) = checks.check_database(databases=["default"])
+
+    assert found.hint == "manage.py recsys promote shop 2"
+
+
+def test_a_setting_beside_recsys_is_found(store: Shop, settings_: Changes) -> None:
+    settings_.set(RECSY={}, RECSYS_TIMEOUT_MS=200)
+
+    found = checks.check_settings()
+
+    assert [m.id for m in found] == ["recsys.W004"] * 2
+    assert "Did you mean 'RECSYS'?" in found[0].hint
+    assert '{"TIMEOUT_MS": ...}' in found[1].hint
+
+
+def test_the_core_in_installed_apps_is_told_from_the_app(tmp_path: Path) -> None:
+    code = (
+        "import django; from django.conf import settings;"
+        "settings.configure(INSTALLED_APPS=['recsys']); django.setup()"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+
+    assert "the Django app is 'recsys.django'" in done.stderr
+
+
+def test_the_command_speaks_of_manage_py(
+    empty_dsn: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    point("default", empty_dsn)
+    command = load_command_class("recsys.django", "recsys")
+    with pytest.raises(SystemExit):
+        command.run_from_argv(["manage.py", "recsys", "versions", "shop"])
+    failed = capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command.run_from_argv(["manage.py", "recsys", "doctor", "--format", "csv"])
+
+    assert "Hint: Run 'manage.py migrate'." in failed
+    assert "manage.py migrate" in capsys.readouterr().out
+
+
+def test_a_wrong_alias_is_one_line(
+    settings_: Changes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings_.set(RECSYS={"DATABASE": "nowhere"})
+    command = load_command_class("recsys.django", "recsys")
+    command.stderr._out = sys.stderr
+
+    with pytest.raises(SystemExit):
+        command.run_from_argv(["manage.py", "recsys", "versions"])
+
+    said = capsys.readouterr().err
+    assert "CommandError: RECSYS['DATABASE'] names no database: 'nowhere'" in said
+    assert "Traceback" not in said
+
+
+def test_an_error_in_a_view_speaks_of_manage_py(empty_dsn: str) -> None:
+    point("default", empty_dsn)
+    call_command("migrate", "recsys", verbosity=0)
+
+    with pytest.raises(UnknownModel) as caught:
+        shop.recommend(7)
+    connection.close()
+
+    assert "'manage.py recsys train MODEL'" in caught.value.hint
+    assert f"Hint: {caught.value.hint}" in caught.value.__notes__
 
 
 def test_changed_settings_are_read_anew(store: Shop, settings_: Changes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from argparse import REMAINDER
 from collections.abc import Generator, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from django.db import connections
 
 from recsys.django import conf
 from recsys.django._source import dsn_of_alias
+from recsys.django._terms import TERMS, told
 from recsys.errors import RecsysError
 
 
@@ -39,6 +41,9 @@ class Command(BaseCommand):
         handle_default_options(options)
         try:
             _run(arguments)
+        except CommandError as exc:
+            self.stderr.write(f"{type(exc).__name__}: {exc}")
+            sys.exit(exc.returncode)
         finally:
             connections.close_all()
 
@@ -84,9 +89,9 @@ def _run(arguments: list[str], *, raising: bool = False) -> None:
         given = conf.current()
         where = ["--dsn", dsn_of_alias(given.database), "--config", str(given.config)]
     except RecsysError as exc:
-        raise CommandError(f"{exc}. {exc.hint}".strip()) from exc
+        raise CommandError(told(exc)) from exc
     try:
-        app.run([*where, *arguments], name="manage.py recsys")
+        app.run([*where, *arguments], wording=TERMS)
     except SystemExit as exc:
         if not raising:
             raise
