@@ -116,7 +116,7 @@ def test_what_a_late_replica_answers_is_not_remembered_as_good(
         assert len(other.recommend(7)) == 0
 
 
-# what is known -------------------------------------------------------------------------
+# what is known ------------------------------------------------------------------------
 
 
 @pytest.fixture

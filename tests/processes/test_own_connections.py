@@ -7,13 +7,15 @@ import os
 import subprocess
 import sys
 import threading
+import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import psycopg
 import pytest
-from web import USERS, expected, sessions
+from web import USERS, expected, sessions, until
 
-from recsys import Recommender
+from recsys import Recommender, _own
 from recsys._own import ConnectionLost, OwnConnections
 
 _PER_REQUEST = """
@@ -103,6 +105,24 @@ def test_a_lost_connection_takes_the_idle_ones_along(shop):
         lost.execute("select 1")
     with own.use() as conn:
         assert conn.execute("select 1").fetchone() == (1,)
+    own.close()
+
+
+def test_connections_of_a_rush_are_closed_when_it_is_over(shop, monkeypatch):
+    monkeypatch.setattr(_own, "IDLE_S", 0.2)
+    own = OwnConnections(shop)
+    with ExitStack() as rush:
+        for _ in range(7):
+            rush.enter_context(own.use())
+    with own.use():
+        pass
+    assert sessions(shop) == 7  # they may be needed again in a moment
+
+    time.sleep(0.25)
+    for _ in range(10):
+        with own.use() as conn:
+            conn.execute("select 1")
+    until(lambda: sessions(shop) == _own.KEPT)
     own.close()
 
 
