@@ -10,6 +10,18 @@ import click
 from flask import current_app
 from flask.cli import with_appcontext
 
+from recsys._wording import Wording, speaking
+
+WORDING = Wording(
+    "flask recsys",
+    {
+        "Set RECSYS_DSN (or PGHOST, PGUSER, ...)": "Set SQLALCHEMY_DATABASE_URI, or"
+        " RECSYS_DSN of app.config,",
+        "set RECSYS_DSN": "set RECSYS_DSN of app.config",
+    },
+)
+"""Hints as whoever types ``flask recsys`` needs them."""
+
 
 class _Mirror(click.Group):
     """The commands of ``recsys``, imported when one is looked for.
@@ -26,13 +38,14 @@ class _Mirror(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         from recsys.cli.app import explain
 
-        try:
-            return super().invoke(ctx)
-        except Exception as exc:
-            said = explain(exc)
-            if said is None:
-                raise
-            raise _Failed(*said) from exc
+        with speaking(WORDING):
+            try:
+                return super().invoke(ctx)
+            except Exception as exc:
+                told = explain(exc)
+                if told is None:
+                    raise
+                raise _Failed(*told) from exc
 
 
 class _Failed(click.ClickException):

@@ -103,7 +103,23 @@ def test_a_database_without_the_schema_is_said(empty_dsn: str) -> None:
     done = app.test_cli_runner().invoke(args=["recsys", "status"])
 
     assert done.exit_code == 1
-    assert "recsys upgrade" in done.output
+    assert "'flask recsys upgrade'" in done.output
+
+
+def test_advice_is_in_the_words_of_flask(
+    app: Flask, tmp_path: Path, empty_dsn: str
+) -> None:
+    app.config["RECSYS_CONFIG"] = tmp_path / "recsys.toml"
+    run = app.test_cli_runner().invoke
+
+    lost = run(args=["recsys", "--dsn", "host=/nowhere", "versions"]).output
+    doctor = run(args=["recsys", "--dsn", empty_dsn, "doctor"]).output
+    made = run(args=["recsys", "init", "shop"]).output
+
+    assert "Hint: Set SQLALCHEMY_DATABASE_URI, or RECSYS_DSN of app.config," in lost
+    assert "'flask recsys doctor'" in lost
+    assert "'flask recsys upgrade'" in doctor
+    assert "'flask recsys upgrade'" in made
 
 
 def test_wrong_usage_is_exit_status_2(app: Flask) -> None:
