@@ -21,7 +21,7 @@ MINUTES ?= 10
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' $(MAKEFILE_LIST)
 	@echo "make demo DATA=DIR    the same on the files of DIR (see examples/)"
-	@echo "make shop-django, make shop-flask   a web shop to click through (examples/)"
+	@echo "make shop-django, make shop-flask   a web shop to click through; PORT=8080"
 	@echo "make bench   the measurements of docs/, as ratios within one run"
 	@echo "make bench-live  live versions: a roll under load, freshness, capture, switches"
 	@echo "make bench-web   recommend() in gunicorn workers against bare SQL and libraries"
@@ -43,10 +43,12 @@ tools:
 	@bash tests/tools.sh
 
 shop-django: $(STAMP)
-	@$(BIN)/python examples/django_shop/run.py
+	@mkdir -p .recsys
+	@$(BIN)/python examples/django_shop/run.py $(if $(PORT),--port $(PORT))
 
 shop-flask: $(STAMP)
-	@$(BIN)/python examples/flask_shop/run.py
+	@mkdir -p .recsys
+	@$(BIN)/python examples/flask_shop/run.py $(if $(PORT),--port $(PORT))
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -31,6 +31,23 @@ logger = logging.getLogger(__name__)
 FOLDER = Path(".recsys") / "pgdata"
 
 
+def near(folder: Path | str) -> Path:
+    """Return the data folder that belongs to a project, whatever runs where.
+
+    Args:
+        folder: The project's folder.
+
+    Returns:
+        That in the nearest ``.recsys`` at or above the folder; where there is none,
+        the one that a start makes in the folder itself.
+    """
+    home = Path(folder).expanduser().resolve()
+    for place in (home, *home.parents):
+        if (place / FOLDER.parent).is_dir():
+            return place / FOLDER
+    return home / FOLDER
+
+
 @dataclass(frozen=True, slots=True)
 class _Postmaster:
     """What a running server wrote into postmaster.pid."""

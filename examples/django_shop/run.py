@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,6 +20,8 @@ import django
 from django.core.management import call_command
 from django.db import connection
 
+from recsys import embedded
+
 HERE = Path(__file__).resolve().parent
 MODEL = "shop"
 
@@ -28,7 +31,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--prepare", action="store_true", help="do not start serving")
+    parser.add_argument("--stop", action="store_true", help="stop the embedded server")
     options = parser.parse_args()
+    if options.stop:
+        stopped = embedded.stop(embedded.near(HERE))
+        sys.exit(None if stopped else "No embedded Postgres runs here.")
+    if not options.prepare and taken(options.port):
+        sys.exit(f"Port {options.port} is taken: try --port {options.port + 1}")
     # Stopped by a service manager it ends as with Ctrl-C, and so does the worker.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
@@ -37,15 +46,32 @@ def main() -> None:
     step("Goods and shoppers", lambda: call_command("stock_shop"))
     step("Model", train)
     if not options.prepare:
-        print(f"\n  http://127.0.0.1:{options.port}/  sign in: ada, demo")
-        print(f"  http://127.0.0.1:{options.port}/admin/  sign in: admin, admin\n")
-        # It brings changed and new products into the index while the shop is open.
-        worker = subprocess.Popen(command("worker", "--poll", "1"))
-        try:
-            call_command("runserver", f"127.0.0.1:{options.port}", use_reloader=False)
-        finally:
-            worker.terminate()
-            worker.wait()
+        serve(options.port)
+
+
+def serve(port: int) -> None:
+    """Serve until Ctrl-C, with a worker that brings new products into the index."""
+    print(f"\n  http://127.0.0.1:{port}/  sign in: ada, demo")
+    print(f"  http://127.0.0.1:{port}/admin/  sign in: admin, admin\n", flush=True)
+    worker = subprocess.Popen(command("recsys", "worker", "--poll", "1"))
+    try:
+        # In a process of its own: one that cannot listen ends without any finally.
+        server = command("runserver", f"127.0.0.1:{port}", "--noreload")
+        subprocess.run(server, check=False)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        worker.terminate()
+        worker.wait()
+        if "SHOP_DSN" not in os.environ:
+            print("\nPostgres goes on; 'python run.py --stop' ends it.")
+
+
+def taken(port: int) -> bool:
+    """Say whether something answers at a port: better now than after the training."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def step(name: str, do: Callable[[], object]) -> None:
@@ -74,12 +100,12 @@ def train() -> None:
 def recsys(*arguments: str) -> None:
     """Run manage.py recsys; in a process of its own, so that torch leaves with it."""
     print("  manage.py recsys", *arguments, flush=True)
-    subprocess.run(command(*arguments), check=True)
+    subprocess.run(command("recsys", *arguments), check=True)
 
 
 def command(*arguments: str) -> list[str]:
-    """Return manage.py recsys as the system runs it."""
-    return [sys.executable, str(HERE / "manage.py"), "recsys", *arguments]
+    """Return manage.py as the system runs it."""
+    return [sys.executable, str(HERE / "manage.py"), *arguments]
 
 
 def newest() -> tuple[int | None, str]:

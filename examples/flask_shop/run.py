@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,6 +20,8 @@ from typing import Any
 from flask import Flask
 from sqlalchemy import text
 
+from recsys import embedded
+
 HERE = Path(__file__).resolve().parent
 MODEL = "shop"
 
@@ -28,7 +31,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--port", type=int, default=5000)
     parser.add_argument("--prepare", action="store_true", help="do not start serving")
+    parser.add_argument("--stop", action="store_true", help="stop the embedded server")
     options = parser.parse_args()
+    if options.stop:
+        stopped = embedded.stop(embedded.near(HERE))
+        sys.exit(None if stopped else "No embedded Postgres runs here.")
+    if not options.prepare and taken(options.port):
+        sys.exit(f"Port {options.port} is taken: try --port {options.port + 1}")
     # Stopped by a service manager it ends as with Ctrl-C, and so does the worker.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     app = step("Postgres", create)
@@ -40,22 +49,32 @@ def main() -> None:
         step("Goods and shoppers", stock.fill)
         step("Model", train)
     if not options.prepare:
-        print(f"\n  http://127.0.0.1:{options.port}/  sign in: ada, demo")
-        print(f"  http://127.0.0.1:{options.port}/admin/  sign in: admin, admin\n")
-        # It brings changed and new products into the index while the shop is open.
-        worker = subprocess.Popen(command("worker", "--poll", "1"), cwd=HERE)
-        try:
-            app.run(port=options.port)
-        finally:
-            worker.terminate()
-            worker.wait()
+        serve(app, options.port)
+
+
+def serve(app: Flask, port: int) -> None:
+    """Serve until Ctrl-C, with a worker that brings new products into the index."""
+    print(f"\n  http://127.0.0.1:{port}/  sign in: ada, demo")
+    print(f"  http://127.0.0.1:{port}/admin/  sign in: admin, admin\n", flush=True)
+    worker = subprocess.Popen(command("worker", "--poll", "1"), cwd=HERE)
+    try:
+        app.run(port=port)
+    finally:
+        worker.terminate()
+        worker.wait()
+        if "SHOP_DSN" not in os.environ:
+            print("\nPostgres goes on; 'python run.py --stop' ends it.")
+
+
+def taken(port: int) -> bool:
+    """Say whether something answers at a port: better now than after the training."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def create() -> Flask:
     """Return the application; it starts the embedded server, unless one is named."""
-    from recsys import embedded
-
-    os.environ.setdefault("SHOP_DSN", embedded.start(database="flask_shop"))
     from shop import create_app
 
     return create_app()

@@ -36,6 +36,20 @@ def test_second_start_reuses_the_server_and_its_data(folder):
         assert conn.execute("select to_regclass('t')").fetchone() == ("t",)
 
 
+def test_the_server_of_a_project_is_the_nearest_one(tmp_path):
+    shop = tmp_path / "examples" / "shop"
+    shop.mkdir(parents=True)
+    alone = embedded.near(shop)
+    (tmp_path / ".recsys").mkdir()
+
+    shared = embedded.near(shop)
+    (shop / ".recsys").mkdir()
+
+    assert alone == shop / ".recsys" / "pgdata"
+    assert shared == tmp_path / ".recsys" / "pgdata"
+    assert embedded.near(shop / "pages") == alone
+
+
 def test_server_is_sized_and_has_pgvector(folder):
     with psycopg.connect(embedded.start(folder), autocommit=True) as conn:
         sizes = dict(

@@ -78,7 +78,7 @@ class Shop:
 
 
 def start(name: str, folder: Path, dsn: str, size: str = "small") -> Shop:
-    """Start a shop with its one command, in a folder that has a server in .recsys."""
+    """Start a shop with its one command, on a database of its own."""
     port = _free_port()
     log = folder / f"{name}.log"
     environment = {
@@ -87,7 +87,7 @@ def start(name: str, folder: Path, dsn: str, size: str = "small") -> Shop:
         if not key.startswith(("PG", "RECSYS", "SHOP", "DJANGO"))
     }
     # Two trainings at once: a thread each.
-    environment |= {"SHOP_SIZE": size, "OMP_NUM_THREADS": "1"}
+    environment |= {"SHOP_SIZE": size, "SHOP_DSN": dsn, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, EXAMPLES / f"{name}_shop" / "run.py", f"--port={port}"]
     with log.open("wb") as out:
         process = subprocess.Popen(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,31 @@ def test_django_finds_nothing_to_complain_of() -> None:
             env=environment, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("folder", [DJANGO, FLASK])
+def test_a_port_that_is_taken_is_said_before_anything_is_made(folder: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        done = subprocess.run(
+            [sys.executable, folder / "run.py", f"--port={port}"],
+            env={**os.environ, "SHOP_DSN": "postgresql:///none?host=/nowhere"},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    assert done.returncode == 1
+    assert done.stderr == f"Port {port} is taken: try --port {port + 1}\n"
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("folder", [DJANGO, FLASK])
+def test_a_shop_has_one_server_wherever_it_is_started(folder: Path) -> None:
+    text = "".join(path.read_text() for path in folder.rglob("*.py"))
+
+    assert "embedded.near(" in text
+    assert not re.findall(r"embedded\.start\((?!\s*embedded\.near)", text)
 
 
 def test_documentation_quotes_the_files_as_they_are() -> None:

@@ -9,8 +9,11 @@ from recsys import embedded
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
-# A shop of your own names its server here. This one starts the embedded Postgres.
-DSN = os.environ.get("SHOP_DSN") or embedded.start(database="django_shop")
+# A shop of your own names its server here. This one starts the embedded Postgres, in
+# the nearest .recsys at or above this folder.
+DSN = os.environ.get("SHOP_DSN") or embedded.start(
+    embedded.near(BASE_DIR), database="django_shop"
+)
 _server = conninfo_to_dict(DSN)
 
 DATABASES = {

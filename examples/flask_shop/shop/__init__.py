@@ -18,8 +18,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def create_app() -> Flask:
     """Return the application."""
-    # A shop of your own names its server here. This one starts the embedded Postgres.
-    dsn = os.environ.get("SHOP_DSN") or embedded.start(database="flask_shop")
+    # A shop of your own names its server here. This one starts the embedded Postgres,
+    # in the nearest .recsys at or above its folder.
+    dsn = os.environ.get("SHOP_DSN") or embedded.start(
+        embedded.near(ROOT), database="flask_shop"
+    )
     app = Flask(__name__)
     app.config.update(
         SECRET_KEY=os.environ.get("SHOP_SECRET_KEY", "only for trying things out"),
