@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import TypeVar
 from uuid import uuid4
@@ -23,6 +23,7 @@ from recsys._db import Connection
 from recsys._deadline import Deadline
 from recsys._fallback import (
     POPULAR_K,
+    POPULAR_MOST_S,
     Memory,
     Plea,
     Reason,
@@ -32,7 +33,7 @@ from recsys._fallback import (
 )
 from recsys._loaded import LoadedVersions, Turn
 from recsys._own import ConnectionLost, OwnConnections, savepoint
-from recsys._replicas import Behind, Reads, breaker_of
+from recsys._replicas import LATE, Behind, Reads, breaker_of
 from recsys.connections import ConnectionSource
 from recsys.errors import ConfigError, DatabaseUnavailable, RecsysError
 from recsys.impressions import Entry, ImpressionLog, NotLogged
@@ -43,6 +44,8 @@ logger = logging.getLogger("recsys")
 _T = TypeVar("_T")
 _ATTEMPTS = 4
 _SAY_EVERY_S = 60.0
+_LEAST_S = 0.005
+"""With less time left popular items are not begun with."""
 
 Ask = Callable[[Connection, Turn, observe.Stopwatch], _T | None]
 """Gives an answer, or None when the generation differs from the turn's."""
@@ -106,10 +109,11 @@ class Engine:
             self._say(reason, exc)
             entry.fell_back(page)
             return page
-        if self.fallback and page.version is not None:
-            self.memory.remember(plea.key, page.version, page.items)
-            if self.memory.popular_due(plea.among):
-                with _deadline.until(deadline):
+        if self.fallback and page.degraded is None:
+            self.memory.remember(plea, page, entry.generation)
+            limit = _spare(deadline)
+            if limit is not None and self.memory.popular_due(plea):
+                with _deadline.until(limit):
                     self._read_popular(*served, plea, unit)
         entry.answered(page)
         return page
@@ -127,7 +131,14 @@ class Engine:
                     breaker_of(replica).watched(),
                 ):
                     served = replica.source, replica.versions
-                    page = self.settled(served[0], ask, unit, entry, versions=served[1])
+                    page = self.settled(
+                        served[0],
+                        ask,
+                        unit,
+                        entry,
+                        versions=served[1],
+                        degraded=None if replica.fresh else LATE,
+                    )
                     return page, served
             except ConfigError:
                 raise
@@ -146,6 +157,29 @@ class Engine:
         flush: Callable[[], None] | None = getattr(source, "flush", None)
         if flush is not None and self._guard(source).state != "open":
             flush()
+
+    def write(
+        self,
+        source: ConnectionSource,
+        ask: Ask[_T],
+        unit: str | None,
+        timeout_ms: float | None,
+    ) -> _T:
+        """Write on the primary: once, and not to one that is left alone.
+
+        Args:
+            source: Gives the connection.
+            ask: Writes.
+            unit: What is assigned to a version.
+            timeout_ms: The budget; None for none.
+
+        Raises:
+            CircuitOpen: The database failed several times in a row.
+        """
+        self._flush(source)
+        # After a lost connection only the caller can tell whether it was stored.
+        with _deadline.within(timeout_ms), self._guard(source).watched():
+            return self.settled(source, ask, unit, repeatable=False)
 
     def _guard(self, source: ConnectionSource) -> Breaker:
         if isinstance(source, OwnConnections):
@@ -168,9 +202,7 @@ class Engine:
 
     def _fallen_back(self, plea: Plea, reason: Reason) -> Page:
         wanted = plea.wanted
-        version, items = self.memory.answer(
-            plea.key, plea.among, wanted.k, wanted.exclude
-        )
+        version, items = self.memory.answer(plea)
         return Page(
             items=() if wanted.nothing else tuple(items),
             request_id=uuid4(),
@@ -188,17 +220,25 @@ class Engine:
         plea: Plea,
         unit: str | None,
     ) -> None:
-        """Read the popular items of a filter, with the version that just answered."""
+        """Read the popular items of a filter, with the version that just answered.
+
+        Never on a connection of the application's: it would see what is not committed
+        there and what is set there, and a stall would cost its transaction.
+        """
         turn = versions.cached(unit)
         if turn is None or plea.among is None:
             return
         wanted = Wanted(k=POPULAR_K, among=plea.wanted.among)
         query = popular_query(turn.version.tower.dim)
         try:
-            with source.use() as conn, _deadline.on(conn, borrowed=source.borrowed):
-                _deadline.check()
-                with savepoint(conn):
-                    found = _candidates.find(conn, turn.version, query, wanted)
+            with (
+                _own_of(source) as own,
+                own.use() as conn,
+                _deadline.on(conn, borrowed=False),
+            ):
+                if retrieval.generation(conn, self.model) != turn.generation:
+                    return
+                found = _candidates.find(conn, turn.version, query, wanted)
         except Exception as exc:  # the request has its answer
             logger.info("popular items of %s were not read: %s", self.model, exc)
             return
@@ -214,6 +254,7 @@ class Engine:
         *,
         repeatable: bool = True,
         versions: LoadedVersions | None = None,
+        degraded: str | None = None,
     ) -> _T:
         """Ask again when the version moved or the session had ended.
 
@@ -224,6 +265,7 @@ class Engine:
             entry: What is logged, where the answer is a page.
             repeatable: It may be asked again after a lost connection.
             versions: The plan as a replica knows it.
+            degraded: Why a page from there is less than a full answer.
         """
         if entry is None:
             self._flush(source)  # before a page it was done
@@ -238,8 +280,12 @@ class Engine:
                     if source.borrowed:
                         check_session(conn)
                     turn = self._newest(conn, unit, entry, versions)
+                    if entry is not None:
+                        entry.generation = turn.generation
                     with savepoint(conn):
                         answer = ask(conn, turn, watch)
+                        if degraded is not None and isinstance(answer, Page):
+                            answer = replace(answer, degraded=degraded)
                         if entry is not None and isinstance(answer, Page):
                             entry.done(conn, answer)
             except NotLogged:
@@ -302,3 +348,24 @@ class Engine:
     def _saved(self, source: ConnectionSource) -> Generator[Connection]:
         with source.use() as conn, savepoint(conn):
             yield conn
+
+
+def _spare(deadline: Deadline | None) -> Deadline | None:
+    """Return what a request may spend on later ones; None when it is too little."""
+    if deadline is None:
+        return Deadline(POPULAR_MOST_S * 1e3)
+    limit = deadline.part(0.25, POPULAR_MOST_S)
+    return limit if limit.remaining() > _LEAST_S else None
+
+
+@contextmanager
+def _own_of(source: ConnectionSource) -> Generator[OwnConnections]:
+    """Give connections of the recommender's own to the database of a source."""
+    if isinstance(source, OwnConnections):
+        yield source
+        return
+    own = OwnConnections(source.dsn())
+    try:
+        yield own
+    finally:
+        own.close()

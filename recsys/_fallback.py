@@ -1,22 +1,20 @@
 """What is answered when the database does not: the last good page, else popular items.
 
 Both are kept per process, of requests that were answered in full. An item is handed out
-only if the filter of the request was applied to it: a page is remembered under
-everything that decided it, popular items under their filter.
+only if the filter of the request was applied to it: a page is remembered under the
+database and everything that decided it, popular items under the database and their
+filter.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
-from enum import Enum
+from math import inf
 from time import monotonic
-from typing import Any, Generic, Literal, TypeVar, cast
-from uuid import UUID
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import psycopg
@@ -27,20 +25,28 @@ from psycopg.pq import TransactionStatus
 from recsys._candidates import Wanted
 from recsys._db import callers_fault
 from recsys._deadline import DeadlineExceeded
+from recsys._key import key_of, of_session
 from recsys.errors import DatabaseUnavailable, RecsysError
-from recsys.types import ItemId, Page, Recommendation
+from recsys.types import ItemId, Page, Recommendation, UserId
 
 Reason = Literal[
     "timeout", "database", "circuit open", "aborted transaction", "connection busy"
 ]
 
 POPULAR_EVERY_S = 600.0
-"""Popular items are read anew after so long."""
+"""Popular items are read anew after so long, also where that failed."""
+POPULAR_MOST_S = 0.5
+"""What reading them may cost the one request that does; less where it has a budget."""
+PAGE_FOR_S = 3600.0
+"""A remembered page is not handed out after so long."""
 POPULAR_K = 200
 """How many are kept: enough for a page after what was excluded."""
 _PAGES = 1000
 _ITEMS = 50_000
 _FILTERS = 64
+_TAKERS = 1000
+_TAKEN = 100
+_DATABASES = 16
 _T = TypeVar("_T")
 
 _BUSY = frozenset({"PoolTimeout", "TooManyRequests", "PoolClosed"})
@@ -121,40 +127,6 @@ def _wrapped(exc: BaseException) -> Reason | None:
     return reason_of(inner) if isinstance(inner, BaseException) else None
 
 
-_PLAIN: frozenset[type] = frozenset(
-    {type(None), bool, int, float, str, bytes, UUID, Decimal, datetime, date, time}
-    | {timedelta}
-)
-
-
-def frozen(value: object) -> Hashable:
-    """Return a key that equals another's only if the values are the same.
-
-    Raises:
-        TypeError: Two values of this type cannot be told apart safely.
-    """
-    kind = type(value)
-    if kind in _PLAIN or isinstance(value, Enum):
-        return kind, value
-    if isinstance(value, Mapping):
-        pairs = cast("Mapping[object, object]", value).items()
-        return "map", tuple((frozen(key), frozen(one)) for key, one in pairs)
-    if isinstance(value, set | frozenset):
-        members = cast("Collection[object]", value)
-        return "set", frozenset(map(frozen, members))
-    if isinstance(value, list | tuple):
-        return "list", tuple(map(frozen, cast("Sequence[object]", value)))
-    raise TypeError(f"{type(value).__name__} has no key")
-
-
-def key_of(*parts: object) -> Hashable | None:
-    """Return what a page is remembered by; None when it cannot be remembered."""
-    try:
-        return tuple(map(frozen, parts))
-    except TypeError:
-        return None
-
-
 class _Lru(Generic[_T]):
     """A bounded map, oldest use first out; single steps only, and no lock."""
 
@@ -172,18 +144,18 @@ class _Lru(Generic[_T]):
                 self._kept.move_to_end(key)
         return found
 
-    def put(self, key: Hashable, value: _T) -> list[_T]:
-        """Keep a value; return those that had to go."""
-        before = self._kept.pop(key, None)
+    def put(self, key: Hashable, value: _T) -> None:
+        self._kept.pop(key, None)
         self._kept[key] = value
-        gone = [] if before is None else [before]
-        return [*gone, *self.drop()] if len(self._kept) > self._entries else gone
+        if len(self._kept) > self._entries:
+            self.drop()
 
-    def drop(self) -> list[_T]:
-        try:
-            return [self._kept.popitem(last=False)[1]]
-        except KeyError:
-            return []
+    def drop(self) -> None:
+        with suppress(KeyError):
+            self._kept.popitem(last=False)
+
+    def values(self) -> list[_T]:
+        return list(self._kept.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +173,84 @@ class Remembered:
     at: float
 
 
+@dataclass(slots=True)  # frozen, it would take four times as long to make
+class Plea:
+    """What one request asks for, as its fallback needs it.
+
+    Attributes:
+        wanted: What it asks of the search.
+        earlier: Ids of the items on the pages before it.
+        more: Asks for the page after one.
+        place: The database; None: nothing is remembered.
+        key: What its page is remembered by; None: it is not.
+        among: Key of its filter; None: popular items are not kept for it.
+        user_id: Whose known items are left out; None for nobody.
+        known: Items of the session that are left out.
+    """
+
+    wanted: Wanted
+    earlier: tuple[ItemId, ...]
+    more: Callable[[Page, int | None], Page]
+    place: str | None = None
+    key: Hashable | None = None
+    among: Hashable | None = None
+    user_id: UserId | None = None
+    known: Sequence[ItemId] = ()
+
+
+def plea(
+    place: str | None,
+    subject: tuple[object, ...],
+    wanted: Wanted,
+    earlier: tuple[ItemId, ...],
+    more: Callable[[Page, int | None], Page],
+    *,
+    user_id: UserId | None = None,
+    known: Sequence[ItemId] = (),
+) -> Plea:
+    """Return the plea of a request.
+
+    Args:
+        place: The database; None where there is no fallback: keys cost time.
+        subject: Whom or what the page is for, and the channel.
+        wanted: What it asks of the search. What it excludes is no part of the key: it
+            is taken out of what is remembered.
+        earlier: Ids of the items on the pages before it.
+        more: Asks for the page after one.
+        user_id: Whose known items are left out.
+        known: Items of the session that are left out.
+    """
+    if place is None or wanted.nothing:
+        return Plea(wanted, earlier, more)
+    parts = (place, *subject, wanted.k, len(earlier), wanted.recall_target)
+    among: Hashable | None = place
+    if not wanted.plain:
+        rules, fresh = wanted.rules, None
+        if rules is not None:
+            fresh = rules.fresh and (rules.fresh.half_life, rules.fresh.weight)
+            rules = (
+                *(rules.at_most, rules.mmr, rules.pin, rules.bury, fresh),
+                rules.candidates,
+            )
+        parts = (
+            *parts,
+            *(wanted.among, wanted.amounts, wanted.boost),
+            *(wanted.per, wanted.times, wanted.min_score, rules),
+        )
+        if wanted.among is not None:
+            among = key_of(place, wanted.among)
+    key = key_of(*parts)
+    if not wanted.plain and _of_session(wanted):
+        key = among = None
+    return Plea(wanted, earlier, more, place, key, among, user_id, known)
+
+
+def _of_session(wanted: Wanted) -> bool:
+    """Say whether what is asked depends on settings of the application's session."""
+    given = (wanted.among, wanted.boost, wanted.per, wanted.times)
+    return any(one is not None and of_session(one[0]) for one in given)
+
+
 class Memory:
     """The fallback of one recommender in one process; any thread may use it.
 
@@ -211,48 +261,71 @@ class Memory:
         self._pages: _Lru[Remembered] = _Lru(_PAGES)
         self._items = 0
         self._popular: _Lru[Remembered] = _Lru(_FILTERS)
-        self._asked: _Lru[float] = _Lru(4 * _FILTERS)
+        self._tried: _Lru[float] = _Lru(4 * _FILTERS)
         self._next = 0.0
+        self._taken: _Lru[tuple[ItemId, ...]] = _Lru(_TAKERS)
+        self._serving: _Lru[tuple[int, frozenset[int]]] = _Lru(_DATABASES)
 
-    def remember(
-        self, key: Hashable | None, version: int, items: Sequence[Recommendation]
-    ) -> None:
+    def remember(self, plea: Plea, page: Page, generation: int) -> None:
         """Keep a full answer.
 
         Args:
-            key: Everything that decided the answer except what was excluded.
-            version: Who answered.
-            items: Best first.
+            plea: What it answers.
+            page: The answer.
+            generation: Of the plan by which it was made. What versions gave that have
+                not answered since the last switch is no longer handed out.
         """
-        if key is None or not items:
+        version, key = page.version, plea.key
+        if version is None or plea.place is None:
             return
-        for old in self._pages.put(key, Remembered(version, tuple(items), monotonic())):
-            self._items -= len(old.items)
-        self._items += len(items)
-        while self._items > _ITEMS and len(self._pages) > 1:
-            self._items -= sum(len(old.items) for old in self._pages.drop())
+        known = self._serving.get(plea.place)
+        if known is None or known[0] != generation:
+            self._serving.put(plea.place, (generation, frozenset((version,))))
+        elif version not in known[1]:
+            self._serving.put(plea.place, (generation, known[1] | {version}))
+        if key is None or not page.items:
+            return
+        self._pages.put(key, Remembered(version, page.items, monotonic()))
+        self._items += len(page.items)
+        if self._items > _ITEMS:
+            self._shrink()
 
-    def popular_due(self, among: Hashable | None) -> bool:
+    def _shrink(self) -> None:
+        """Drop the oldest pages; what is kept is counted anew."""
+        with suppress(RuntimeError):  # another thread changed it: the next one counts
+            self._items = sum(len(one.items) for one in self._pages.values())
+            # Some room, or every answer would count.
+            while self._items > 0.9 * _ITEMS and len(self._pages) > 1:
+                for _ in range(1 + len(self._pages) // 20):
+                    self._pages.drop()
+                self._items = sum(len(one.items) for one in self._pages.values())
+
+    def took(self, user_id: UserId, item_id: ItemId) -> None:
+        """Note that a user interacted with an item: it is known from now on."""
+        before = self._taken.get(user_id) or ()
+        self._taken.put(user_id, (*before[1 - _TAKEN :], item_id))
+
+    def popular_due(self, plea: Plea) -> bool:
         """Say whether this request should read popular items for its filter.
 
         At most one request per second does, and only for a filter that came before:
         one that never comes again is not worth a statement.
-
-        Args:
-            among: Key of the filter.
         """
+        among = plea.among
         if among is None:
             return False
         now = monotonic()
         known = self._popular.get(among)
         if known is not None and now - known.at < POPULAR_EVERY_S:
             return False
-        if known is None and among != NO_FILTER and self._asked.get(among) is None:
-            self._asked.put(among, now)
+        tried = self._tried.get(among)
+        if tried is None and plea.wanted.among is not None:
+            self._tried.put(among, -inf)
             return False
-        if now < self._next:
+        if now < self._next or (tried is not None and now - tried < POPULAR_EVERY_S):
             return False
         self._next = now + 1.0
+        self._tried.put(among, now)
         return True
 
     def keep_popular(
@@ -261,96 +334,65 @@ class Memory:
         """Keep the popular items of a filter."""
         self._popular.put(among, Remembered(version, tuple(items), monotonic()))
 
-    def answer(
-        self,
-        key: Hashable | None,
-        among: Hashable | None,
-        k: int,
-        exclude: Collection[ItemId],
-    ) -> tuple[int | None, list[Recommendation]]:
+    def answer(self, plea: Plea) -> tuple[int | None, list[Recommendation]]:
         """Return what there is: remembered items first, then popular ones.
 
-        Args:
-            key: As it was remembered.
-            among: Key of the filter.
-            k: List length.
-            exclude: Items never to return.
-
         Returns:
-            The version that once gave them (None for no items), and at most k items,
-            best first. A popular item scores no more than the last remembered one.
+            The one version that once gave them (None for no items), and at most k
+            items, best first. A popular item scores no more than the last remembered
+            one.
         """
-        last = None if key is None else self._pages.get(key)
-        popular = None if among is None else self._popular.get(among)
-        unwanted = set(exclude)
-        found: list[Recommendation] = []
-        version: int | None = None
-        for kept in (last, popular):
-            if kept is None:
-                continue
-            # Popularity and relevance are two scales; the page stays best first.
-            floor = min((0.0, *(item.score for item in found)))
-            for item in kept.items:
-                if len(found) == k or item.item_id in unwanted:
-                    continue
-                unwanted.add(item.item_id)
-                version = kept.version if version is None else version
-                score = min(item.score, floor) if kept is popular else item.score
-                found.append(Recommendation(item.item_id, score))
-        return version, found
+        k = plea.wanted.k
+        unwanted = {*plea.wanted.exclude, *plea.known}
+        if plea.user_id is not None:
+            unwanted.update(self._taken.get(plea.user_id) or ())
+        last = self._valid(plea, self._pages, plea.key)
+        if last is not None and monotonic() - last.at > PAGE_FOR_S:
+            last = None
+        found = [] if last is None else _without(last.items, unwanted)[:k]
+        popular = None
+        if not found or (last and _may_be_filled(plea.wanted, last, found)):
+            popular = self._valid(plea, self._popular, plea.among)
+        if popular is None:
+            return (last.version if last and found else None), found
+        if last is not None and last.version != popular.version:
+            # A page is of one version.
+            others = _without(popular.items, unwanted)[:k]
+            return (popular.version, others) if others else (last.version, found)
+        # Popularity and relevance are two scales; the page stays best first.
+        floor = min((0.0, *(item.score for item in found)))
+        unwanted.update(item.item_id for item in found)
+        for item in _without(popular.items, unwanted)[: k - len(found)]:
+            found.append(Recommendation(item.item_id, min(item.score, floor)))
+        return (popular.version if found else None), found
+
+    def _valid(
+        self, plea: Plea, kept: _Lru[Remembered], key: Hashable | None
+    ) -> Remembered | None:
+        """Return what is remembered, unless its version was taken out of service."""
+        one = None if key is None else kept.get(key)
+        serving = None if plea.place is None else self._serving.get(plea.place)
+        if one is None or serving is None or one.version not in serving[1]:
+            return None
+        return one
 
 
-@dataclass(frozen=True, slots=True)
-class Plea:
-    """What one request asks for, as its fallback needs it.
+def _may_be_filled(
+    wanted: Wanted, last: Remembered, found: Sequence[Recommendation]
+) -> bool:
+    """Say whether popular items may follow those of a page.
 
-    Attributes:
-        key: What its page is remembered by.
-        among: Key of its filter.
-        wanted: What it asks of the search.
-        earlier: Ids of the items on the pages before it.
-        more: Asks for the page after one.
+    A page that was short held all there was; popular items know no other rules.
     """
-
-    key: Hashable | None
-    among: Hashable | None
-    wanted: Wanted
-    earlier: tuple[ItemId, ...]
-    more: Callable[[Page, int | None], Page]
+    rules = wanted.rules
+    ruled = wanted.min_score is not None or (rules and rules.at_most is not None)
+    return len(found) < wanted.k <= len(last.items) and not ruled
 
 
-def plea(
-    subject: tuple[object, ...],
-    wanted: Wanted,
-    earlier: tuple[ItemId, ...],
-    more: Callable[[Page, int | None], Page],
-) -> Plea:
-    """Return the plea of a request.
-
-    Args:
-        subject: Whom or what the page is for, and the channel.
-        wanted: What it asks of the search. What it excludes is no part of the key: it
-            is taken out of what is remembered.
-        earlier: Ids of the items on the pages before it.
-        more: Asks for the page after one.
-    """
-    among = NO_FILTER if wanted.among is None else key_of(wanted.among)
-    parts = (*subject, wanted.k, len(earlier))
-    if not wanted.plain:
-        rules, fresh = wanted.rules, None
-        if rules is not None:
-            fresh = rules.fresh and (rules.fresh.half_life, rules.fresh.weight)
-            rules = (rules.at_most, rules.mmr, rules.pin, rules.bury, fresh)
-        parts = (
-            *parts,
-            *(wanted.among, wanted.nothing, wanted.amounts, wanted.boost),
-            *(wanted.per, wanted.times, wanted.min_score, rules),
-        )
-    return Plea(key_of(*parts), among, wanted, earlier, more)
-
-
-NO_FILTER: Hashable = key_of(None)
-"""Key of requests without a filter."""
+def _without(
+    items: Sequence[Recommendation], unwanted: Collection[ItemId]
+) -> list[Recommendation]:
+    return [item for item in items if item.item_id not in unwanted]
 
 
 def popular_query(dim: int) -> NDArray[np.float32]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib import import_module
 from typing import Protocol, cast, runtime_checkable
+from weakref import WeakKeyDictionary
 
 import psycopg
 
@@ -56,6 +57,11 @@ class Borrowed:
     def __init__(self, conn: Connection) -> None:
         self._conn = conn
 
+    @property
+    def engine(self) -> Connection:
+        """What lends the connection, as in the sources of SQLAlchemy."""
+        return self._conn
+
     def use(self) -> AbstractContextManager[Connection]:
         """Return the application's connection."""
         return nullcontext(self._conn)
@@ -93,3 +99,27 @@ def source_of(given: object | None, dsn: str | None = None) -> ConnectionSource:
         hint="Also a SQLAlchemy Session, Engine or Connection will do; in Django, "
         "use recsys.django.recommender().",
     )
+
+
+_places: WeakKeyDictionary[object, str] = WeakKeyDictionary()
+
+
+def place_of(source: ConnectionSource) -> str | None:
+    """Return what tells the database of a source from others, or None.
+
+    What lends connections is asked once: that takes long beside a request.
+
+    Args:
+        source: Gives the connection.
+    """
+    if isinstance(source, OwnConnections):
+        return source.dsn()
+    if source.alias is not None:
+        return source.alias
+    with suppress(Exception):  # a closed connection, a Session of several engines
+        lender: object = getattr(source, "engine", source)
+        known = _places.get(lender)
+        if known is None:
+            known = _places[lender] = source.dsn()
+        return known
+    return None

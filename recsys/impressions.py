@@ -168,7 +168,7 @@ class Entry:
         given: The other columns that are known before the answer.
     """
 
-    __slots__ = ("_given", "_log", "_turn", "_unit", "watch")
+    __slots__ = ("_given", "_log", "_turn", "_unit", "generation", "watch")
 
     def __init__(
         self, log: ImpressionLog, model: str, k: int, unit: str | None, **given: Any
@@ -178,6 +178,7 @@ class Entry:
         self._given: dict[str, Any] = {"model": model, "k": k, "unit": unit, **given}
         self._turn: dict[str, Any] = {}
         self.watch = observe.Stopwatch()
+        self.generation = 0  # of the plan that the answer is made by
 
     def assigned(self, to: Assignment) -> None:
         """Note who answers; may come again after a switch."""
@@ -207,8 +208,10 @@ class Entry:
         """Log an answer that the database had no part in, and tell the observers.
 
         In mode "transaction" it is counted as lost: there is nothing to write it with.
+        What another version answered once is no answer of the arm.
         """
-        self._turn["version"] = page.version
+        if page.version != self._turn.get("version"):
+            self._turn = {"version": page.version}
         self.answered(page)
         if self._log.mode != "off":
             more = {"items": page.items, "degraded": page.degraded}

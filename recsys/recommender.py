@@ -36,7 +36,7 @@ from recsys._engine import Engine
 from recsys._fallback import plea
 from recsys._loaded import LoadedVersions, Turn
 from recsys._replicas import MAX_LAG_S, reads_of
-from recsys.connections import source_of
+from recsys.connections import place_of, source_of
 from recsys.errors import ConfigError, UnknownItem
 from recsys.filters import Query
 from recsys.impressions import (
@@ -240,8 +240,17 @@ class Recommender:
             context=context,
             page_offset=len(earlier),
         )
-        whom = user_id if history is None else (user_id, unit or history)
-        asked = plea(("recommend", whom, unit, exclude_seen), wanted, earlier, more)
+        # What a session saw last serves it whatever it has clicked since.
+        past = "session" if history and user_id is None and unit else history
+        asked = plea(
+            self._place(),
+            ("recommend", user_id, unit, exclude_seen, past, context),
+            wanted,
+            earlier,
+            more,
+            user_id=user_id if exclude_seen else None,
+            known=history or () if exclude_seen else (),
+        )
         return self._engine.page(self._source, ask, unit, entry, asked, timeout_ms)
 
     def similar_items(
@@ -345,7 +354,7 @@ class Recommender:
             channel="similar",
             page_offset=len(earlier),
         )
-        asked = plea(("similar", item_id), wanted, earlier, more)
+        asked = plea(self._place(), ("similar", item_id, unit), wanted, earlier, more)
         return self._engine.page(self._source, ask, unit, entry, asked, timeout_ms)
 
     def record(
@@ -379,6 +388,7 @@ class Recommender:
                 is no finite number.
             UnknownModel: No model of that name is registered.
             VersionStateError: No version of the model serves.
+            DatabaseUnavailable: The database does not answer, or is left alone.
         """
         unit = unit_of(user_id, None)
         check_request_id(request_id)
@@ -420,9 +430,10 @@ class Recommender:
                     self.impressions.outcome_lost()
             return True
 
-        # A lost connection may have stored it: only the caller can tell.
-        with _deadline.within(self._timeout_ms):
-            self._engine.settled(self._source, ask, unit, repeatable=False)
+        self._engine.write(self._source, ask, unit, self._timeout_ms)
+        # Until the database is asked again, what it would leave out.
+        if self._engine.fallback:
+            self._engine.memory.took(user_id, item_id)
 
     def query_vector(
         self, user_id: UserId, *, before: datetime | None = None
@@ -486,6 +497,10 @@ class Recommender:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _place(self) -> str | None:
+        """Return what tells this database from others where answers are remembered."""
+        return place_of(self._source) if self._engine.fallback else None
 
     def _budget(self, timeout_ms: float | None) -> float | None:
         return self._timeout_ms if timeout_ms is None else check_timeout(timeout_ms)
