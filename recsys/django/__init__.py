@@ -10,9 +10,16 @@ page = shop.recommend(request, among=Product.objects.filter(in_stock=True))
 """
 
 from recsys.django._cores import reset
-from recsys.django._pages import ModelPage
+from recsys.django._pages import ModelPage, page_of
 from recsys.django._recommender import ModelRecommender
 from recsys.django._registry import recommender
 from recsys.django._visitor import Visitor
 
-__all__ = ["ModelPage", "ModelRecommender", "Visitor", "recommender", "reset"]
+__all__ = [
+    "ModelPage",
+    "ModelRecommender",
+    "Visitor",
+    "page_of",
+    "recommender",
+    "reset",
+]

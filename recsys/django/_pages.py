@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Generic, TypeVar, overload
-from uuid import UUID
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Generic, TypeVar, cast, overload
+from uuid import UUID, uuid4
 
 from django.db.models import Model
 
-from recsys.types import ItemId, Page
+from recsys.types import ItemId, Page, Recommendation
 
 M = TypeVar("M", bound=Model)
 More = Callable[[int | None], "ModelPage[M]"]
@@ -91,3 +91,20 @@ class ModelPage(Sequence[M], Generic[M]):
             k: Its length; default the length asked for before.
         """
         return self._more(k)
+
+
+def page_of(items: Iterable[M], *, model: str = "") -> ModelPage[M]:
+    """Return a page of instances that no model chose, with scores of 0.
+
+    It stands in for an answer: in tests, and in a view before a model serves.
+
+    Args:
+        items: Instances, in the order to show them.
+        model: What ``page.model`` says.
+    """
+    held = tuple(items)
+    for item in held:
+        cast("Any", item).recsys_score = 0.0
+    ranked = tuple(Recommendation(cast("ItemId", item.pk), 0.0) for item in held)
+    page = Page(ranked, uuid4(), model, None)
+    return ModelPage(held, page, lambda _: page_of((), model=model))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -94,3 +95,15 @@ def test_every_block_of_the_guide_runs(empty_dsn: str, tmp_path: Path) -> None:
         page.close()
 
     assert not page.failures, "\n\n".join(page.failures)
+
+
+def test_the_guide_shows_items_that_its_store_has() -> None:
+    shown = [
+        int(line.split()[1])
+        for block in docs_world.blocks(GUIDE)
+        for line in block.text.splitlines()
+        if re.fullmatch(r" +\d+ +\d+ +0\.\d{4}", line)
+    ]
+
+    assert shown
+    assert max(shown) <= 200  # what its SQL makes
