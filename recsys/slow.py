@@ -22,6 +22,7 @@ from recsys._db import Connection
 from recsys.errors import ConfigError, RecsysError
 from recsys.observe import STAGES, Answered
 from recsys.settings import Settings
+from recsys.types import UserId
 
 logger = logging.getLogger(__name__)
 
@@ -220,4 +221,19 @@ def forget(conn: Connection, model: str) -> int:
         " where s.model = %s and s.occurred_at < now() - %s"
         " or not exists (select from recsys.model as m where m.name = s.model)",
         (model, KEEP),
+    ).rowcount
+
+
+def erase(conn: Connection, user_id: UserId) -> int:
+    """Delete what is kept of one user's requests, in every model.
+
+    Args:
+        conn: An open connection, of a role such as ``recsys_trainer``.
+        user_id: The application's user id.
+
+    Returns:
+        How many requests were deleted.
+    """
+    return conn.execute(
+        "delete from recsys.slow_request where user_id = %s", (str(user_id)[:200],)
     ).rowcount

@@ -249,6 +249,16 @@ def test_the_clean_up_forgets(shop: Shop) -> None:
         assert len(rows(conn)) == 1
 
 
+def test_what_is_kept_of_a_user_can_be_erased(shop: Shop) -> None:
+    with _db.connect(shop.dsn, autocommit=True) as conn:
+        for user in ("7", "77", None, "7"):
+            kept = row(user_id=user)
+            conn.execute("select recsys._keep_slow_request(%s::json)", (kept,))
+
+        assert slow.erase(conn, 7) == 2
+        assert sorted(str(r["user_id"]) for r in rows(conn)) == ["77", "None"]
+
+
 # out of the way ---------------------------------------------------------------------
 
 

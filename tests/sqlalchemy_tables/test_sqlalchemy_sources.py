@@ -13,7 +13,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 from sa_shop import Event, Product
 from sqlalchemy import URL, Connection, Engine, create_engine, func, select, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session, joinedload, scoped_session, sessionmaker
 
 from recsys import Page, Recommendation, Recommender, _breaker
@@ -105,6 +105,19 @@ def test_what_the_session_cannot_send_is_the_applications_error(
 
     assert shop._engine.breaker.state == "closed"
     assert shop.recommend(1).degraded is None
+
+
+def test_what_the_session_waits_for_in_vain_is_no_fallback(engine: Engine) -> None:
+    with Session(engine) as session, Session(engine) as other:
+        shop = Recommender("shop", connection=session, timeout_ms=5000)
+        shop.recommend(1)
+        changed = session.get_one(Product, 5)
+        other.execute(text("select from product where id = 5 for update"))
+        session.execute(text("set local lock_timeout = '50ms'"))
+        changed.title = "new"
+
+        with pytest.raises(OperationalError, match="lock timeout"):
+            shop.recommend(1)
 
 
 def test_what_the_session_sends_is_neither_cut_off_nor_counted(engine: Engine) -> None:
@@ -323,8 +336,9 @@ def test_a_url_is_a_connection_string(url: str | URL, wanted: dict[str, str]) ->
         create_engine("sqlite://"),
         sessionmaker(),
         select(1),
+        create_engine("postgresql+psycopg2://", module=psycopg),
     ],
-    ids=["sqlite", "sessionmaker", "select"],
+    ids=["sqlite", "sessionmaker", "select", "psycopg2"],
 )
 def test_what_lends_no_psycopg_connection_is_refused(lent: object) -> None:
     with pytest.raises(ConfigError) as error:
@@ -339,6 +353,24 @@ def test_a_session_on_another_driver_is_refused_when_it_is_asked() -> None:
 
         with pytest.raises(ConfigError, match="sqlite through pysqlite"):
             shop.recommend(1)
+
+
+def test_the_url_that_psycopg_3_needs_is_named() -> None:
+    with pytest.raises(ConfigError, match="through pysqlite") as error:
+        Recommender("shop", connection=create_engine("sqlite://"))
+
+    assert "SQLALCHEMY_DATABASE_URI" in error.value.hint
+    assert "postgresql+psycopg://" in error.value.hint
+
+
+def test_a_session_of_an_asynchronous_engine_is_refused(engine: Engine) -> None:
+    @event.listens_for(engine, "do_connect")
+    def without_greenlet(*_: object) -> None:
+        raise exc.MissingGreenlet("as an async engine does, outside of its loop")
+
+    engine.dispose()
+    with Session(engine) as session, pytest.raises(ConfigError, match="asynchronous"):
+        Recommender("shop", connection=session).recommend(1)
 
 
 def test_a_session_on_several_databases_is_told_which(engine: Engine) -> None:
@@ -387,6 +419,31 @@ def test_items_without_a_row_are_left_out(engine: Engine) -> None:
             3,
         ]
         assert instances(session, page_of(), Product) == []
+
+
+@pytest.mark.parametrize("type_", [Uuid(as_uuid=False), Uuid(), Text()])
+def test_uuids_are_found_however_they_are_kept(
+    engine: Engine, type_: TypeEngine[Any]
+) -> None:
+    class Own(DeclarativeBase):
+        pass
+
+    class Thing(Own):
+        __tablename__ = "thing"
+        id: Mapped[Any] = mapped_column(type_, primary_key=True)
+
+    ids = [uuid4() for _ in range(3)]
+    Own.metadata.create_all(engine)
+    with Session(engine) as session:
+        text = type_.python_type is str
+        session.add_all(Thing(id=str(one) if text else one) for one in ids)
+        session.flush()
+
+        found = instances(session, page_of(*ids), Thing)
+
+        assert [str(one.id) for one in found] == [str(one) for one in ids]
+        session.rollback()
+    Own.metadata.drop_all(engine)
 
 
 def test_what_is_loaded_along_is_the_querys(engine: Engine) -> None:
