@@ -146,7 +146,10 @@ class Engine:
                 # The primary may know what a replica does not.
                 reads.failed(replica, exc)
         with self._guard(source).watched():
-            return self.settled(source, ask, unit, entry), (source, self.versions)
+            page = self.settled(source, ask, unit, entry)
+        if reads is not None:
+            reads.heard()
+        return page, (source, self.versions)
 
     def _flush(self, source: ConnectionSource) -> None:
         """Let a Session send what it holds back, as before any query of its own.

@@ -164,6 +164,13 @@ class Reads:
         if generation > self.generation:
             self._seen.append(generation)
 
+    def heard(self) -> None:
+        """Note that the primary answered a request, whatever became of the looks."""
+        if self.down:
+            logger.warning("the primary of the replicas answers again")
+        if self._failures:
+            self._failures, self._refused = 0, False
+
     def failed(self, replica: Replica, exc: Exception) -> None:
         """Leave a replica alone that did not answer, or not well enough."""
         if reason_of(exc) is None:
@@ -230,15 +237,14 @@ class Reads:
             except ConnectionLost:  # an idle one; whether a new one can be had tells
                 found = self._position(source)
         except (psycopg.Error, RecsysError) as exc:
+            before = self.down
             self._failures += 1
             self._refused = _is_refusal(exc)
-            if self._failures == 1:
+            if self.down and not before:
                 said = str(exc).strip().split("\n")[0]
                 logger.warning("the primary of the replicas does not answer: %s", said)
             return None
-        if self._failures:
-            logger.warning("the primary of the replicas answers again")
-        self._failures, self._refused = 0, False
+        self.heard()
         if found.standby:
             return None
         self._sampled(found)

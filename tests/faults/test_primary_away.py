@@ -116,6 +116,18 @@ def test_what_a_late_replica_answers_is_not_remembered_as_good(
         assert len(other.recommend(7)) == 0
 
 
+def test_a_primary_that_answers_requests_is_not_down(shop: Recommender) -> None:
+    """Whatever the looks say, which have a part of the budget only."""
+    reads = reads_of(shop)
+    reads._due = time.monotonic() + 60
+    reads._failures, reads.replicas[0].fresh = _replicas._DOWN_AFTER, False
+    assert reads.down
+
+    assert shop.recommend(7).degraded is None
+
+    assert not reads.down
+
+
 # what is known ------------------------------------------------------------------------
 
 
