@@ -155,8 +155,11 @@ class Visitor:
         new = Touch(item_id, kind, int(time.time()))
         others = [one for one in self.touches if one[:2] != new[:2]]
         limit = self._state.settings.session_items
-        packed = _pack([new, *others][:limit])
-        self._keep({self._model: packed, "unit": self.unit or uuid4().hex})
+        kept = {
+            name: _unpack(packed) for name, packed in self._kept().items()
+            if name != "unit"
+        } | {self._model: [new, *others][:limit]}  # fmt: skip
+        self._keep({**_fitting(kept), "unit": self.unit or uuid4().hex})
 
     def _kept(self) -> Mapping[str, Any]:
         kept = session.get(self._state.settings.session_key)
@@ -170,16 +173,32 @@ class Visitor:
         }
 
 
-def _pack(touches: Iterable[Touch]) -> list[list[Any]]:
-    """Return what JSON keeps apart, whatever serialiser the session has."""
-    packed: list[list[Any]] = []
+def _fitting(kept: Mapping[str, list[Touch]]) -> dict[str, list[list[Any]] | None]:
+    """Pack the newest touches of all models together, as many as a cookie holds."""
+    newest = sorted(
+        (
+            (-touch.at, place, name, touch)
+            for name, touches in kept.items()
+            for place, touch in enumerate(touches)
+        ),
+        key=lambda one: one[:2],
+    )
+    fit: dict[str, list[Touch]] = {name: [] for name in kept}
     size = 0
-    for item, kind, at in touches:
-        size += len(f"{item}{kind}".encode()) + 18
+    for _, _, name, touch in newest:
+        size += len(f"{touch.item_id}{touch.kind}".encode()) + 18
         if size > _MAX_BYTES:
             break
-        packed.append([[item.hex] if isinstance(item, UUID) else item, kind, at])
-    return packed
+        fit[name].append(touch)
+    return {name: _pack(touches) or None for name, touches in fit.items()}
+
+
+def _pack(touches: Iterable[Touch]) -> list[list[Any]]:
+    """Return what JSON keeps apart, whatever serialiser the session has."""
+    return [
+        [[item.hex] if isinstance(item, UUID) else item, kind, at]
+        for item, kind, at in touches
+    ]
 
 
 def _unpack(packed: object) -> list[Touch]:

@@ -43,11 +43,25 @@ def instances(
     )
     key = _key(statement) if key is None else key
     found: dict[Any, _T] = {}
-    if page.ids:
-        rows = session.scalars(statement.where(key.in_(page.ids))).unique()
-        found = {getattr(one, key.key): cast("_T", one) for one in rows}
+    # Some keep their uuids as text: Uuid(as_uuid=False), String.
+    plain = str if _holds_text(key) else _as_it_is
+    wanted = [plain(item) for item in page.ids]
+    if wanted:
+        rows = session.scalars(statement.where(key.in_(wanted))).unique()
+        found = {plain(getattr(one, key.key)): cast("_T", one) for one in rows}
     observe.hydrated(page, (time.perf_counter() - started) * 1e3)
-    return [found[item] for item in page.ids if item in found]
+    return [found[item] for item in wanted if item in found]
+
+
+def _as_it_is(item: object) -> object:
+    return item
+
+
+def _holds_text(key: InstrumentedAttribute[Any]) -> bool:
+    try:
+        return key.type.python_type is str
+    except NotImplementedError:  # a type of the application's own
+        return False
 
 
 def _key(statement: Select[Any]) -> InstrumentedAttribute[Any]:

@@ -63,9 +63,14 @@ def sql_of(
 def _statement(query: object) -> SelectBase | TextClause:
     if isinstance(query, Query):
         query = cast("Query[Any]", query).statement
+    if getattr(query, "_for_update_arg", None) is not None:
+        raise ConfigError(
+            "a query that locks its rows is no filter",
+            hint="Leave with_for_update() out: what a filter returns is only read.",
+        )
     if isinstance(query, SelectBase | TextClause):
         return query
-    what = "a statement that returns no ids" if isinstance(query, Executable) else ""
+    what = "a statement that is not one" if isinstance(query, Executable) else ""
     raise ConfigError(
         f"a query must be a select(), got {what or type(query).__name__}",
         hint="A subquery or a CTE goes into one: select(subquery.c.id)."

@@ -227,8 +227,9 @@ def _check_driver(dialect: Dialect) -> None:
     raise ConfigError(
         f"SQLAlchemy talks to {dialect.name} through {dialect.driver}; "
         "recsys needs psycopg 3 on Postgres",
-        hint="Use create_engine('postgresql+psycopg://...'), or give recsys "
-        "connections of its own: Recommender('...', dsn=...).",
+        hint="Begin the URL (of create_engine, of SQLALCHEMY_DATABASE_URI) with "
+        "postgresql+psycopg://, or give recsys connections of its own: "
+        "Recommender('...', dsn=...).",
     )
 
 
@@ -266,6 +267,12 @@ def _translated() -> Generator[None]:
         raise ConfigError(
             "the Session does not say which database recsys is in",
             hint="Use recsys.sqlalchemy.SessionSource(session, bind=engine).",
+        ) from error
+    except exc.MissingGreenlet as error:
+        raise ConfigError(
+            "the Session belongs to an asynchronous engine",
+            hint="Make one of create_engine(), or give recsys connections of its own: "
+            "Recommender('...', dsn=...).",
         ) from error
     except exc.OperationalError as error:
         raise DatabaseUnavailable(

@@ -87,6 +87,18 @@ def test_a_cookie_never_grows_beyond_what_browsers_keep(app: Flask) -> None:
         assert len(store.dumps(dict(session))) < 4000
 
 
+def test_several_models_share_what_a_cookie_holds(app: Flask) -> None:
+    store = app.session_interface.get_signing_serializer(app)
+    visitors = [shop_app.recsys.visitor(name) for name in ("a", "b", "c")]
+    with app.test_request_context():
+        for _ in range(60):
+            for visitor in visitors:
+                visitor.record(token_urlsafe(60), "view")
+
+        assert len(store.dumps(dict(session))) < 4000
+        assert all(len(visitor.history) > 3 for visitor in visitors)
+
+
 @pytest.mark.parametrize(
     "kept",
     [

@@ -213,8 +213,9 @@ def test_a_legacy_query_is_a_query(shared: Engine, plain: psycopg.Connection) ->
         (Product.id, "got InstrumentedAttribute"),
         (select(Product.id).subquery(), "got Subquery"),
         (select(Product.id).scalar_subquery(), "got ScalarSelect"),
-        (insert(Product).returning(Product.id), "returns no ids"),
-        (update(Product).values(shelf=1), "returns no ids"),
+        (insert(Product).returning(Product.id), "a statement that is not one"),
+        (update(Product).values(shelf=1), "a statement that is not one"),
+        (select(Product.id).with_for_update(), "locks its rows"),
         (select(Product.id).where(Product.price < bindparam("p")), "'p'"),
         (text("select id from product where price < :p"), "'p'"),
         (
