@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from recsys import _deadline
 from recsys._db import Connection, binary_cursor
 from recsys._deadline import DeadlineExceeded
 from recsys.errors import ArtifactError
@@ -114,6 +115,7 @@ class Download:
         try:
             while self._size is None or number * SLICE < self._size:
                 if number not in self._slices:
+                    _deadline.check()
                     self._fetch(conn, number)
                 number += 1
         except DeadlineExceeded as exc:

@@ -43,7 +43,7 @@ def test_a_version_that_no_budget_is_enough_for_is_loaded_in_steps(
     with Recommender("shop", dsn=primary.dsn) as direct:
         expected = direct.recommend(7).items
     with (
-        slow_line(primary.dsn, 4e6) as dsn,
+        slow_line(primary.dsn, 2e6) as dsn,
         Recommender("shop", dsn=dsn, timeout_ms=300) as shop,
     ):
         pages = []
@@ -54,7 +54,7 @@ def test_a_version_that_no_budget_is_enough_for_is_loaded_in_steps(
 
     # More failures than open a breaker, and each of them brought it further.
     assert {page.degraded for page in pages[:-1]} == {"timeout"}
-    assert 2 <= len(pages) <= 15
+    assert _breaker.FAILURES < len(pages) <= 30
     assert (pages[-1].version, pages[-1].items) == (heavy, expected)
     assert shop_again.degraded is None
 
