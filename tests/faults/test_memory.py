@@ -124,6 +124,7 @@ def test_the_last_good_answer_comes_without_what_is_excluded() -> None:
 
     assert (version, [one.item_id for one in found]) == (3, [2, 4])
     assert memory.answer(ask(8)) == (None, [])
+    memory.remember(ask(9, place="another"), page(1, version=3), 1)
     assert memory.answer(ask(place="another")) == (None, [])
 
 
