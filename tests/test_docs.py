@@ -23,6 +23,7 @@ from recsys.cli.app import cli
 
 QUICKSTART = ROOT / "docs" / "quickstart.md"
 ROLLOUT = ROOT / "docs" / "rollout.md"
+FLASK = ROOT / "docs" / "flask.md"
 DJANGO = ROOT / "docs" / "django.md"  # tests/django/test_guide.py runs it
 RETAIL = ROOT.parent / "shared" / "data" / "online_retail" / "transactions.csv.gz"
 MARKDOWN = sorted(
@@ -93,7 +94,7 @@ def test_every_block_of_the_quickstart_runs(world: World) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [p for p in PAGES if p not in (QUICKSTART, ROLLOUT, DJANGO)],
+    [p for p in PAGES if p not in (QUICKSTART, ROLLOUT, DJANGO, FLASK)],
     ids=lambda path: path.name,
 )
 def test_every_block_of_a_page_runs(page: docs_world.Page, path: Path) -> None:
@@ -113,6 +114,19 @@ def test_every_block_of_the_change_of_model_runs(server: str, tmp_path: Path) ->
     page = docs_world.Page(_dsn(server, name), tmp_path)
     try:
         page.run(ROLLOUT)
+    finally:
+        page.close()
+        _execute(server, "drop database {} with (force)", name)
+
+    assert not page.failures, "\n\n".join(page.failures)
+
+
+def test_every_block_of_the_guide_to_flask_runs(server: str, tmp_path: Path) -> None:
+    name = f"recsys_docs_{os.getpid()}_flask"
+    _execute(server, "create database {}", name)
+    page = docs_world.Page(_dsn(server, name), tmp_path)
+    try:
+        page.run(FLASK)
     finally:
         page.close()
         _execute(server, "drop database {} with (force)", name)
