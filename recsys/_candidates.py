@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import ClassVar, cast
 
 import numpy as np
@@ -333,7 +334,7 @@ class _Memory:
     begins at the same depth, and goes on where that is too little.
     """
 
-    _known: ClassVar[dict[tuple[str, str, int], int]] = {}
+    _known: ClassVar[dict[tuple[str, bytes, int], int]] = {}
     _MOST = 1000
     _DEEPEST = 8
     """Times the calibrated depth: what a wrong beginning may cost."""
@@ -348,7 +349,9 @@ class _Memory:
                 else f"{wanted.per[0]}\0{rules and rules.at_most}",
             )
         )
-        self._key = version.statements.suffix, what, _considered(wanted)
+        # A filter may be a list of ids of any length.
+        digest = blake2b(what.encode(), digest_size=16).digest()
+        self._key = version.statements.suffix, digest, _considered(wanted)
 
     def first(self, ef_search: int) -> int | None:
         known = self._known.get(self._key)

@@ -157,7 +157,7 @@ class Recommender:
                 history. Unknown items are passed over.
             context: Request-time features by name; absent ones are missing.
             among: Only these items: a Django QuerySet, a SQLAlchemy ``select()``, SQL
-                whose first column is the item id, or a pair of SQL and its parameters,
+                whose only column is the item id, or a pair of SQL and its parameters,
                 such as ``("select id from product where price < %s", [50])``. The SQL
                 is code: never build it from a request; values belong in the parameters.
             exclude: Item ids never to return.
@@ -186,7 +186,8 @@ class Recommender:
         timeout_ms = self._budget(timeout_ms)
         unit = unit_of(user_id, unit)
         earlier = shown_before(after)
-        excluded = (*earlier, *exclude)
+        own = tuple(exclude)
+        excluded = (*earlier, *own)
         wanted = _candidates.wanted(
             k,
             exclude=excluded,
@@ -204,7 +205,7 @@ class Recommender:
             history=history,
             context=context,
             among=among,
-            exclude=excluded,
+            exclude=own,
             exclude_seen=exclude_seen,
             boost=boost,
             min_score=min_score,
@@ -301,7 +302,8 @@ class Recommender:
         timeout_ms = self._budget(timeout_ms)
         unit = unit_of(None, unit)
         earlier = shown_before(after)
-        excluded = (item_id, *earlier, *exclude)
+        own = tuple(exclude)
+        excluded = (item_id, *earlier, *own)
         wanted = _candidates.wanted(
             k,
             exclude=excluded,
@@ -317,7 +319,7 @@ class Recommender:
             item_id,
             unit=unit,
             among=among,
-            exclude=excluded,
+            exclude=own,
             boost=boost,
             min_score=min_score,
             recall_target=recall_target,

@@ -74,6 +74,7 @@ set hnsw.max_scan_tuples = 1000000
 set hnsw.scan_mem_multiplier = 16
 set hnsw.ef_search = 100
 set enable_seqscan = on
+set enable_sort = on
 set jit = off
 -- Our own statements have one good plan; the application's are planned anew each time.
 set plan_cache_mode = force_generic_plan
@@ -86,6 +87,10 @@ declare
     excluded  constant p_exclude%type := coalesce(array_remove(p_exclude, null), '{}');
     never     constant p_exclude%type := coalesce(array_remove(p_never, null), '{}');
     buried    constant p_exclude%type := coalesce(array_remove(p_buried, null), '{}');
+    pinned    constant p_exclude%type := coalesce(array_remove(p_pinned, null), '{}');
+    -- They take no turn of their key, for where they end up is not known here; a pinned item takes the first.
+    free      constant p_exclude%type := array(select unnest(buried || coalesce(p_named, '{}'))
+                                               except all select unnest(pinned));
     least_score constant real := coalesce(p_min_score, '-infinity');
     collated  constant text := case when pg_typeof(p_exclude) = 'text[]'::regtype then ' collate "C"' else '' end;
     -- The second look at the filter is never run; it makes a filter of two columns an error.
@@ -108,32 +113,39 @@ declare
                where %3$s
                order by 2, v.item_id%2$s
                limit $4) as s', 'item_vector_' || p_suffix, collated, eligible);
+    -- The best of each key, in two lists: as many as an order can choose from, and what fills the page for sure.
     crowded   constant text := format(
         'select array_agg(s.item_id order by s.distance, s.item_id%2$s),
                 array_agg((-s.distance)::real order by s.distance, s.item_id%2$s)
-         from (select r.item_id, r.distance
+         from (select r.item_id, r.distance, r.key, r.turn,
+                      count(*) filter (where r.key is null or r.turn <= $6) over near as of_many,
+                      count(*) filter (where r.key is null or r.turn <= $7) over near as of_few
                from (select v.item_id, (v.embedding <#> $1) + 0 as distance, k.key,
                             row_number() over (partition by k.key, v.item_id = any ($5)
                                                order by v.embedding <#> $1, v.item_id%2$s) as turn
-                     from recsys.%1$I as v
+                     from recsys.item_vector_%1$I as v
                      left join (select f.item_id, min(f.key::text collate "C") as key from (%4$s
                                 ) as f(item_id, key) group by f.item_id) as k on k.item_id = v.item_id
                      where %3$s) as r
-               where r.key is null or r.turn <= $6
-               order by 2, r.item_id%2$s
-               limit $4) as s', 'item_vector_' || p_suffix, collated, eligible, p_keys);
+               window near as (order by r.distance, r.item_id%2$s)) as s
+         where (s.key is null or s.turn <= $6) and s.of_many <= $4 or (s.key is null or s.turn <= $7) and s.of_few <= $8',
+        p_suffix, collated, eligible, p_keys);
     kept      constant text :=
         'select coalesce(array_agg(n.item_id order by n.score desc, n.item_id collate "C"), ''{}''),
                 coalesce(array_agg(n.score order by n.score desc, n.item_id collate "C"), ''{}'')
          from (select k.item_id, k.score from unnest($1, $2) as k(item_id, score)
                union all
-               select b.item_id, b.score from unnest($3, $4) as b(item_id, score) where b.item_id = any ($5)) as n';
+               select b.item_id, b.score from unnest($3, $4) as b(item_id, score)
+               where b.item_id = any ($5) and b.score >= $6) as n';
     at_most   constant integer := coalesce(p_at_most, 0);
     extra_ids p_exclude%type := '{}';
     extra     real[] := '{}';
     walk      refcursor;
     one       record;
     batch_ids p_exclude%type;
+    new_ids   p_exclude%type;
+    new_keys  text[];
+    rounds    integer := 0;
     batch     real[];
     ended     boolean;
     near_ids  p_exclude%type := '{}';
@@ -170,8 +182,14 @@ begin
     stage := 'index';
     wish := case when p_ef is null then most + 1
                  else greatest(coalesce(p_first, p_ef), (1.1 * p_count)::integer) end;
-    if p_whole and wish <= most then
+    if wish > 6 * p_ef and wish <= most then
         cost := recsys._cost(exact, p_query, excluded, least_score, p_count);
+        if wish * each > cost then
+            wish := most + 1;
+        end if;
+    end if;
+    if p_whole and wish <= most then
+        cost := coalesce(cost, recsys._cost(exact, p_query, excluded, least_score, p_count));
         if cost < 2.5 * recsys._cost(passing, p_query, excluded, least_score, p_count) then
             wish := most + 1;
         end if;
@@ -180,14 +198,18 @@ begin
         perform set_config('hnsw.ef_search', p_ef::text, true);
         -- Planned with the index only; it can give the rows in their order, and nothing else can.
         perform set_config('enable_seqscan', 'off', true), set_config('enable_sort', 'off', true);
+        -- A custom plan looks exclusions up in a hash table, a generic one goes through all of them for each candidate.
+        perform set_config('plan_cache_mode', 'force_custom_plan', true);
         open walk no scroll for execute format(
-            'select v.item_id, (-(v.embedding <#> $1))::real as score from recsys.item_vector_%s as v
+            'select v.item_id, (-(v.embedding <#> $1))::real as score from recsys.item_vector_%I as v
              where v.item_id <> all ($2) order by v.embedding <#> $1 limit %s', p_suffix, most + 1)
         using p_query, excluded;
-        perform set_config('enable_seqscan', 'on', true), set_config('enable_sort', 'on', true);
+        perform set_config('enable_seqscan', 'on', true), set_config('enable_sort', 'on', true),
+                set_config('plan_cache_mode', 'force_generic_plan', true);
     end if;
 
     while wish <= most loop
+        rounds := rounds + 1;
         batch_ids := '{}';
         batch := '{}';
         for i in scanned + 1 .. wish loop
@@ -210,27 +232,30 @@ begin
             from (select k.item_id, k.score from unnest(near_ids, near) as k(item_id, score)
                   union all
                   select b.item_id, b.score from unnest(batch_ids, batch) as b(item_id, score)
-                  where b.item_id = any (pass)) as n;
+                  where b.item_id = any (pass) and b.score >= least_score) as n;
         else
-            execute kept into near_ids, near using near_ids, near, batch_ids, batch, pass;
+            execute kept into near_ids, near using near_ids, near, batch_ids, batch, pass, least_score;
         end if;
         if p_keys is not null then
-            execute keyed into key_ids, keys using near_ids || extra_ids;
+            execute keyed into new_ids, new_keys
+            using case when key_ids is null then extra_ids || coalesce(pass, '{}') else coalesce(pass, '{}') end;
+            key_ids := coalesce(key_ids, '{}') || coalesce(new_ids, '{}');
+            keys := coalesce(keys, '{}') || coalesce(new_keys, '{}');
         end if;
         select array_agg(c.item_id order by c.place), array_agg(c.score order by c.place),
                count(*) filter (where c.counts),
                (array_agg(c.place order by c.place) filter (where c.counts))[p_count],
-               (array_agg(c.place order by c.place) filter (where c.counts and c.turn <= at_most))[p_places]
+               (array_agg(c.place order by c.place) filter (where c.counts and not c.free and c.turn <= at_most))[p_places]
         into item_ids, scores, hits, place, filled
-        from (select n.item_id, n.score, n.place, n.place <= cardinality(near_ids) and n.item_id <> all (buried) as counts,
+        from (select n.item_id, n.score, n.place,
+                     n.place <= cardinality(near_ids) and n.item_id <> all (buried) as counts,
+                     n.item_id = any (free) or n.item_id = any (pinned) as free,
                      case when k.key is null then 0
-                          else row_number() over (partition by k.key, n.item_id = any (buried),
-                                                               n.place > cardinality(near_ids)
-                                                  order by n.place) end as turn
+                          else row_number() over (partition by k.key, n.item_id = any (free)
+                                                  order by n.item_id <> all (pinned), n.place) end as turn
               from unnest(near_ids || extra_ids, near || extra) with ordinality as n(item_id, score, place)
               left join unnest(key_ids, keys) as k(item_id, key) on k.item_id = n.item_id
-              where (n.place > cardinality(near_ids) or n.score >= least_score)
-                and (n.place <= cardinality(near_ids) or n.item_id <> all (near_ids))) as c;
+              where n.place <= cardinality(near_ids) or n.item_id <> all (near_ids)) as c;
         if place is not null and (p_keys is null or filled is not null) then
             needed := ceil(1.0 * scanned * greatest(place, filled) / cardinality(near_ids));
             exit;
@@ -245,6 +270,9 @@ begin
         -- half an item.
         missing := case when place is null then p_count - hits else p_count end;
         wish := scanned + least(10.0 * scanned, greatest(p_ef / 4, 1.1 * scanned * missing / greatest(hits, 0.5)));
+        if rounds > 1 then
+            wish := greatest(wish, 2 * scanned);  -- few rounds, however the rest trickles in
+        end if;
         if wish > 6 * p_ef then
             cost := coalesce(cost, recsys._cost(exact, p_query, excluded, least_score, p_count));
             again := recsys._cost(coalesce(passing, 'select'), p_query, batch_ids, least_score, p_count);
@@ -270,38 +298,39 @@ begin
         select array_agg(c.item_id order by c.place), array_agg(c.score order by c.place),
                count(*) filter (where c.counts),
                (array_agg(c.place order by c.place) filter (where c.counts))[p_count],
-               (array_agg(c.place order by c.place) filter (where c.counts and c.turn <= at_most))[p_places]
+               (array_agg(c.place order by c.place) filter (where c.counts and not c.free and c.turn <= at_most))[p_places]
         into item_ids, scores, hits, place, filled
-        from (select n.item_id, n.score, n.place, n.place <= cardinality(near_ids) and n.item_id <> all (buried) as counts,
+        from (select n.item_id, n.score, n.place,
+                     n.place <= cardinality(near_ids) and n.item_id <> all (buried) as counts,
+                     n.item_id = any (free) or n.item_id = any (pinned) as free,
                      case when k.key is null then 0
-                          else row_number() over (partition by k.key, n.item_id = any (buried),
-                                                               n.place > cardinality(near_ids)
-                                                  order by n.place) end as turn
+                          else row_number() over (partition by k.key, n.item_id = any (free)
+                                                  order by n.item_id <> all (pinned), n.place) end as turn
               from unnest(near_ids || extra_ids, near || extra) with ordinality as n(item_id, score, place)
               left join unnest(key_ids, keys) as k(item_id, key) on k.item_id = n.item_id
-              where (n.place > cardinality(near_ids) or n.score >= least_score)
-                and (n.place <= cardinality(near_ids) or n.item_id <> all (near_ids))) as c;
+              where n.place <= cardinality(near_ids) or n.item_id <> all (near_ids)) as c;
         if p_keys is not null and filled is null and cardinality(near_ids) = wish then
             -- So many of a key that an order of p_count candidates has something to choose from.
             share := p_at_most * greatest(1, ceil(p_count::float8 / p_places));
-            execute crowded into near_ids, near using p_query, excluded, least_score, wish, buried, share;
+            execute crowded into near_ids, near using p_query, excluded, least_score, wish, free, share,
+                at_most, p_places + cardinality(free);
             near_ids := coalesce(near_ids, '{}');
             near := coalesce(near, '{}');
             execute keyed into key_ids, keys using near_ids || extra_ids;
             select array_agg(c.item_id order by c.place), array_agg(c.score order by c.place),
                    count(*) filter (where c.counts),
                    (array_agg(c.place order by c.place) filter (where c.counts))[p_count],
-                   (array_agg(c.place order by c.place) filter (where c.counts and c.turn <= at_most))[p_places]
+                   (array_agg(c.place order by c.place) filter (where c.counts and not c.free and c.turn <= at_most))[p_places]
             into item_ids, scores, hits, place, filled
-            from (select n.item_id, n.score, n.place, n.place <= cardinality(near_ids) and n.item_id <> all (buried) as counts,
+            from (select n.item_id, n.score, n.place,
+                         n.place <= cardinality(near_ids) and n.item_id <> all (buried) as counts,
+                         n.item_id = any (free) or n.item_id = any (pinned) as free,
                          case when k.key is null then 0
-                              else row_number() over (partition by k.key, n.item_id = any (buried),
-                                                                   n.place > cardinality(near_ids)
-                                                      order by n.place) end as turn
+                              else row_number() over (partition by k.key, n.item_id = any (free)
+                                                      order by n.item_id <> all (pinned), n.place) end as turn
                   from unnest(near_ids || extra_ids, near || extra) with ordinality as n(item_id, score, place)
                   left join unnest(key_ids, keys) as k(item_id, key) on k.item_id = n.item_id
-                  where (n.place > cardinality(near_ids) or n.score >= least_score)
-                    and (n.place <= cardinality(near_ids) or n.item_id <> all (near_ids))) as c;
+                  where n.place <= cardinality(near_ids) or n.item_id <> all (near_ids)) as c;
         end if;
     end if;
 

@@ -26,12 +26,19 @@ returns table (item_ids @item_type@[], scores real[])
 language plpgsql stable
 set hnsw.iterative_scan = 'relaxed_order'
 set hnsw.ef_search = 100
+-- Where a user knows thousands of the nearest, the index must go on behind them.
+set hnsw.max_scan_tuples = 200000
+set hnsw.scan_mem_multiplier = 16
 -- The statement without a filter has one good plan, on the index: plan it once per session.
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 as $function$
 begin
     perform set_config('hnsw.ef_search', p_ef::text, true);
+    if cardinality(p_exclude) > 100 then
+        -- A custom plan looks exclusions up in a hash table, a generic one goes through all for each candidate.
+        perform set_config('plan_cache_mode', 'force_custom_plan', true);
+    end if;
     p_exclude := array_remove(p_exclude, null);  -- <> all (null) is never true
     if p_filter is null then
         select array_agg(sorted.item_id), array_agg((-sorted.distance)::real)
