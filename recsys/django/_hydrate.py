@@ -18,35 +18,55 @@ from recsys.types import Page
 M = TypeVar("M", bound=Model)
 
 
-def checked(queryset: QuerySet[M]) -> QuerySet[M]:
+def checked(queryset: QuerySet[M], base: QuerySet[M]) -> QuerySet[M]:
     """Return ``queryset=``, if instances can be looked up by it.
 
     Raises:
         ConfigError: They cannot.
     """
-    found = cast("Any", queryset_of(queryset))
-    if found is None or found._fields is not None:
-        said = "a QuerySet of instances"
-    elif found.query.is_sliced or found.query.combinator:
-        said = "one that can be filtered: no slice, no union"
-    else:
-        return cast("QuerySet[M]", found)
-    raise ConfigError(
-        f"queryset= loads the items of an answer; it must be {said}",
-        hint="among= says which items may be in the answer, and takes slices.",
-    )
+    found = queryset_of(queryset)
+    if found is None or not loads(found):
+        raise ConfigError(
+            "queryset= loads the items of an answer: it must be a QuerySet of instances"
+            " that can be filtered, no values(), slice or union",
+            hint="among= says which items may be in the answer, and takes them all.",
+        )
+    same = found.model._meta.concrete_model is base.model._meta.concrete_model
+    if not same and not issubclass(found.model, base.model):
+        raise ConfigError(
+            f"queryset= is one of {found.model.__name__}; the items are "
+            f"{base.model.__name__}"
+        )
+    return cast("QuerySet[M]", found)
+
+
+def loads(queryset: QuerySet[Any]) -> bool:
+    """Say whether instances can be looked up by a QuerySet."""
+    inner, fields = cast("Any", queryset.query), cast("Any", queryset)._fields
+    return fields is None and not inner.is_sliced and not inner.combinator
 
 
 def suited(given: QuerySet[Any] | None, base: QuerySet[M]) -> QuerySet[M]:
     """Return a filter of the items where it also loads them, else the base."""
-    among = cast("Any", given)
-    if among is None or among._fields is not None:
+    if given is None or not loads(given):
         return base
-    inner = among.query
-    same = among.model._meta.concrete_model is base.model._meta.concrete_model
-    if not same or inner.is_sliced or inner.combinator or inner.distinct_fields:
+    inner = cast("Any", given.query)
+    same = given.model._meta.concrete_model is base.model._meta.concrete_model
+    if not same or inner.distinct_fields or inner.select_for_update:
         return base
-    return cast("QuerySet[M]", among)
+    if inner.group_by is None and _multiplies(inner):
+        return base  # a row for each event of an item, say
+    return cast("QuerySet[M]", given)
+
+
+def _multiplies(inner: Any) -> bool:
+    """Say whether a query joins what an item can have many of."""
+    joins = (
+        getattr(join, "join_field", None)
+        for alias, join in inner.alias_map.items()
+        if inner.alias_refcount[alias]
+    )
+    return any(join and (join.one_to_many or join.many_to_many) for join in joins)
 
 
 def filled(

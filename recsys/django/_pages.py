@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 from django.db.models import Model
 
+from recsys.errors import ConfigError
 from recsys.types import ItemId, Page, Recommendation
 
 M = TypeVar("M", bound=Model)
@@ -22,7 +23,7 @@ class ModelPage(Sequence[M], Generic[M]):
         page: The answer as ids and scores, of one model version.
     """
 
-    def __init__(self, items: Sequence[M], page: Page, more: More[M]) -> None:
+    def __init__(self, items: Sequence[M], page: Page, more: More[M] | None) -> None:
         self.items = tuple(items)
         self.page = page
         self._more = more
@@ -89,8 +90,19 @@ class ModelPage(Sequence[M], Generic[M]):
 
         Args:
             k: Its length; default the length asked for before.
+
+        Raises:
+            ConfigError: This page was unpickled; ask with ``after=page``.
         """
+        if self._more is None:
+            raise ConfigError(
+                "this page came out of a cache and knows its request no longer",
+                hint="Ask again with recommend(..., after=page).",
+            )
         return self._more(k)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"items": self.items, "page": self.page, "_more": None}
 
 
 def page_of(items: Iterable[M], *, model: str = "") -> ModelPage[M]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from django.core.exceptions import EmptyResultSet, FieldDoesNotExist
 from django.db import DEFAULT_DB_ALIAS, models, router
+from django.db.models.expressions import RawSQL
 from django.db.models.manager import BaseManager
 from django.db.models.query import QuerySet, RawQuerySet
 
 from recsys.errors import ConfigError
-from recsys.filters import place
+from recsys.filters import normalise, place
 
 AnyQuerySet = QuerySet[Any]
 
@@ -55,7 +56,30 @@ def sql_of(
         found = found.values_list(field.attname)
     else:
         _check_columns(found, columns, item)
-    return _compiled(found, alias)
+    return _compiled(found, alias, columns)
+
+
+def within(
+    own: AnyQuerySet, among: object, field: models.Field[Any, Any]
+) -> AnyQuerySet:
+    """Return the items of one QuerySet that another filter has, too.
+
+    Raises:
+        ConfigError: The filter is SQL whose parameters have names.
+    """
+    found = queryset_of(among)
+    if found is not None:
+        inner: Any = found if _selected(found) else found.values(field.attname)
+    else:
+        text, given = normalise(among, 1) or ("", None)
+        if isinstance(given, Mapping):
+            raise ConfigError(
+                "the items of this recommender are filtered, and so its SQL filters"
+                " take a list of parameters, not a dict"
+            )
+        text = text.replace("%", "%%") if given is None else text
+        inner = RawSQL(f"({text})", list(given or ()))
+    return own.filter(**{f"{field.name}__in": inner})
 
 
 def queryset_of(query: object) -> AnyQuerySet | None:
@@ -185,7 +209,9 @@ def _holds_items(field: Any, item: models.Field[Any, Any] | None) -> bool:
     )
 
 
-def _compiled(query: AnyQuerySet, alias: str) -> tuple[str, Sequence[Any]] | None:
+def _compiled(
+    query: AnyQuerySet, alias: str, columns: int
+) -> tuple[str, Sequence[Any]] | None:
     inner = cast("Any", query.query).chain()
     inner.select_for_update = False
     inner.select_related = False
@@ -197,4 +223,8 @@ def _compiled(query: AnyQuerySet, alias: str) -> tuple[str, Sequence[Any]] | Non
         text, parameters = inner.get_compiler(using=alias).as_sql()
     except EmptyResultSet:
         return None
+    if inner.combinator:
+        # A union that is ordered by another column carries that column along.
+        names = ", ".join(f"c{n}" for n in range(columns))
+        text = f"select {names} from ({text}) as combined ({names})"
     return text, tuple(parameters)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
@@ -19,12 +20,13 @@ from django.http import HttpRequest
 from recsys._wording import raising
 from recsys.django import conf
 from recsys.django._cores import core_of
-from recsys.django._hydrate import checked, filled, suited
+from recsys.django._hydrate import checked, filled, loads, suited
 from recsys.django._pages import ModelPage
-from recsys.django._queries import queryset_of, sql_of
+from recsys.django._queries import queryset_of, sql_of, within
 from recsys.django._source import DjangoSource
 from recsys.django._terms import TERMS
 from recsys.django._visitor import visitor_of
+from recsys.django._who import Who, request_id_of, user_id_of
 from recsys.errors import ConfigError
 from recsys.filters import Query
 from recsys.recommender import Recommender
@@ -32,9 +34,6 @@ from recsys.rules import Rules
 from recsys.types import ItemId, Page, UserId
 
 M = TypeVar("M", bound=Model)
-
-Who = UserId | Model | HttpRequest | None
-"""A user id, a user, a request (its user or its session), or nobody."""
 
 
 class ModelRecommender(Generic[M]):
@@ -75,10 +74,10 @@ class ModelRecommender(Generic[M]):
         if isinstance(given, type) and issubclass(given, Model):  # pyright: ignore[reportUnnecessaryIsInstance]
             return cast("QuerySet[M]", given._default_manager.all())
         found = queryset_of(given)
-        if found is None or cast("Any", found)._fields is not None:
+        if found is None or not loads(found):
             raise ConfigError(
                 f"the items of {self.name!r} must be a Django model or a QuerySet of "
-                f"instances, got {given!r:.80}",
+                f"instances that can be filtered, got {type(given).__name__}",
                 hint=f"Such as recommender({self.name!r}, Product).",
             )
         return cast("QuerySet[M]", found)
@@ -273,7 +272,7 @@ class ModelRecommender(Generic[M]):
                 item_id,
                 kind,
                 occurred_at=occurred_at,
-                request_id=_request_id(request_id),
+                request_id=request_id_of(request_id),
                 value=value,
             )
 
@@ -306,11 +305,14 @@ class ModelRecommender(Generic[M]):
             visitor = visitor_of(who)
             if visitor.user_id is not None:
                 return visitor.user_id, None, visitor.unit
-            seen = [self.id_of(item) for item in visitor.history(self.name)]
+            seen: list[ItemId] = []
+            for item in visitor.history(self.name):
+                with suppress(ConfigError):  # ids were of another type once
+                    seen.append(self.id_of(item))
             return None, seen or None, visitor.unit
         if getattr(who, "is_anonymous", False):
             return None, None, None
-        user = cast("UserId", who.pk if isinstance(who, Model) else who)
+        user = user_id_of(who) if isinstance(who, Model) else who
         return user, None, str(user)
 
     def _arguments(self, **given: Any) -> dict[str, Any]:
@@ -327,6 +329,7 @@ class ModelRecommender(Generic[M]):
                 if isinstance(after, Page)
                 else [self.id_of(item) for item in after]
             )
+        among = self._among(among)
         if among is not None:
             kept["among"] = self._query(among, 1)
         if isinstance(boost, Mapping):
@@ -337,6 +340,13 @@ class ModelRecommender(Generic[M]):
         if rules is not None:
             kept["rules"] = self._rules(rules)
         return kept
+
+    def _among(self, among: Query | None) -> Query | None:
+        """Return the filter of an answer: the recommender's own, and the request's."""
+        own = self.items_of()
+        if not cast("Any", own).query.where:
+            return among
+        return own if among is None else within(own, among, self.field)
 
     def _rules(self, rules: Rules) -> Rules:
         """Return rules in the terms of the core: ids and SQL."""
@@ -382,22 +392,9 @@ class ModelRecommender(Generic[M]):
     ) -> QuerySet[M]:
         """Return the QuerySet that loads the instances of an answer."""
         if queryset is not None:
-            return checked(queryset)
+            return checked(queryset, self.items_of())
         base = self.items_of()
         # What the recommender was given says how to load, unless it was a mere model.
-        return suited(queryset_of(among), base) if self._is_plain else base
-
-    @property
-    def _is_plain(self) -> bool:
-        return isinstance(self._items, type)
-
-
-def _request_id(given: object) -> UUID | None:
-    if isinstance(given, ModelPage | Page):
-        return cast("ModelPage[Any]", given).request_id
-    if isinstance(given, str):
-        try:
-            return UUID(given)
-        except ValueError:
-            return None
-    return cast("UUID | None", given)
+        return (
+            suited(queryset_of(among), base) if isinstance(self._items, type) else base
+        )

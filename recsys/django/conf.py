@@ -22,6 +22,7 @@ KEYS: Mapping[str, tuple[type, ...]] = {
     "FALLBACK": (bool,),
     "IMPRESSIONS": (str,),
     "SESSION_ITEMS": (int,),
+    "SESSION_KEY": (str,),
     "HAND_OVER": (bool,),
 }
 
@@ -38,6 +39,7 @@ class DjangoSettings:
         fallback: FALLBACK: degrade instead of raising when the database fails.
         impressions: IMPRESSIONS: "off", "transaction" or "background".
         session_items: SESSION_ITEMS: items kept in the session of a visitor.
+        session_key: SESSION_KEY: the key of the session that they are kept under.
         hand_over: HAND_OVER: at a login, record what the session holds for the user.
     """
 
@@ -48,6 +50,7 @@ class DjangoSettings:
     fallback: bool = True
     impressions: Mode = "off"
     session_items: int = 50
+    session_key: str = "_recsys"
     hand_over: bool = True
 
 

@@ -102,7 +102,7 @@ def test_the_guide_shows_items_that_its_store_has() -> None:
         int(line.split()[1])
         for block in docs_world.blocks(GUIDE)
         for line in block.text.splitlines()
-        if re.fullmatch(r" +\d+ +\d+ +0\.\d{4}", line)
+        if re.fullmatch(r" +\d+ +\d+ +\d\.\d{4}", line)
     ]
 
     assert shown

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
 
 import pytest
 from django.contrib.auth.models import User
+from django.db import connection
 from django.db.models import (
     Avg,
     Case,
@@ -26,6 +28,7 @@ from django.db.models import (
     Window,
 )
 from django.db.models.functions import Concat, Lower, Rank
+from django.test.utils import CaptureQueriesContext
 from django.utils.functional import lazystr
 from django_project import Changes
 from django_store.models import Event, Product
@@ -35,6 +38,7 @@ from hypothesis import strategies as st
 from world import NOW, Shop
 
 from recsys import Recommender
+from recsys.django import ModelRecommender
 from recsys.django._queries import sql_of
 from recsys.django._source import DjangoSource
 from recsys.errors import ConfigError
@@ -53,6 +57,9 @@ class Shelf(IntegerChoices):
 
 
 FILTERS: dict[str, Callable[[], QuerySet[Product]]] = {
+    "ordered union": lambda: (
+        P.filter(pk__lt=50).union(P.filter(pk__gt=70)).order_by("price")[:10]
+    ),
     "all": lambda: P.all(),
     "manager": lambda: P,
     "number": lambda: P.filter(price__lt=Decimal("15.5")),
@@ -260,9 +267,10 @@ def test_no_text_breaks_out_of_a_parameter(sold: Shop, text: str) -> None:
 @pytest.mark.parametrize(
     ("queryset", "said"),
     [
-        (lambda: P.all()[:5], "no slice, no union"),
-        (lambda: P.all().union(P.all()), "no slice, no union"),
+        (lambda: P.all()[:5], "no values.., slice or union"),
+        (lambda: P.all().union(P.all()), "no values.., slice or union"),
         (lambda: P.values("pk"), "a QuerySet of instances"),
+        (lambda: User.objects.all(), "is one of User; the items are Product"),
     ],
 )
 def test_what_cannot_load_instances_is_refused(sold: Shop, queryset, said: str) -> None:
@@ -273,3 +281,61 @@ def test_what_cannot_load_instances_is_refused(sold: Shop, queryset, said: str) 
 def test_a_column_is_no_query_of_keys(sold: Shop) -> None:
     with pytest.raises(ConfigError, match=r"values_list\('pk', 'category'\)"):
         shop.recommend(7, rules=Rules(at_most=1, per="brand"))
+
+
+OWN = list(range(1, 60))
+
+
+@pytest.mark.parametrize(
+    ("among", "wanted"),
+    [
+        (None, 59),
+        (lambda: P.filter(pk__gt=50), 9),
+        (lambda: Event.objects.filter(product__gt=50).values("product"), None),
+        (lambda: P.order_by("-pk").filter(pk__lt=55)[:3], 3),
+        (lambda: "select id from product where id % 2 = 0", 29),
+        (lambda: ("select id from product where id = any(%s)", [[3, 4, 300]]), 2),
+        (lambda: P.none(), 0),
+    ],
+)
+def test_the_items_of_a_recommender_filter_its_answers(
+    sold: Shop, among, wanted: int | None
+) -> None:
+    some = ModelRecommender("shop", P.filter(pk__in=OWN))
+
+    page = some.recommend(k=100, among=among and among())
+    similar = some.similar(80, k=10)
+
+    assert set(page.ids) <= set(OWN)
+    assert len(page) == len(page.page)
+    assert wanted is None or len(page) == wanted
+    assert len(similar) == 10
+
+
+def test_a_join_of_the_filter_does_not_multiply_what_is_loaded(sold: Shop) -> None:
+    with CaptureQueriesContext(connection) as queries:
+        page = shop.recommend(7, k=5, among=P.filter(events__kind="view"))
+
+    assert len(page) == 5
+    assert "event" not in queries[-1]["sql"]
+
+
+def test_a_locked_queryset_is_a_filter_outside_of_atomic(sold: Shop) -> None:
+    assert len(shop.recommend(7, k=5, among=P.select_for_update())) == 5
+
+
+def test_what_is_no_user_is_refused(sold: Shop) -> None:
+    with pytest.raises(ConfigError, match="Product is no user"):
+        shop.recommend(Product(pk=7))
+    with pytest.raises(ConfigError, match="not saved yet"):
+        shop.recommend(User(username="x"))
+
+
+def test_a_page_out_of_a_cache_is_a_page(sold: Shop) -> None:
+    page = shop.recommend(7, k=5)
+    again = pickle.loads(pickle.dumps(page))
+
+    assert (list(again), again.ids) == (list(page), page.ids)
+    assert shop.recommend(7, k=5, after=again).ids == page.next().ids
+    with pytest.raises(ConfigError, match="out of a cache"):
+        again.next()

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 from django.contrib.auth.models import User
 from django.contrib.sessions.models import Session
+from django.core import signing
+from django.db import connection, transaction
 from django.http import HttpRequest, HttpResponse
 from django.template import Context, RequestContext, Template
 from django.test import Client, RequestFactory, TransactionTestCase
@@ -18,7 +20,7 @@ from django_store.recommenders import shop
 from world import Shop
 
 from recsys import _db, rollout
-from recsys.django import Visitor
+from recsys.django import Visitor, _visitor
 from recsys.django.middleware import RecsysMiddleware
 from recsys.errors import ConfigError
 
@@ -123,12 +125,76 @@ def test_a_request_without_sessions_is_nobody(store: Shop) -> None:
     assert request.recsys.unit is None
 
 
-def test_a_session_that_was_tampered_with_is_refused_by_type(store: Shop) -> None:
+@pytest.mark.parametrize(
+    "held",
+    [
+        "text",
+        {"seen": [1]},
+        {"seen": {"shop": 5}, "unit": 7},
+        {"seen": {"shop": [["x", "view", "2026-01-01T00:00:00+00:00"]]}},
+        {"seen": {"shop": [["3", "view", "yesterday"], ["4"], 5, [1, 2, 3]]}},
+    ],
+)
+def test_a_session_of_another_layout_is_passed_over(store: Shop, held) -> None:
     request = RequestFactory().get("/")
-    request.session = {"_recsys": {"seen": {"shop": [["x", "view", ""]]}}}
+    request.session = {"_recsys": held}
 
-    with pytest.raises(ConfigError, match="no item id"):
-        shop.recommend(request)
+    page = shop.recommend(request, k=3)
+    shop.record(request, 42, "view")
+
+    assert page.ids == shop.recommend(k=3).ids
+    assert Visitor(request).history("shop")[0] == "42"
+
+
+def test_a_deleted_product_costs_a_login_nothing(
+    store: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "create table known (item_id text primary key);"
+            "insert into known values ('17');"
+            "alter table recsys.interaction add foreign key (item_id)"
+            " references known deferrable initially deferred"
+        )
+    user = User.objects.create_user("carol", password="x", id=7)
+    request = RequestFactory().get("/")
+    request.session = {}
+    for item in (17, 42):
+        Visitor(request).touch("shop", item, "view")
+
+    with transaction.atomic():
+        _visitor.hand_over(None, request=request, user=user)
+
+    assert _interactions(store) == [("7", "17", "view")]
+    assert Visitor(request).models() == []
+    assert "item '42' of 'shop' was not handed over" in caplog.text
+
+
+def test_a_session_in_a_cookie_keeps_what_fits(settings_: Changes) -> None:
+    settings_.set(SESSION_ENGINE="django.contrib.sessions.backends.signed_cookies")
+    request = RequestFactory().get("/")
+    request.session = {}
+    for item in range(50):
+        Visitor(request).touch("shop" if item % 2 else "books", f"{item}" * 9, "view")
+
+    kept = signing.dumps(request.session, compress=True)
+
+    assert len(kept) < 3800
+    assert Visitor(request).history("shop")[0] == "49" * 9
+
+
+def test_the_key_in_the_session_can_be_another(settings_: Changes) -> None:
+    settings_.set(RECSYS={"SESSION_KEY": "seen_items"})
+    request = RequestFactory().get("/")
+    request.session = {}
+    Visitor(request).touch("shop", 3, "view")
+
+    assert list(request.session) == ["seen_items"]
+
+
+def test_a_visitor_without_sessions_is_not_remembered(store: Shop) -> None:
+    with pytest.raises(ConfigError, match="SessionMiddleware"):
+        shop.record(RequestFactory().get("/"), 3, "view")
 
 
 def test_the_middleware_serves_async_requests() -> None:
@@ -151,6 +217,7 @@ def test_template_tags_recommend_to_who_asks(store: Shop) -> None:
         "{% similar 'shop' product k=2 as others %}"
         "{% for p in others %}{{ p.pk }} {% endfor %}|"
         "{% similar 'shop' 999999 as none %}{{ none|length }}"
+        "{% similar 'shop' nothing as none %}{{ none|length }}"
     )
     context = {"product": Product.objects.get(pk=3)}
 
@@ -160,7 +227,7 @@ def test_template_tags_recommend_to_who_asks(store: Shop) -> None:
     expected, others, none = (part.split() for part in shown.split("|"))
     assert expected == [str(i) for i in shop.recommend(history=[42], k=3).ids]
     assert others == [str(i) for i in shop.similar(3, k=2).ids]
-    assert none == ["0"]
+    assert none == ["00"]
     assert plain.split("|")[0].split() == [str(i) for i in shop.recommend(k=3).ids]
 
 
@@ -217,8 +284,6 @@ def test_the_transactions_of_a_test_case_hold(case: type[Case]) -> None:
 
 
 def test_atomic_requests_are_honoured(store: Shop, settings_: Changes) -> None:
-    from django.db import connection
-
     user = User.objects.create_user("carol", password="x", id=7)
     client = Client(raise_request_exception=False)
     client.force_login(user)

@@ -33,11 +33,13 @@ def recommend(context: Any, model: str, **options: Any) -> ModelPage[Any]:
 def similar(
     context: Any, model: str, item: Any, **options: Any
 ) -> ModelPage[Any] | tuple[()]:
-    """Return the items most like one; none for an item without a vector yet.
+    """Return the items most like one; none for no item or one without a vector.
 
     Example:
         {% similar "shop" product k=6 as others %}
     """
+    if item is None or item == "":
+        return ()  # a variable that the template does not have
     request = context.get("request")
     who = request if isinstance(request, HttpRequest) else None
     try:
