@@ -48,7 +48,10 @@ class _Joined(Col):
         """Return the columns, joined."""
         del connection, extra_context
         held = cast("Any", self)
-        quote = compiler.quote_name_unless_alias
+        # Its name from Django 6.1 on, which warns of the old one.
+        quote = getattr(compiler, "quote_name", None)
+        if quote is None:
+            quote = compiler.quote_name_unless_alias
         parts = [
             f"{quote(held.alias)}.{compiler.connection.ops.quote_name(column)}"
             for column in held.target.columns

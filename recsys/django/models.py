@@ -57,7 +57,7 @@ class Version(_View):
 
     key = row_key("model", "number")
     model = models.TextField()
-    number = models.IntegerField()
+    number = models.IntegerField("version")
     state = models.TextField()
     percent = models.DecimalField(max_digits=5, decimal_places=2)
     candidate = models.BooleanField()
@@ -65,12 +65,12 @@ class Version(_View):
     rows_done = models.BigIntegerField(null=True)
     rows_total = models.BigIntegerField(null=True)
     progress_percent = models.DecimalField(max_digits=5, decimal_places=1, null=True)
-    eta = models.DurationField(null=True)
-    dim = models.IntegerField()
+    eta = models.DurationField("time left", null=True)
+    dim = models.IntegerField("dimensions")
     item_count = models.BigIntegerField(null=True)
     source_count = models.BigIntegerField(null=True)
     coverage_percent = models.DecimalField(max_digits=5, decimal_places=2, null=True)
-    ef_search = models.IntegerField(null=True)
+    ef_search = models.IntegerField("search width (ef_search)", null=True)
     ann_recall = models.FloatField(null=True)
     table_bytes = models.BigIntegerField(null=True)
     index_bytes = models.BigIntegerField(null=True)
@@ -121,12 +121,12 @@ class Rollout(_View):
 
     key = row_key("model", "number")
     model = models.TextField()
-    number = models.IntegerField()
+    number = models.IntegerField("version")
     role = models.TextField()
-    percent = models.DecimalField(max_digits=5, decimal_places=2)
-    ramp_step = models.IntegerField(null=True)
-    ramp_every = models.DurationField(null=True)
-    ramp_next_at = models.DateTimeField(null=True)
+    percent = models.DecimalField("users in %", max_digits=5, decimal_places=2)
+    ramp_step = models.IntegerField("steps taken", null=True)
+    ramp_every = models.DurationField("time between steps", null=True)
+    ramp_next_at = models.DateTimeField("next step", null=True)
 
     class Meta(_View.Meta):  # noqa: D106
         db_table = '"recsys"."rollout_status"'
@@ -141,14 +141,14 @@ class Backlog(_View):
     """What waits for the workers of a model: recsys.change_status."""
 
     model = models.TextField(primary_key=True)
-    backlog = models.BigIntegerField()
+    backlog = models.BigIntegerField("changes waiting")
     backlog_capped = models.BooleanField()
     oldest_change = models.DateTimeField(null=True)
     lag = models.DurationField(null=True)
     capture = models.TextField()
     triggers = models.BigIntegerField()
     reconcile_pending = models.BooleanField()
-    swept_to = models.DateTimeField(null=True)
+    swept_to = models.DateTimeField("compared with the source", null=True)
     retrying = models.BigIntegerField()
     dead_letters = models.BigIntegerField()
     workers = models.BigIntegerField()
@@ -169,10 +169,10 @@ class Experiment(_View):
     experiment = models.TextField(primary_key=True)
     model = models.TextField()
     state = models.TextField()
-    traffic = models.DecimalField(max_digits=5, decimal_places=2)
+    traffic = models.DecimalField("traffic in %", max_digits=5, decimal_places=2)
     arms = models.TextField()
     primary_metric = models.TextField()
-    alpha = models.FloatField()
+    alpha = models.FloatField("significance level")
     expected_users = models.BigIntegerField(null=True)
     hypothesis = models.TextField()
     created_at = models.DateTimeField()
@@ -194,14 +194,14 @@ class AuditEntry(_View):
     """A transition of a model: recsys.audit_log."""
 
     id = models.BigIntegerField(primary_key=True)
-    at = models.DateTimeField()
+    at = models.DateTimeField("when")
     model = models.TextField()
-    number = models.IntegerField(null=True)
-    kind = models.TextField()
+    number = models.IntegerField("version", null=True)
+    kind = models.TextField("what")
     before = cast("Any", models.JSONField(null=True))
     after = cast("Any", models.JSONField(null=True))
     reason = models.TextField()
-    who = models.TextField()
+    who = models.TextField("database role")
     application = models.TextField()
     numbers = cast("Any", models.JSONField())
 
@@ -209,7 +209,7 @@ class AuditEntry(_View):
         db_table = '"recsys"."audit_log"'
         ordering = ("-id",)
         default_permissions = ("view",)
-        verbose_name_plural = "audit log"
+        verbose_name_plural = "audit entries"
 
     def __str__(self) -> str:
         return f"{self.model} {self.kind}"

@@ -62,6 +62,6 @@ class Migration(migrations.Migration):
             "AuditEntry",
             "audit_log",
             ordering=("-id",),
-            verbose_name_plural="audit log",
+            verbose_name_plural="audit entries",
         ),
     ]
