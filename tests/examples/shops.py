@@ -111,6 +111,7 @@ class Visitor:
 
     def __init__(self, shop: Shop) -> None:
         self.shop = shop
+        self.headers: dict[str, str] = {}
         self._open = urllib.request.build_opener(
             urllib.request.HTTPCookieProcessor(CookieJar())
         )
@@ -134,7 +135,8 @@ class Visitor:
 
     def _read(self, address: str, data: bytes | None = None) -> str:
         try:
-            with self._open.open(address, data, timeout=30) as answer:
+            asked = urllib.request.Request(address, data, self.headers)
+            with self._open.open(asked, timeout=30) as answer:
                 return answer.read().decode()
         except urllib.error.HTTPError as exc:
             told = exc.read().decode(errors="replace")

@@ -81,6 +81,9 @@ def test_pages_fit_a_phone(page: WebDriver, shop: Shop, path: str) -> None:
 
     wide = page.execute_script("return document.documentElement.scrollWidth")
     assert wide <= 390
+    departments = page.find_elements(By.CSS_SELECTOR, ".nav a")
+    assert len(departments) == 6
+    assert max(one.rect["x"] + one.rect["width"] for one in departments) <= 390
 
 
 def test_pages_are_dark_where_the_system_is(page: WebDriver, shop: Shop) -> None:

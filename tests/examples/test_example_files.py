@@ -24,7 +24,8 @@ made = catalogue.make(catalogue.SIZES["full"])
 again = catalogue.make(catalogue.SIZES["small"])
 assert [p.name for p in again.products] == [p.name for p in made.products[:480]]
 for product in made.products:
-    print(art.picture(product))
+    colour = catalogue.COLOURS[product.colour]
+    print(art.draw(art.drawing(product), colour, f"{product.name}, {product.colour}"))
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 
@@ -68,6 +69,20 @@ def test_product_page_shows_similar_products(shop: Shop) -> None:
         assert len(set(similar)) == 6
         assert pk not in similar
         assert shop.departments(similar).count(shop.departments([pk])[0]) >= 3
+
+
+def test_what_is_similar_is_mostly_of_the_same_kind(shop: Shop) -> None:
+    kinds = dict(shop.rows("select id, category_id from {}product"))
+    near = {
+        pk: [
+            kinds[other]
+            for other in rail(Visitor(shop).get(f"/product/{pk}/"), "similar")
+        ]
+        for pk in range(2, 26, 2)
+    }
+
+    assert sum(kinds[pk] == found[0] for pk, found in near.items()) >= 11
+    assert sum(found.count(kinds[pk]) for pk, found in near.items()) >= 60  # of 72
 
 
 @pytest.mark.parametrize(
@@ -181,6 +196,8 @@ def test_search_survives_any_words(shop: Shop, words: str) -> None:
     [
         "/product/1/?from=nonsense",
         "/department/trail/?category=nope",
+        "/department/coffee/?category=%00",
+        "/product/1/?from=%00",
         "/department/trail/?shown=1-x-2&below=a&sort=zzz",
         "/department/trail/?shown=99999999999999999999",
         "/department/trail/?below=99999999999999999999999",
@@ -188,6 +205,117 @@ def test_search_survives_any_words(shop: Shop, words: str) -> None:
 )
 def test_odd_addresses_do_no_harm(shop: Shop, path: str) -> None:
     assert "<h1>" in Visitor(shop).get(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/nowhere/", "/department/nope/", f"/product/{2**31 - 1}/", f"/product/{2**63}/"],
+)
+def test_pages_that_are_not_there_are_missed(shop: Shop, path: str) -> None:
+    with pytest.raises(Refused, match=": 404 ") as caught:
+        Visitor(shop).get(path)
+
+    if shop.name == "flask":  # Django shows its own page while DEBUG is on
+        assert str(caught.value).endswith("404 Not Found · Pine &amp; Kettle")
+
+
+def test_an_empty_search_asks_for_words(shop: Shop) -> None:
+    page = Visitor(shop).get("/search/", q="")
+
+    assert 'class="filter"' not in page
+    assert "0 products" not in page
+    assert "What are you looking for?" in page
+
+
+def test_headings_leave_no_level_out(shop: Shop) -> None:
+    for path in ("/", "/product/1/", "/department/ride/", "/search/?q=mug", "/login/"):
+        levels = [int(n) for n in re.findall(r"<h(\d)", Visitor(shop).get(path))]
+
+        assert levels[0] == 1
+        assert all(b - a <= 1 for a, b in itertools.pairwise(levels)), levels
+
+
+def test_what_the_table_says_is_never_markup(shop: Shop) -> None:
+    evil = '"><script>alert(1)</script>'
+    ((picture, name),) = shop.rows("select picture, name from {}product where id = 9")
+    try:
+        shop.rows("update {}product set name = %s where id = 9", evil)
+        page = Visitor(shop).get("/product/9/")
+        assert '<svg class="art"' in page
+        assert "<script" not in page
+        for odd in ("<script></script>", "tents-9", "nothing", ""):
+            shop.rows("update {}product set picture = %s where id = 9", odd)
+            assert "<script" not in Visitor(shop).get("/product/9/")
+    finally:
+        query = "update {}product set picture = %s, name = %s where id = 9"
+        shop.rows(query, picture, name)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site", "Origin": "http://evil.example"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+    ],
+)
+def test_forms_of_other_sites_are_refused(shop: Shop, headers: dict[str, str]) -> None:
+    visitor = Visitor(shop)
+    visitor.sign_in("dara")
+    before = shop.rows("select count(*) from {}event where kind = 'cart'")
+    visitor.headers = headers
+
+    with pytest.raises(Refused, match=": 403 "):
+        visitor.post("/product/3/basket/", "")
+
+    assert shop.rows("select count(*) from {}event where kind = 'cart'") == before
+    page = visitor.get("/product/3/")
+    visitor.headers = {"Origin": shop.url}
+    assert "is in your basket" in visitor.post("/product/3/basket/", page)
+
+
+def test_a_cookie_may_outlive_its_customer(shop: Shop) -> None:
+    people = "auth_user" if shop.name == "django" else "customer"
+    column = "username" if shop.name == "django" else "name"
+    columns = [
+        name
+        for (name,) in shop.rows(
+            "select column_name::text from information_schema.columns"
+            " where table_schema = 'public' and table_name = %s"
+            " and column_name not in ('id', %s)",
+            people,
+            column,
+        )
+    ]
+    kept = ", ".join(columns)
+    shop.rows(
+        f"insert into {people} ({column}, {kept})"
+        f" select 'brief', {kept} from {people} where {column} = 'ada'"
+    )
+    visitor = Visitor(shop)
+    assert "Sign out" in visitor.sign_in("brief")
+    shop.rows(f"delete from {people} where {column} = 'brief'")
+
+    page = visitor.get("/product/4/")
+
+    assert "Sign in" in page
+    assert len(rail(page, "for-you")) == 6
+
+
+@pytest.mark.parametrize(
+    "number", [{}, {"number": "abc"}, {"number": 0}, {"number": 2**63}]
+)
+def test_only_a_version_is_promoted(shops: dict[str, Shop], number: dict) -> None:
+    shop = shops["flask"]
+    visitor = Visitor(shop)
+    visitor.sign_in("admin", "admin")
+
+    with pytest.raises(Refused, match=": 400 "):
+        visitor.post("/admin/promote/", "", reason="\0 a test", **number)
+    page = visitor.post("/admin/promote/", "", reason="\0 a test", number=77)
+
+    assert 'role="status"' in page
+    assert shop.rows("select state from recsys.version_status") == [("serving",)]
 
 
 def test_a_new_product_is_recommended_within_seconds(shop: Shop) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from flask import Flask
 
 from recsys import embedded
-from shop import admin, pages
+from shop import accounts, admin, pages
 from shop.catalogue import DEPARTMENTS
 from shop.models import db
 from shop.recommenders import recsys
@@ -35,11 +35,14 @@ def create_app() -> Flask:
     )
     db.init_app(app)
     recsys.init_app(app)
+    app.before_request(accounts.refuse_foreign_forms)
     app.register_blueprint(pages.bp)
     app.register_blueprint(admin.bp)
 
     @app.context_processor
     def every_page() -> dict[str, object]:
-        return {"departments": DEPARTMENTS, "customer": pages.customer()}
+        return {"departments": DEPARTMENTS, "customer": accounts.customer()}
 
+    for code in (400, 403, 404):
+        app.register_error_handler(code, pages.refused)
     return app

@@ -9,7 +9,6 @@ from flask import (
     redirect,
     render_template,
     request,
-    session,
     url_for,
 )
 from sqlalchemy import select
@@ -18,7 +17,8 @@ from werkzeug.wrappers import Response
 from recsys import rollout
 from recsys.errors import RecsysError
 from recsys.sqlalchemy import source, views
-from shop.models import Customer, Product, db
+from shop.accounts import customer
+from shop.models import Product, db
 
 bp = Blueprint("admin", __name__, url_prefix="/admin")
 
@@ -26,11 +26,10 @@ bp = Blueprint("admin", __name__, url_prefix="/admin")
 @bp.before_request
 def staff_only() -> Response | None:
     """Let nobody else in."""
-    who = session.get("customer")
-    if who is None:
+    found = customer()
+    if found is None:
         return redirect(url_for("shop.login"))
-    found = db.session.get(Customer, who)
-    if found is None or not found.is_staff:
+    if not found.is_staff:
         abort(403)
     return None
 
@@ -52,7 +51,10 @@ def home() -> str:
 def promote() -> Response:
     """Let a version serve everybody, from this commit on."""
     number = request.form.get("number", type=int)
-    reason = request.form.get("reason", "").strip()
+    reason = request.form.get("reason", "").replace("\0", "").strip()
+    # None is a number too: that of the version that ends serving.
+    if number is None or not 0 < number < 2**31:
+        abort(400, "Which version is to serve?")
     try:
         with source(db.session).use() as conn:
             rollout.promote(conn, "shop", number, reason=reason)
@@ -64,7 +66,7 @@ def promote() -> Response:
     return redirect(url_for(".home"))
 
 
-@bp.post("/stock/<int:pk>/")
+@bp.post("/stock/<int(max=2147483647):pk>/")
 def stock(pk: int) -> Response:
     """Take a product out of stock, or put it back: the filters see it at once."""
     product = db.get_or_404(Product, pk)

@@ -1,7 +1,7 @@
 """Pictures of the goods: flat SVG drawings, one per kind of thing, painted in its colour.
 
-A shop of your own has photographs. These need no network and no files: a product's
-picture is a short SVG text, and shop.css says what its classes look like in daylight
+A shop of your own has photographs. These need no network and no files: a product names
+its drawing ("tents-1"), a page draws it as a short SVG text, and shop.css says what its classes look like in daylight
 and in the dark: c the product's colour, d darker, l lighter, w white, k ink, n night,
 m metal, o wood, g leaves, y light; a letter and "-" is the same colour as a line.
 """
@@ -10,7 +10,9 @@ m metal, o wood, g leaves, y light; a letter and "-" is the same colour as a lin
 
 from __future__ import annotations
 
-from shop.catalogue import CATEGORIES, COLOURS, Product
+from html import escape
+
+from shop.catalogue import CATEGORIES, Product
 
 _SHADOW = '<ellipse class="s" cx="100" cy="168" rx="{}" ry="5"/>'
 
@@ -227,14 +229,24 @@ _BODIES: dict[str, tuple[str, str, str]] = {
 _FLAT = {"pans": (0, 2), "knives": (0, 1, 2), "boards": (0, 1), "bells": (1,)}
 
 
-def picture(product: Product) -> str:
-    """Return the SVG text of a product."""
-    category, variant = CATEGORIES[product.category - 1].slug, product.variant
-    lying = variant in _FLAT.get(category, ())
+def drawing(product: Product) -> str:
+    """Return the name of a made-up product's drawing."""
+    return f"{CATEGORIES[product.category - 1].slug}-{product.variant}"
+
+
+def draw(name: str, colour: str, label: str) -> str:
+    """Return the SVG text of a drawing, "" where there is none of that name.
+
+    Colour and label come from the shop's table, so they are escaped here: what this
+    returns is safe to put into a page as it is.
+    """
+    category, _, variant = name.partition("-")
+    bodies = _BODIES.get(category, ())
+    if variant not in map(str, range(len(bodies))):
+        return ""
+    body, lying = bodies[int(variant)], int(variant) in _FLAT.get(category, ())
     shadow = "" if lying else _SHADOW.format(72 if category == "bicycles" else 58)
-    label = f"{product.name}, {product.colour.lower()}"
     return (
-        f'<svg class="art" viewBox="0 0 200 200" role="img" aria-label="{label}"'
-        f' style="--c:{COLOURS[product.colour]}">'
-        f"{shadow}{_BODIES[category][variant]}</svg>"
+        f'<svg class="art" viewBox="0 0 200 200" role="img" aria-label="{escape(label)}"'
+        f' style="--c:{escape(colour)}">{shadow}{body}</svg>'
     )

@@ -162,7 +162,7 @@ CATEGORIES = [
              ("glass and cork", "recycled glass", "glass and brass"),
              "A closed garden that waters itself."),
     Category("pans", "Pans", "kitchen", 95,
-             ("frying pan", "saute pan", "skillet"),
+             ("frying pan", "saucepan", "skillet"),
              ("carbon steel", "enamelled iron", "cast iron"),
              "Heats evenly, browns properly, goes from hob to oven."),
     Category("knives", "Knives", "kitchen", 88,
@@ -313,7 +313,7 @@ class _Tastes:
         self.department = rng.dirichlet(np.full(len(departments), 0.3), n)
         self.category = rng.normal(0, 0.7, (n, len(CATEGORIES)))
         # Two or three colours each, the others hardly ever.
-        self.colour = np.where(rng.random((n, len(colours))) < 0.22, 2.2, -0.4)
+        self.colour = np.where(rng.random((n, len(colours))) < 0.22, 1.4, -0.3)
         self.style = rng.normal(0, 1.0, (n, len(STYLES)))
         self.brand = rng.normal(0, 0.7, (n, len(brands)))
         self.price = rng.normal(0, 0.35, n)
@@ -354,6 +354,11 @@ def _clicks(
         shelf = np.flatnonzero(home[category] == department)
         u = user[mine]
         liking = quality[shelf] + tastes.category[u][:, category[shelf]]
+        # Who looks at a kettle compares kettles: most of a visit is on one shelf.
+        shelves = np.unique(category[shelf])
+        drawn = tastes.category[u][:, shelves]
+        drawn = shelves[(drawn + rng.gumbel(0, 1, drawn.shape)).argmax(1)]
+        liking += 4.5 * (category[shelf] == drawn[:, None])
         liking += tastes.colour[u][:, colour[shelf]]
         liking += tastes.style[u][:, style[shelf]]
         liking += tastes.brand[u][:, brand[shelf]]

@@ -6,9 +6,12 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 from flask_sqlalchemy import SQLAlchemy
+from markupsafe import Markup
 from sqlalchemy import Computed, DateTime, ForeignKey, Index, Numeric, String
 from sqlalchemy.dialects.postgresql import TSVECTOR
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+from shop.art import draw
 
 
 class Base(DeclarativeBase):
@@ -48,8 +51,8 @@ class Product(db.Model):
     created_at: Mapped[datetime] = mapped_column(
         DateTime(timezone=True), default=now, index=True
     )
-    # SVG; a shop of your own has the address of a photograph.
-    picture: Mapped[str]
+    # A drawing of art.py; a shop of your own has the address of a photograph.
+    picture: Mapped[str] = mapped_column(String(30))
     document: Mapped[str] = mapped_column(
         TSVECTOR,
         Computed(
@@ -61,6 +64,12 @@ class Product(db.Model):
     )
 
     category: Mapped[Category] = relationship(lazy="joined")
+
+    @property
+    def art(self) -> Markup:
+        """The picture, as a page takes it."""
+        label = f"{self.name}, {self.colour.lower()}"
+        return Markup(draw(self.picture, self.swatch, label))
 
     __table_args__ = (Index("product_document", "document", postgresql_using="gin"),)
 

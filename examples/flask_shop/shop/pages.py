@@ -13,7 +13,8 @@ from flask import (
     session,
     url_for,
 )
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import ColumnElement, Select, func, literal, select
+from werkzeug.exceptions import HTTPException
 from werkzeug.security import check_password_hash
 from werkzeug.wrappers import Response
 
@@ -60,7 +61,7 @@ def home() -> str:
     )
 
 
-@bp.get("/product/<int:pk>/")
+@bp.get("/product/<int(max=2147483647):pk>/")
 def product(pk: int) -> str:
     """Show one product, products like it, and what else this visitor may like."""
     shown = db.get_or_404(Product, pk)
@@ -68,7 +69,9 @@ def product(pk: int) -> str:
     visitor.record(pk, "view", request_id=request.args.get("from"))
     db.session.commit()
     try:
-        similar = shop.similar_items(pk, k=6, unit=visitor.unit, among=IN_STOCK)
+        similar = shop.similar_items(
+            pk, k=6, unit=visitor.unit, among=IN_STOCK, boost=_same_shelf(shown)
+        )
     except UnknownItem:  # so new that the worker has not come to it
         similar = None
     exclude = [pk, *(similar.ids if similar else ())]
@@ -83,7 +86,7 @@ def product(pk: int) -> str:
     )
 
 
-@bp.post("/product/<int:pk>/basket/")
+@bp.post("/product/<int(max=2147483647):pk>/basket/")
 def basket(pk: int) -> Response:
     """Put a product into the basket: a stronger sign of taste than a view."""
     wanted = db.get_or_404(Product, pk)
@@ -101,14 +104,17 @@ def department(slug: str) -> str:
     title, line = DEPARTMENTS[slug]
     products = select(Product).join(Category).where(Category.department == slug)
     shelves = select(Category).where(Category.department == slug)
+    categories = db.session.scalars(shelves.order_by(Category.name)).all()
     chosen = request.args.get("category", "")
-    if chosen:
+    if chosen in {category.slug for category in categories}:
         products = products.where(Category.slug == chosen)
+    else:
+        chosen = ""
     return _listing(
         products,
         title=title,
         line=line,
-        categories=db.session.scalars(shelves.order_by(Category.name)).all(),
+        categories=categories,
         chosen=chosen,
     )
 
@@ -177,6 +183,7 @@ def login() -> str | Response:
             found.password, request.form.get("password", "")
         ):
             session["customer"] = found.id
+            g.customer = found
             visitor.hand_over()
             db.session.commit()
             return redirect(url_for("admin.home" if found.is_staff else ".home"))
@@ -191,17 +198,20 @@ def logout() -> Response:
     return redirect(url_for(".home"))
 
 
-def customer() -> Customer | None:
-    """Return who is signed in."""
-    if "customer" not in g:
-        pk = session.get("customer")
-        g.customer = db.session.get(Customer, pk) if pk else None
-    return g.customer
+def refused(exc: HTTPException) -> tuple[str, int]:
+    """Say in the shop's own words that there is no such page, or not for everybody."""
+    return render_template("error.html", error=exc), exc.code or 400
 
 
 def _numbers(text: str) -> list[int]:
     """Read what a page says of those before it; anybody may write anything there."""
     return [int(n) for n in text.split("-") if n.isdecimal() and len(n) < 10]
+
+
+def _same_shelf(shown: Product) -> Select[tuple[int, float]]:
+    """Return a little extra for its own kind: beside a kettle, kettles come first."""
+    shelf = Product.category_id == shown.category_id
+    return select(Product.id, literal(0.15)).where(shelf)
 
 
 def _seen() -> list[Product]:

@@ -1,8 +1,7 @@
 """The shop's recommender: part of the request's session and transaction."""
 
-from flask import session
-
 from recsys.flask import Recsys
+from shop.accounts import customer
 from shop.models import db
 
 recsys = Recsys(db=db)
@@ -14,4 +13,5 @@ visitor = recsys.visitor("shop")
 @recsys.user_loader
 def customer_id() -> int | None:
     """Return the id of the customer of this request."""
-    return session.get("customer")
+    found = customer()
+    return found.id if found else None

@@ -6,7 +6,7 @@ from sqlalchemy import func, insert, select, text
 from werkzeug.security import generate_password_hash
 
 from shop import catalogue
-from shop.art import picture
+from shop.art import drawing
 from shop.models import Category, Customer, Event, Product, db
 
 
@@ -51,7 +51,7 @@ def _products(made: catalogue.Shop) -> None:
             "price": p.price,
             "in_stock": p.in_stock,
             "created_at": p.created_at,
-            "picture": picture(p),
+            "picture": drawing(p),
         }
         for p in made.products
     ]

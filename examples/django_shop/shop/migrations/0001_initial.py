@@ -63,8 +63,9 @@ class Migration(migrations.Migration):
                 ("created_at", models.DateTimeField(default=django.utils.timezone.now)),
                 (
                     "picture",
-                    models.TextField(
-                        help_text="SVG; a shop of your own has an ImageField."
+                    models.CharField(
+                        help_text="A drawing of art.py; your shop has an ImageField.",
+                        max_length=30,
                     ),
                 ),
                 (

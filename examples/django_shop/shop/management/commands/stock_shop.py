@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand
 from django.db import connection, transaction
 
 from shop import catalogue
-from shop.art import picture
+from shop.art import drawing
 from shop.models import Category, Event, Product
 
 
@@ -61,7 +61,7 @@ class Command(BaseCommand):
                 price=p.price,
                 in_stock=p.in_stock,
                 created_at=p.created_at,
-                picture=picture(p),
+                picture=drawing(p),
             )
             for p in made.products
         )
