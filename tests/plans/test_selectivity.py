@@ -102,9 +102,9 @@ def fill(
 
 
 def answered(
-    big: Big, conn: _db.Connection, n: int, **options: Any
+    big: Big, conn: _db.Connection, n: int, *, k: int = K, **options: Any
 ) -> tuple[list[Any], float]:
-    wanted = _candidates.wanted(K, **options)
+    wanted = _candidates.wanted(k, **options)
     start = time.perf_counter()
     ids, _ = _candidates.find(conn, big.version, big.queries[n], wanted)
     return list(ids), (time.perf_counter() - start) * 1e3
@@ -226,3 +226,60 @@ def test_crowding_reads_on_and_stays_fast(big: Big) -> None:
         exact = [answered(big, conn, n, rules=rules, recall_target=1) for n in range(2)]
 
     assert min(times) <= max(ms for _, ms in exact)
+
+
+@pytest.mark.parametrize("k", [20, 200, 1000])
+def test_a_page_whose_last_item_lies_far_costs_like_an_exact_one(
+    big: Big, k: int
+) -> None:
+    """All but one of the page are the nearest of all: each look promises the last."""
+    order = np.argsort(-(big.vectors @ big.queries[0]), kind="stable")
+    eligible = [*order[: k - 1].tolist(), *order[-5000:].tolist()]
+    among = "select id from far_and_near"
+    with _db.connect(big.dsn, autocommit=True) as conn:
+        conn.execute("create table far_and_near (id bigint primary key)")
+        conn.execute("insert into far_and_near select unnest(%s::int8[])", (eligible,))
+        conn.execute("analyze far_and_near")
+        ids, _ = answered(big, conn, 0, k=k, among=among)
+        times = [answered(big, conn, 0, k=k, among=among)[1] for _ in range(3)]
+        exact = [
+            answered(big, conn, 0, k=k, among=among, recall_target=1)[1]
+            for _ in range(3)
+        ]
+        plain = min(answered(big, conn, 0, k=k)[1] for _ in range(3))
+        conn.execute("drop table far_and_near")
+
+    assert len(ids) == k
+    assert min(times) <= 10 * plain + 6 * min(exact)
+
+
+@pytest.mark.parametrize(
+    ("per", "k", "places"),
+    [("1", 20, 1), ("near % 10", 20, 10), ("near", 100, 100)],
+    ids=["one key", "half the page", "as many as places"],
+)
+def test_crowding_by_few_keys_costs_like_an_exact_page(
+    big: Big, per: str, k: int, places: int
+) -> None:
+    rules = Rules(at_most=1, per=f"select id, {per} from ware")
+    with _db.connect(big.dsn, autocommit=True) as conn:
+        ids, ms = answered(big, conn, 0, k=k, rules=rules)
+        _, exact = answered(big, conn, 0, k=k, rules=rules, recall_target=1)
+
+    assert len(ids) == places
+    assert ms <= 3 * exact
+
+
+def test_what_is_excluded_is_looked_up_at_once(big: Big) -> None:
+    """A thousand times as many exclusions do not cost a thousand times as much."""
+    order = np.argsort(-(big.vectors @ big.queries[0]), kind="stable")
+    seen = order[:5000].tolist()
+    among = "select id from ware where plain < 5000"
+    with _db.connect(big.dsn, autocommit=True) as conn:
+        for options in ({}, {"among": among}, {"min_score": -5.0}):
+            ids, ms = answered(big, conn, 0, exclude=seen, **options)
+            _, exact = answered(big, conn, 0, exclude=seen, recall_target=1, **options)
+
+            assert len(ids) == K
+            assert not set(ids) & set(seen)
+            assert ms <= 3 * exact
