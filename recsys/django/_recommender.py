@@ -384,7 +384,6 @@ class ModelRecommender(Generic[M]):
             )
 
     def _filled(self, page: Page, loading: QuerySet[M], channel: str) -> ModelPage[M]:
-        """Return a page with its instances."""
         return filled(page, loading, self.field, channel)
 
     def _loading(

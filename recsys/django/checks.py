@@ -10,6 +10,7 @@
     recsys.W002  a model has no version that serves
     recsys.W003  there is no recsys.toml
     recsys.W004  a setting has a name that is not read
+    recsys.W005  a password stands in RECSYS['READS']
 
 The first two warnings ask the database: ``manage.py check --database default``.
 """
@@ -26,6 +27,7 @@ import psycopg
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import connections, models
+from psycopg.conninfo import conninfo_to_dict
 
 from recsys import config, schema, versions
 from recsys.config import IdType, ProjectConfig
@@ -64,7 +66,7 @@ def check_settings(**_: Any) -> list[CheckMessage]:
         return [Error(str(exc), hint=TERMS.of(exc.hint), id="recsys.E001")]
     if wrong:
         return [Error(text, hint=hint, id="recsys.E001") for text, hint in wrong]
-    found = [*_misnamed(), *_toml()]
+    found = [*_misnamed(), *_passwords(), *_toml()]
     wrapper = connections[conf.current().database]
     if wrapper.vendor != "postgresql":
         found.append(
@@ -102,6 +104,23 @@ def _misnamed() -> Iterator[CheckMessage]:
         else:
             continue
         yield Warning(f"nothing reads the setting {name}", hint=hint, id="recsys.W004")
+
+
+def _passwords() -> Iterator[CheckMessage]:
+    """Yield replicas whose password Django's debug page would show."""
+    for read in conf.current().reads:
+        if read in connections.settings:
+            continue
+        try:
+            secret = conninfo_to_dict(read).get("password")
+        except psycopg.Error:
+            continue
+        if secret:
+            yield Warning(
+                "RECSYS['READS'] holds a password, which a debug page shows in clear",
+                hint="Put the replica into DATABASES, and name its alias here.",
+                id="recsys.W005",
+            )
 
 
 def _toml() -> Iterator[CheckMessage]:

@@ -163,6 +163,12 @@ def test_a_setting_beside_recsys_is_found(store: Shop, settings_: Changes) -> No
     assert '{"TIMEOUT_MS": ...}' in found[1].hint
 
 
+def test_a_password_in_the_settings_is_found(store: Shop, settings_: Changes) -> None:
+    settings_.set(RECSYS={**settings.RECSYS, "READS": ["default", "host=a password=b"]})
+
+    assert [m.id for m in checks.check_settings()] == ["recsys.W005"]
+
+
 def test_the_core_in_installed_apps_is_told_from_the_app(tmp_path: Path) -> None:
     code = (
         "import django; from django.conf import settings;"
