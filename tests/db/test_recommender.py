@@ -23,7 +23,7 @@ from psycopg import errors as pg
 from psycopg.pq import TransactionStatus
 from world import Shop
 
-from recsys import Recommender, _db, embedded, rollout
+from recsys import Recommender, _candidates, _db, embedded, rollout
 from recsys.config import IdType
 from recsys.errors import (
     ConfigError,
@@ -56,6 +56,29 @@ def promote(dsn: str, number: int | None) -> None:
 
 
 # answers ---------------------------------------------------------------------------
+
+
+def test_pages_follow_each_other_until_nothing_is_left(
+    model: Recommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    excluded: list[int] = []
+    find = _candidates.find
+
+    def watched(*given: Any) -> Any:
+        excluded.append(len(given[3].exclude))
+        return find(*given)
+
+    monkeypatch.setattr(_candidates, "find", watched)
+    page = model.recommend(7, k=30, exclude=iter([1, 2]))
+    shown = list(page.ids)
+    while page:
+        page = page.next()
+        shown += page.ids
+
+    assert len(shown) == len(set(shown)) > 150
+    assert not {1, 2} & set(shown)
+    # What was shown goes along once, not once for every page before.
+    assert excluded[-1] == len(shown) + 2
 
 
 @pytest.mark.parametrize("warmed", [True, False])
