@@ -77,9 +77,11 @@ class Shop:
             time.sleep(0.2)
 
 
-def start(name: str, folder: Path, dsn: str, size: str = "small") -> Shop:
+def start(
+    name: str, folder: Path, dsn: str, size: str = "small", port: int = 0
+) -> Shop:
     """Start a shop with its one command, on a database of its own."""
-    port = _free_port()
+    port = port or _free_port()
     log = folder / f"{name}.log"
     environment = {
         key: value

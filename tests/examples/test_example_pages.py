@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
+import socket
 import time
+from pathlib import Path
 
+import psutil
 import pytest
-from shops import Refused, Shop, Visitor, names, rail
+from shops import Refused, Shop, Visitor, names, rail, start
 
 from recsys._db import connect
 
@@ -316,6 +320,31 @@ def test_only_a_version_is_promoted(shops: dict[str, Shop], number: dict) -> Non
 
     assert 'role="status"' in page
     assert shop.rows("select state from recsys.version_status") == [("serving",)]
+
+
+def workers(dsn: str) -> set[int]:
+    """Return the workers that run for a shop."""
+    found = set()
+    for one in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            mine = "worker" in one.cmdline() and one.environ().get("SHOP_DSN") == dsn
+            found |= {one.pid} if mine else set()
+    return found
+
+
+def test_a_shop_that_cannot_serve_leaves_no_worker(
+    shops: dict[str, Shop], tmp_path: Path
+) -> None:
+    dsn = shops["django"].dsn
+    before = workers(dsn)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))  # nothing answers there, and yet it is taken
+        second = start("django", tmp_path, dsn, port=other.getsockname()[1])
+        second.process.wait(60)
+
+    assert "port is already in use" in second.log.read_text()
+    assert len(before) == 1
+    assert workers(dsn) == before
 
 
 def test_a_new_product_is_recommended_within_seconds(shop: Shop) -> None:
