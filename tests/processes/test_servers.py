@@ -32,6 +32,8 @@ GUNICORN = [
 UWSGI = [
     "uwsgi", "--http-socket=127.0.0.1:{port}", "--module=served:application",
     "--need-app", "--master", "--die-on-term", "--processes=2", "--listen=64",
+    # On a loaded machine a worker may be slow to end; by default it gets a minute.
+    "--worker-reload-mercy=5", "--reload-mercy=5",
 ]  # fmt: skip
 THREADS = {
     "gunicorn-sync": [*GUNICORN],
