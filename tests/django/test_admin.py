@@ -326,7 +326,7 @@ def test_the_pages_fit_1280_pixels(store: Shop, settings_: Changes) -> None:
         page.add_cookie({"name": name, "value": value})
         for name in ("version", "rollout", "backlog", "experiment", "auditentry"):
             page.get(f"{url}/admin/recsys/{name}/")
-            wide = page.execute_script(TOO_WIDE)
+            wide = page.execute_script(TOO_WIDE, name != "backlog")
             assert wide <= 0, f"{name} is cut off by {wide} px"
             assert len(page.find_elements(By.ID, "nav-sidebar")) == 1
         page.get(f"{url}/admin/recsys/version/")
@@ -343,7 +343,8 @@ def test_the_pages_fit_1280_pixels(store: Shop, settings_: Changes) -> None:
 TOO_WIDE = """
     const results = document.querySelector("#changelist .results");
     const page = document.documentElement;
-    if (results) results.style.maxWidth = "630px";  // as beside the filters
+    // As beside filters, also while there is nothing to choose from.
+    if (results && arguments[0]) results.style.maxWidth = "630px";
     return Math.max(results ? results.scrollWidth - results.clientWidth : 0,
                     page.scrollWidth - page.clientWidth);
 """
