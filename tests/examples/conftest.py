@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,16 +25,13 @@ def shops() -> Iterator[dict[str, Shop]]:
             kind: start(kind, folder, embedded.start(data, database=f"{kind}_shop"))
             for kind in ("django", "flask")
         }
-        try:
+        with contextlib.ExitStack() as ending:
+            ending.callback(embedded.stop, data)
+            for one in running.values():
+                ending.callback(one.stop)
             for one in running.values():
                 one.wait(300)
             yield running
-        finally:
-            try:
-                for one in running.values():
-                    one.stop()
-            finally:
-                embedded.stop(data)
 
 
 @pytest.fixture(params=["django", "flask"])
