@@ -4,23 +4,19 @@
 --   p_k        list length
 --   p_exclude  items never returned
 --   p_ef       candidates the index keeps; at least the calibrated ef_search
---   p_filter   SQL text whose first column lists the eligible item ids, or null; composed by the client with
---              literals only; it may end in a line comment. It runs with the caller's privileges, and a statement
---              in it cannot write: the function is stable (a volatile function that it calls can)
 --   -> item_ids, scores  best first; ties within the answer by item id
 --
 -- The SET clauses make the settings end with the function, inside any transaction and behind any pooler.
 -- Without iterative_scan the index stops after ef_search candidates, and exclusions eat the answer. relaxed_order
 -- may hand rows out of order, so the rows are sorted again.
 -- The index gives up after max_scan_tuples; when it returns fewer than k, the exact scan decides. Adding 0 to
--- the distance keeps the planner off the HNSW index but not off the indexes of the filter.
+-- the distance keeps the planner off the HNSW index. Filters are the business of recsys._candidates.
 
 create or replace function recsys._search_@s@(
     p_query   halfvec,
     p_k       integer,
     p_exclude @item_type@[] default '{}',
-    p_ef      integer default 100,
-    p_filter  text default null
+    p_ef      integer default 100
 )
 returns table (item_ids @item_type@[], scores real[])
 language plpgsql stable
@@ -40,42 +36,26 @@ begin
         perform set_config('plan_cache_mode', 'force_custom_plan', true);
     end if;
     p_exclude := array_remove(p_exclude, null);  -- <> all (null) is never true
-    if p_filter is null then
-        select array_agg(sorted.item_id), array_agg((-sorted.distance)::real)
-        into item_ids, scores
-        from (select near.item_id, near.distance
-              from (select v.item_id, v.embedding <#> p_query as distance
-                    from recsys.item_vector_@s@ as v
-                    where v.item_id <> all (p_exclude)
-                    order by v.embedding <#> p_query
-                    limit p_k) as near
-              order by near.distance, near.item_id@collate@) as sorted;
-    else
-        perform set_config('enable_seqscan', 'on', true);
-        execute format(
-            'select array_agg(near.item_id order by near.distance, near.item_id@collate@),
-                    array_agg((-near.distance)::real order by near.distance, near.item_id@collate@)
-             from (select v.item_id, v.embedding <#> $1 as distance
-                   from recsys.item_vector_@s@ as v
-                   where v.item_id <> all ($3) and v.item_id in (%s
-                   )
-                   order by v.embedding <#> $1
-                   limit $2) as near', p_filter)
-        into item_ids, scores using p_query, p_k, p_exclude;
-    end if;
+    select array_agg(sorted.item_id), array_agg((-sorted.distance)::real)
+    into item_ids, scores
+    from (select near.item_id, near.distance
+          from (select v.item_id, v.embedding <#> p_query as distance
+                from recsys.item_vector_@s@ as v
+                where v.item_id <> all (p_exclude)
+                order by v.embedding <#> p_query
+                limit p_k) as near
+          order by near.distance, near.item_id@collate@) as sorted;
 
     if coalesce(cardinality(item_ids), 0) < p_k then
         perform set_config('enable_seqscan', 'on', true);
-        execute format(
+        execute
             'select array_agg(near.item_id order by near.distance, near.item_id@collate@),
                     array_agg((-near.distance)::real order by near.distance, near.item_id@collate@)
              from (select v.item_id, (v.embedding <#> $1) + 0 as distance
                    from recsys.item_vector_@s@ as v
-                   where v.item_id <> all ($3) and v.item_id in (%s
-                   )
+                   where v.item_id <> all ($3)
                    order by 2, v.item_id@collate@
-                   limit $2) as near',
-            coalesce(p_filter, 'select item_id from recsys.item_vector_@s@'))
+                   limit $2) as near'
         into item_ids, scores using p_query, p_k, p_exclude;
     end if;
     item_ids := coalesce(item_ids, '{}');
