@@ -248,10 +248,10 @@ def test_ann_recall_is_that_of_these_users_lists(town: Connection) -> None:
     town.execute("alter function recsys._search_shop_3 rename to _search_all")
     town.execute(
         "create function recsys._search_shop_3(p_query halfvec, p_k integer,"
-        " p_exclude bigint[] = '{}', p_ef integer = 100, p_filter text = null)"
+        " p_exclude bigint[] = '{}', p_ef integer = 100)"
         " returns table (item_ids bigint[], scores real[]) language sql stable as"
         " 'select item_ids[2:], scores[2:]"
-        " from recsys._search_all(p_query, p_k + 1, p_exclude, p_ef, p_filter)'"
+        " from recsys._search_all(p_query, p_k + 1, p_exclude, p_ef)'"
     )
     town.commit()
 
