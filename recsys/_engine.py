@@ -161,6 +161,19 @@ class Engine:
         if flush is not None and self._guard(source).state != "open":
             flush()
 
+    def read(
+        self, source: ConnectionSource, ask: Ask[_T], unit: str | None = None
+    ) -> _T:
+        """Ask the primary for what is no page: no fallback, no budget, no log.
+
+        Args:
+            source: Gives the connection.
+            ask: Gives the answer.
+            unit: What is assigned to a version.
+        """
+        self._flush(source)
+        return self.settled(source, ask, unit)
+
     def write(
         self,
         source: ConnectionSource,
@@ -242,7 +255,7 @@ class Engine:
                 if retrieval.generation(conn, self.model) != turn.generation:
                     return
                 found = _candidates.find(conn, turn.version, query, wanted)
-        except Exception as exc:  # the request has its answer
+        except (psycopg.Error, RecsysError) as exc:  # the request has its answer
             logger.info("popular items of %s were not read: %s", self.model, exc)
             return
         items = tuple(map(Recommendation, found[0], found[1]))
@@ -270,8 +283,6 @@ class Engine:
             versions: The plan as a replica knows it.
             degraded: Why a page from there is less than a full answer.
         """
-        if entry is None:
-            self._flush(source)  # before a page it was done
         versions = self.versions if versions is None else versions
         watch = observe.Stopwatch() if entry is None else entry.watch
         for attempt in range(_ATTEMPTS):

@@ -456,7 +456,7 @@ class Recommender:
                 return None
             return version.query(state, None), list(state.seen)
 
-        return self._engine.settled(self._source, ask, unit_of(user_id, None))
+        return self._engine.read(self._source, ask, unit_of(user_id, None))
 
     def warm(self) -> int:
         """Connect, load the base version and answer once, so that no visitor waits.
@@ -482,7 +482,7 @@ class Recommender:
             _candidates.find(conn, version, query, _candidates.wanted(20))
             return version.number
 
-        return self._engine.settled(self._source, ask, None)
+        return self._engine.read(self._source, ask)
 
     def close(self) -> None:
         """Close the idle own connections; the next request opens another.

@@ -24,6 +24,7 @@ from psycopg.pq import TransactionStatus
 from world import Shop
 
 from recsys import Recommender, _candidates, _db, embedded, rollout
+from recsys._fallback import POPULAR_K
 from recsys.config import IdType
 from recsys.errors import (
     ConfigError,
@@ -56,6 +57,22 @@ def promote(dsn: str, number: int | None) -> None:
 
 
 # answers ---------------------------------------------------------------------------
+
+
+def test_a_limit_of_the_application_passes_through_what_is_read_beside_a_page(
+    model: Recommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a TimeoutError out of a signal handler: nobody else may take it."""
+    find = _candidates.find
+
+    def limited(*given: Any) -> Any:
+        if given[3].k == POPULAR_K:
+            raise TimeoutError("the application's")
+        return find(*given)
+
+    monkeypatch.setattr(_candidates, "find", limited)
+    with pytest.raises(TimeoutError, match="application"):
+        model.recommend(7)
 
 
 def test_pages_follow_each_other_until_nothing_is_left(
