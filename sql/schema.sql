@@ -163,6 +163,49 @@ create table recsys.guardrail (
 );
 comment on table recsys.guardrail is 'Bounds that a new version must stay within while its share of the users grows.';
 
+create table recsys.id_update (
+    id bigint not null generated always as identity,
+    model text not null,
+    number integer not null,
+    state text not null,
+    began_at timestamp with time zone not null,
+    ended_at timestamp with time zone not null default clock_timestamp(),
+    since timestamp with time zone,
+    until timestamp with time zone,
+    read bigint not null default 0,
+    trained bigint not null default 0,
+    left_out jsonb not null default '{}'::jsonb,
+    changed bigint not null default 0,
+    metrics jsonb not null default '{}'::jsonb,
+    reason text,
+    constraint id_update_pkey PRIMARY KEY (id),
+    constraint id_update_model_number_fkey FOREIGN KEY (model, number) REFERENCES recsys.model_version(model, number) ON DELETE CASCADE,
+    constraint id_update_state_is_known CHECK (state = ANY (ARRAY['published'::text, 'refused'::text, 'undone'::text]))
+);
+CREATE INDEX id_update_version ON recsys.id_update USING btree (model, number, id);
+comment on table recsys.id_update is 'Incremental updates of the learned rows of a version: what they read, how well the rows did before, what became of it.';
+
+create table recsys.id_update_row (
+    update_id bigint not null,
+    item_id text not null,
+    served public.halfvec,
+    history public.halfvec,
+    bias real,
+    constraint id_update_row_pkey PRIMARY KEY (update_id, item_id),
+    constraint id_update_row_update_id_fkey FOREIGN KEY (update_id) REFERENCES recsys.id_update(id) ON DELETE CASCADE
+);
+comment on table recsys.id_update_row is 'What learned rows were before an incremental update, to undo it; served null: there was no row.';
+
+create table recsys.id_update_seen (
+    model text not null,
+    number integer not null,
+    hash bigint not null,
+    occurred_at timestamp with time zone not null,
+    constraint id_update_seen_pkey PRIMARY KEY (model, number, hash),
+    constraint id_update_seen_model_number_fkey FOREIGN KEY (model, number) REFERENCES recsys.model_version(model, number) ON DELETE CASCADE
+);
+comment on table recsys.id_update_seen is 'Which interactions within the overlap a version was trained on by incremental updates.';
+
 create table recsys.impression (
     request_id uuid not null,
     model text not null,
@@ -678,6 +721,32 @@ create view recsys.switch_log as
    FROM recsys.promotion p
   ORDER BY id DESC;
 comment on view recsys.switch_log is 'Every switch: from which version, to which (null: serving stopped), when, by whom, why.';
+
+create view recsys.update_log as
+ SELECT id,
+    model,
+    number,
+    state,
+    began_at,
+    EXTRACT(epoch FROM ended_at - began_at)::double precision AS seconds,
+    since,
+    until,
+    read,
+    trained,
+    left_out,
+    changed,
+    (metrics ->> 'users'::text)::bigint AS users,
+    (metrics ->> 'recall'::text)::double precision AS recall,
+    (metrics ->> 'ndcg'::text)::double precision AS ndcg,
+    (metrics ->> 'hit_rate'::text)::double precision AS hit_rate,
+    (metrics #>> '{guard,before}'::text[])::double precision AS guard_before,
+    (metrics #>> '{guard,after}'::text[])::double precision AS guard_after,
+    state = 'published'::text AND (EXISTS ( SELECT
+           FROM recsys.id_update_row r
+          WHERE r.update_id = u.id)) AS can_undo,
+    reason
+   FROM recsys.id_update u;
+comment on view recsys.update_log is 'Incremental updates of the learned rows: what was read and written, quality before, and whether it can be undone.';
 
 create view recsys.version_comparison as
  SELECT c.id AS comparison,
@@ -1920,7 +1989,7 @@ begin
                 using hint = format('grant recsys_trainer to %I; select recsys._grant_core();', current_user);
         end if;
     end if;
-    foreach wanted in array array['live', 'comparison', 'impressions', 'experiments', 'web'] loop
+    foreach wanted in array array['live', 'comparison', 'impressions', 'experiments', 'web', 'learning'] loop
         part := to_regprocedure(format('recsys._grant_part_%s()', wanted));
         continue when part is null;  -- its migration has not come yet
         if not exists (
@@ -2051,6 +2120,27 @@ end
 $function$
 ;
 comment on function recsys._grant_part_impressions() is NULL;
+
+CREATE OR REPLACE FUNCTION recsys._grant_part_learning()
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO '$user', 'public', 'pg_temp'
+AS $function$
+begin
+    if to_regrole('recsys_analyst') is not null then
+        grant select on recsys.update_log to recsys_analyst;
+    end if;
+    if to_regrole('recsys_trainer') is not null then
+        grant select, insert, update, delete on recsys.id_update, recsys.id_update_row, recsys.id_update_seen
+        to recsys_trainer;
+        grant select on recsys.update_log to recsys_trainer;
+        revoke trigger, truncate, references on recsys.id_update, recsys.id_update_row, recsys.id_update_seen
+        from recsys_trainer;
+    end if;
+end
+$function$
+;
+comment on function recsys._grant_part_learning() is NULL;
 
 CREATE OR REPLACE FUNCTION recsys._grant_part_live()
  RETURNS void
@@ -3192,7 +3282,7 @@ CREATE OR REPLACE FUNCTION recsys.schema_version()
  RETURNS text
  LANGUAGE sql
  IMMUTABLE PARALLEL SAFE
-RETURN '0003'::text
+RETURN '0004'::text
 ;
 comment on function recsys.schema_version() is 'The core revision this database is at.';
 
@@ -3294,6 +3384,9 @@ grant delete, insert, select, update on table recsys.experiment_result to recsys
 grant delete, insert, select, update on table recsys.experiment_status to recsys_trainer;
 grant delete, insert, select, update on table recsys.exposure to recsys_trainer;
 grant delete, insert, select, update on table recsys.guardrail to recsys_trainer;
+grant delete, insert, select, update on table recsys.id_update to recsys_trainer;
+grant delete, insert, select, update on table recsys.id_update_row to recsys_trainer;
+grant delete, insert, select, update on table recsys.id_update_seen to recsys_trainer;
 grant delete, insert, select, update on table recsys.impression_item to recsys_trainer;
 grant delete, insert, select, update on table recsys.item_change to recsys_trainer;
 grant delete, insert, select, update on table recsys.item_failure to recsys_trainer;
@@ -3305,6 +3398,7 @@ grant delete, insert, select, update on table recsys.rollout_status to recsys_tr
 grant delete, insert, select, update on table recsys.schedule to recsys_trainer;
 grant delete, insert, select, update on table recsys.slow_log to recsys_trainer;
 grant delete, insert, select, update on table recsys.slow_request to recsys_trainer;
+grant delete, insert, select, update on table recsys.update_log to recsys_trainer;
 grant delete, insert, select, update on table recsys.version_comparison to recsys_trainer;
 grant delete, insert, select, update on table recsys.version_outcome to recsys_trainer;
 grant delete, insert, select, update on table recsys.worker to recsys_trainer;
@@ -3332,6 +3426,7 @@ grant select on table recsys.rollout to recsys_app;
 grant select on table recsys.rollout_status to recsys_analyst;
 grant select on table recsys.slow_log to recsys_analyst;
 grant select on table recsys.switch_log to recsys_analyst;
+grant select on table recsys.update_log to recsys_analyst;
 grant select on table recsys.version_comparison to recsys_analyst;
 grant select on table recsys.version_metric to recsys_analyst;
 grant select on table recsys.version_outcome to recsys_analyst;
@@ -3368,6 +3463,7 @@ grant execute on function recsys._grant_core() to recsys_trainer;
 grant execute on function recsys._grant_part_comparison() to recsys_trainer;
 grant execute on function recsys._grant_part_experiments() to recsys_trainer;
 grant execute on function recsys._grant_part_impressions() to recsys_trainer;
+grant execute on function recsys._grant_part_learning() to recsys_trainer;
 grant execute on function recsys._grant_part_live() to recsys_trainer;
 grant execute on function recsys._grant_part_web() to recsys_trainer;
 grant execute on function recsys._grant_version(text) to recsys_trainer;

@@ -72,7 +72,7 @@ begin
                 using hint = format('grant recsys_trainer to %I; select recsys._grant_core();', current_user);
         end if;
     end if;
-    foreach wanted in array array['live', 'comparison', 'impressions', 'experiments', 'web'] loop
+    foreach wanted in array array['live', 'comparison', 'impressions', 'experiments', 'web', 'learning'] loop
         part := to_regprocedure(format('recsys._grant_part_%s()', wanted));
         continue when part is null;  -- its migration has not come yet
         if not exists (

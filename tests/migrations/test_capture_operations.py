@@ -23,7 +23,7 @@ import recsys.operations
 revision = "capture_1"
 down_revision = None
 branch_labels = ("model",)
-depends_on = "0003"
+depends_on = "0004"
 
 
 def upgrade():
@@ -137,7 +137,7 @@ def test_a_migration_and_watch_install_the_same(
 
 def test_offline_is_what_online_does(server: str, shop_dsn: str, folder: Path) -> None:
     up, down = io.StringIO(), io.StringIO()
-    schema.upgrade("", folder, revision="0003:capture_1", sql=True, output=up)
+    schema.upgrade("", folder, revision="0004:capture_1", sql=True, output=up)
     schema.downgrade("", folder, revision="capture_1:model@base", sql=True, output=down)
     with world.database(server, world.name_of(shop_dsn)) as other:
         with psycopg.connect(other, autocommit=True) as conn:

@@ -50,7 +50,7 @@ def test_the_offline_script_does_what_the_migration_does(
 ) -> None:
     up, down = io.StringIO(), io.StringIO()
     schema.upgrade("", sql=True, output=up)
-    schema.downgrade("", revision="0003:base", sql=True, output=down)
+    schema.downgrade("", revision="0004:base", sql=True, output=down)
     with psycopg.connect(empty_dsn, autocommit=True) as conn:
         conn.execute("create extension vector")
         conn.execute(up.getvalue().encode())

@@ -1,0 +1,33 @@
+"""Learning: incremental updates of the learned rows.
+
+Safe before new code: no
+"""
+
+from recsys import _ddl
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+UPDATES = (
+    "tables/id_update.v1.sql",
+    "views/update_log.v1.sql",
+)
+# The grants come last: they name what every area made.
+GRANTS = ("functions/_grant_part_learning.v1.sql",)
+
+
+def upgrade() -> None:
+    """Make the tables, functions, views and grants of every area."""
+    for name in (*UPDATES, *GRANTS):
+        _ddl.run(name)
+    _ddl.run("functions/schema_version.v4.sql")
+    _ddl.run("functions/_grant_core.v2.sql")
+
+
+def downgrade() -> None:
+    """Remove them."""
+    _ddl.run("drop_learning.v1.sql")
+    _ddl.run("functions/schema_version.v3.sql")
+    _ddl.run("functions/_grant_core.v2.sql")
