@@ -36,9 +36,11 @@ def run(folder: Path, epochs: int) -> list[Row]:
         return [Row("skipped", 0, "", note=f"no {file.name} in the data folder")]
     import torch
 
-    from recsys.training import loop, loss
+    from recsys.training import loop, svd
     from recsys.training.dataset import Dataset
+    from recsys.training.objectives.ranking import _RankingLoss
     from recsys.training.rows import query_rows
+    from recsys.training.settings import Settings
 
     with gzip.open(file, "rt") as text:
         reader = csv.reader(text)
@@ -48,14 +50,14 @@ def run(folder: Path, epochs: int) -> list[Row]:
     dataset = Dataset.from_arrays(config, pairs[:, 0], pairs[:, 1])
     rows = query_rows(dataset, np.ones(len(pairs), bool), None, config.train.history)
     train = config.train
-    settings = loop.Settings(
+    settings = Settings(
         train.dim, train.tau, train.dropout, train.beta, train.lr, train.batch,
         train.negatives, 0.0,
     )  # fmt: skip
     start = time.perf_counter()
-    first = loop.first_rows(rows, train.dim, seed=0)
+    first = svd.first_rows(rows, train.dim, seed=0)
     svd_s = time.perf_counter() - start
-    inside = _timed(loss._RankingLoss)
+    inside = _timed(_RankingLoss)
     seconds: list[float] = []
 
     def after(epoch: Any, towers: Any) -> bool:

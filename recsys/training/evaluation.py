@@ -64,17 +64,7 @@ def queries(
 ) -> Tensor:
     """Compute the query vectors of users (0 to U) from their full history."""
     history = rows.history.take(user)
-    weight = history.weight
-    if weight is None:
-        weight = torch.ones(len(history.values))
-    total = torch.zeros(len(user)).index_add_(0, history.owner, weight)
-    taste = F.embedding_bag(
-        history.values,
-        vectors.history,
-        history.start,
-        mode="sum",
-        per_sample_weights=weight / total[history.owner],
-    )
+    taste = towers.taste(vectors.history, history)
     features = torch.from_numpy(rows.users)[user]
     return towers.query(taste, history.counts == 0, features, context)
 

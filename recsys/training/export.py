@@ -24,6 +24,7 @@ from recsys.training.dataset import Dataset
 from recsys.training.evaluation import item_vectors
 from recsys.training.features import EncodedSide, encode_rows
 from recsys.training.model import Towers, array
+from recsys.training.ragged import join
 from recsys.training.rows import QueryRows
 from recsys.types import ItemId
 
@@ -283,13 +284,10 @@ def _torch_queries(
     users: NDArray[np.int64],
     contexts: NDArray[np.int64],
 ) -> Float32Array:
-    means = [
-        (table[part] * weight[:, None]).sum(0) / weight.sum().clamp(min=1e-30)
-        for part, weight in lists
-    ]
-    empty = torch.tensor([not len(part) for part, _ in lists])
+    history = join(lists)
+    taste, empty = towers.taste(table, history), history.counts == 0
     context = None if dataset.contexts is None else torch.from_numpy(contexts)
-    query = towers.query(torch.stack(means), empty, torch.from_numpy(users), context)
+    query = towers.query(taste, empty, torch.from_numpy(users), context)
     return array(query)
 
 

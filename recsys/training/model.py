@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recsys.encoder.values import Side
+from recsys.errors import TrainingError
 from recsys.training.features import EncodedSide, Tokens
+from recsys.training.query import MeanQuery
 from recsys.training.ragged import Ragged
+from recsys.training.step import Step
 
 _TABLE_STD = 0.02
 
@@ -45,11 +49,14 @@ class Content(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Return the content vectors of some rows of the data; shape (n, d)."""
+        self._inputs = self._inputs.to(self.w1.device)
         return self._content(self._inputs, rows)
 
     def encode(self, side: EncodedSide) -> Tensor:
         """Return the content vectors of other rows; shape (N, d)."""
-        return self._content(_inputs(side), torch.arange(len(side)))
+        where = self.w1.device
+        rows = torch.arange(len(side), device=where)
+        return self._content(_inputs(side).to(where), rows)
 
     def _content(self, inputs: _Inputs, rows: Tensor) -> Tensor:
         x = inputs.dense[rows] @ self.dense_weight + self.dense_bias
@@ -61,9 +68,9 @@ class Content(nn.Module):
             x = x + pooled * tokens.counts.clamp(min=1).rsqrt().unsqueeze(1)
         return x + torch.relu(x @ self.w1 + self.b1) @ self.w2
 
-    def weights(self, side: Side) -> dict[str, NDArray[np.float32]]:
+    def named(self, side: Side) -> dict[str, nn.Parameter]:
         """Return the weights under the names that the published towers use."""
-        named: dict[str, Tensor] = {
+        named: dict[str, nn.Parameter] = {
             f"{side}.{name}.table": table
             for name, table in zip(self._names, self.tables, strict=True)
         }
@@ -72,13 +79,19 @@ class Content(nn.Module):
         named[f"{side}.hidden.w1"] = self.w1
         named[f"{side}.hidden.b1"] = self.b1
         named[f"{side}.hidden.w2"] = self.w2
-        return {name: array(value) for name, value in named.items()}
+        return named
 
 
 @dataclass(frozen=True, slots=True)
 class _Inputs:
     tokens: dict[str, Ragged]
     dense: Tensor
+
+    def to(self, where: torch.device) -> _Inputs:
+        if self.dense.device == where:
+            return self
+        tokens = {name: value.to(where) for name, value in self.tokens.items()}
+        return _Inputs(tokens, self.dense.to(where))
 
 
 def _inputs(side: EncodedSide) -> _Inputs:
@@ -92,6 +105,7 @@ class Towers(nn.Module):
     Attributes:
         served: Served item rows E_V, shape (T, d).
         history: History-side item rows E_H, shape (T, d).
+        taste: Encodes a history.
         default_query: What stands for an empty history, shape (d,).
         history_weight: Maps item content to the history side, shape (d, d).
     """
@@ -108,11 +122,28 @@ class Towers(nn.Module):
         dim = start.shape[1]
         self.served = nn.Parameter(start.clone())
         self.history = nn.Parameter(start.clone())
+        self.taste = MeanQuery()
         self.default_query = _normal((dim,), 1 / math.sqrt(dim), generator)
         self.item = Content(items, dim, generator) if items else None
         self.user = Content(users, dim, generator) if users else None
         self.context = Content(contexts, dim, generator) if contexts else None
         self.history_weight = nn.Parameter(torch.eye(dim)) if items else None
+
+    def forward(self, step: Step) -> tuple[Tensor, Tensor]:
+        """Return the unit queries and the served item rows of a step.
+
+        Shapes (B, d) and (R, d); R are the items of the step, or every trained item.
+        """
+        served, history_rows = self.served, self.history
+        used = step.used
+        if used is not None:
+            content, from_content = self.item_rows(used.content)
+            served = content + F.embedding(used.rows, served) * used.known
+            from_id = F.embedding(used.rows, history_rows) * used.known
+            history_rows = from_content + from_id
+        taste = self.taste(history_rows, step.history)
+        empty = step.history.counts == 0
+        return self.query(taste, empty, step.user, step.context), served
 
     def item_rows(self, items: Tensor) -> tuple[Tensor, Tensor]:
         """Return the content part of both rows of items; each of shape (n, d)."""
@@ -145,7 +176,26 @@ class Towers(nn.Module):
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
         """Return the weights of all sides but the item rows, by published name."""
-        out: dict[str, NDArray[np.float32]] = {}
+        return {name: array(value) for name, value in self._named().items()}
+
+    @torch.no_grad()
+    def set_weights(self, named: Mapping[str, NDArray[np.float32]]) -> None:
+        """Set weights by published name, and the item rows "served" and "history".
+
+        Raises:
+            TrainingError: There is no weight of that name and shape.
+        """
+        known = {**self._named(), "served": self.served, "history": self.history}
+        for name, value in named.items():
+            if name not in known or known[name].shape != value.shape:
+                raise TrainingError(
+                    f"the weight {name!r} of shape {value.shape} does not fit",
+                    hint="Features or train.dim have changed: train without it.",
+                )
+            known[name].copy_(torch.from_numpy(np.ascontiguousarray(value)))
+
+    def _named(self) -> dict[str, nn.Parameter]:
+        out: dict[str, nn.Parameter] = {}
         sides: dict[Side, Content | None] = {
             "item": self.item,
             "user": self.user,
@@ -153,16 +203,16 @@ class Towers(nn.Module):
         }
         for name, content in sides.items():
             if content is not None:
-                out |= content.weights(name)
+                out |= content.named(name)
         if self.history_weight is not None:
-            out["item.history.weight"] = array(self.history_weight)
-        out["default_query"] = array(self.default_query)
+            out["item.history.weight"] = self.history_weight
+        out["default_query"] = self.default_query
         return out
 
 
 def array(value: Tensor) -> NDArray[np.float32]:
     """Return a contiguous float32 copy as numpy."""
-    return value.detach().to(torch.float32).contiguous().numpy().copy()
+    return value.detach().to("cpu", torch.float32).contiguous().numpy().copy()
 
 
 def _ragged(tokens: Tokens) -> Ragged:

@@ -49,6 +49,22 @@ class QueryRows:
         """Positives of all rows together."""
         return len(self.targets.values)
 
+    def to(self, where: torch.device) -> QueryRows:
+        """Return the same rows with every tensor on a device."""
+        if where == self.pop.device:
+            return self
+        return QueryRows(
+            items=self.items,
+            users=self.users,
+            user=self.user.to(where),
+            context=None if self.context is None else self.context.to(where),
+            targets=self.targets.to(where),
+            history=self.history.to(where),
+            seen=self.seen.to(where),
+            pop=self.pop.to(where),
+            recent=None if self.recent is None else self.recent.to(where),
+        )
+
 
 def query_rows(
     dataset: Dataset, keep: NDArray[np.bool_], end: float | None, history: int

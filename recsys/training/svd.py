@@ -9,9 +9,21 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from recsys.training.rows import QueryRows
+
 _OVERSAMPLING = 16
 _POWER_ITERATIONS = 4
 _SCALE = 0.1
+
+
+def first_rows(rows: QueryRows, dim: int, seed: int) -> Tensor:
+    """Return the warm start of the item rows, shape (T, dim)."""
+    pairs = rows.targets
+    owner = torch.repeat_interleave(pairs.start.diff())
+    weight = pairs.weight if pairs.weight is not None else torch.ones(len(owner))
+    shape = (len(pairs), len(rows.items))
+    generator = torch.Generator().manual_seed(seed)
+    return warm_start(owner, pairs.values, weight, shape, dim, generator)
 
 
 def warm_start(

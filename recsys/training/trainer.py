@@ -14,9 +14,10 @@ from recsys.errors import TrainingError
 from recsys.progress import SILENT, Progress
 from recsys.training.dataset import Dataset
 from recsys.training.export import TrainedModel, export
-from recsys.training.loop import Epoch, first_rows, fit
+from recsys.training.loop import Epoch, fit
 from recsys.training.model import Towers
 from recsys.training.rows import QueryRows, query_rows
+from recsys.training.svd import first_rows
 from recsys.training.tune import Choice, choose
 
 logger = logging.getLogger(__name__)

@@ -24,10 +24,12 @@ from recsys.config import TrainConfig
 from recsys.progress import Progress
 from recsys.training.dataset import Dataset
 from recsys.training.evaluation import Judge
-from recsys.training.loop import Epoch, Settings, first_rows, fit
+from recsys.training.loop import Epoch, fit
 from recsys.training.model import Towers
 from recsys.training.rows import RECENT_S, QueryRows, query_rows
+from recsys.training.settings import Settings
 from recsys.training.split import Split, pair_keys, split
+from recsys.training.svd import first_rows
 
 logger = logging.getLogger(__name__)
 

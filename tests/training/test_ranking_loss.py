@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from recsys.training.loss import LossBatch, log_share, matmul_dtype, ranking_loss
+from recsys.training.device import resolve
+from recsys.training.objectives.batch import LossBatch, log_share
+from recsys.training.objectives.ranking import ranking_loss
 
 TAU = 0.2
 
@@ -133,4 +135,4 @@ def test_a_user_who_has_met_the_whole_sample_gives_no_nan() -> None:
 
 
 def test_a_low_temperature_is_not_left_to_bfloat16() -> None:
-    assert matmul_dtype(0.01) == torch.float32
+    assert resolve().products(0.01) == torch.float32

@@ -14,9 +14,11 @@ from recsys.errors import ArtifactError
 from recsys.training import export as export_module
 from recsys.training.dataset import Dataset
 from recsys.training.export import check_parity, export, warm_start_artifact
-from recsys.training.loop import Settings, first_rows, fit
+from recsys.training.loop import fit
 from recsys.training.model import Towers
 from recsys.training.rows import QueryRows, query_rows
+from recsys.training.settings import Settings
+from recsys.training.svd import first_rows
 
 FEATURES = (
     Feature("title", "text", buckets=64),

@@ -12,9 +12,10 @@ from toys import FAST, checkerboard, make_config
 from recsys._tower import ItemTower, QueryTower
 from recsys.config import Feature, Interactions, ModelConfig, Source
 from recsys.errors import TrainingError
-from recsys.training import loop, trainer, tune
+from recsys.training import sampler, trainer, tune
 from recsys.training.dataset import Dataset
 from recsys.training.export import TrainedModel
+from recsys.training.objectives import OBJECTIVES
 from recsys.training.trainer import train
 
 Build = Callable[..., Dataset]
@@ -231,7 +232,7 @@ def test_only_weight_zero_is_a_training_error() -> None:
 def test_a_loss_that_is_not_finite_names_the_epoch(
     board: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "log_popularity", lambda pop: pop * np.nan)
+    monkeypatch.setattr(sampler, "log_popularity", lambda pop: pop * np.nan)
 
     with pytest.raises(TrainingError, match="epoch 1"):
         train(board(), make_config())
@@ -243,7 +244,7 @@ def test_an_interrupt_passes_through(
     def interrupted(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "ranking_loss", interrupted)
+    monkeypatch.setitem(OBJECTIVES, "ranking", interrupted)
 
     with pytest.raises(KeyboardInterrupt):
         train(board(), make_config())

@@ -21,56 +21,26 @@ of its exponentials as extra columns of the next one, so no pass over it is for 
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from recsys.training.objectives.batch import LossBatch
+from recsys.training.settings import Settings
+
 # The row sums come out of a bfloat16 product, rounded to 8 bits: summed in this many
 # blocks, the roundings average out.
 _SUM_BLOCKS = 16
-# Below this temperature logits are so large that bfloat16 rounds them by more than 0.1.
-_LOWEST_TAU_BF16 = 0.05
 _TINY = 1e-30
 
 
-@dataclass(frozen=True, slots=True)
-class LossBatch:
-    """What one step compares; indices point into the item rows given to the loss.
-
-    Attributes:
-        negatives: Shared sample without repeats, shape (S,), int64.
-        positives: Positives of all queries, grouped by query, shape (n,), int64.
-        owner: Query of each positive, ascending, shape (n,), int64.
-        start: First positive of each query, shape (B,), int64.
-        weight: Weight a of each positive, shape (n,), float32.
-        seen_query: Query of each (query, seen negative) pair, shape (m,), int64.
-        seen_place: Its place in ``negatives``, shape (m,), int64.
-        bias: Additive bias of each item row, shape (R,), float32.
-        log_share: log(|items| / |S|).
-    """
-
-    negatives: Tensor
-    positives: Tensor
-    owner: Tensor
-    start: Tensor
-    weight: Tensor
-    seen_query: Tensor
-    seen_place: Tensor
-    bias: Tensor
-    log_share: float
-
-
-def matmul_dtype(tau: float) -> torch.dtype:
-    """Return bfloat16 where the processor multiplies it and tau allows, else float32.
-
-    Emulated bfloat16 is slower than float32, so AVX-512 BF16 or AMX must be there.
-    """
-    fast = torch.cpu._is_avx512_bf16_supported()  # pyright: ignore[reportPrivateUsage] # no public way to ask
-    return torch.bfloat16 if fast and tau >= _LOWEST_TAU_BF16 else torch.float32
+def ranking(
+    query: Tensor, rows: Tensor, batch: LossBatch, settings: Settings
+) -> Tensor:
+    """Return the loss of one step; see ``ranking_loss``."""
+    return ranking_loss(query, rows, batch, settings.tau, batch.products)
 
 
 def ranking_loss(
@@ -83,7 +53,7 @@ def ranking_loss(
         rows: Item rows before normalisation, shape (R, d), float32.
         batch: The comparisons.
         tau: Temperature.
-        dtype: Type of the (B, S) products, see ``matmul_dtype``.
+        dtype: Type of the (B, S) products, see ``Device.products``.
 
     Returns:
         Scalar, float32.
@@ -159,7 +129,7 @@ def _sample_mass(
     mass = (left @ right.T).exp_()  # (B, S)
     mass[batch.seen_query, batch.seen_place] = 0
 
-    place = torch.arange(size)
+    place = torch.arange(size, device=query.device)
     block = vectors.new_zeros(size, _SUM_BLOCKS)
     block[place, place * _SUM_BLOCKS // size] = 1
     out = (mass @ torch.cat([vectors, block], 1)).float()  # (B, d + blocks)
@@ -169,10 +139,5 @@ def _sample_mass(
 
 def _weighted_sum(vectors: Tensor, start: Tensor, weight: Tensor) -> Tensor:
     """Sum consecutive groups of weighted vectors; shape (B, d)."""
-    every = torch.arange(len(vectors))
+    every = torch.arange(len(vectors), device=vectors.device)
     return F.embedding_bag(every, vectors, start, mode="sum", per_sample_weights=weight)
-
-
-def log_share(items: int, sample: int) -> float:
-    """Return log(|items| / |sample|), the correction for sampling uniformly."""
-    return math.log(items / sample)

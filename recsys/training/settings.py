@@ -1,0 +1,20 @@
+"""The hyper-parameters of one fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Hyper-parameters of one fit; see ``TrainConfig``."""
+
+    dim: int
+    tau: float
+    dropout: float
+    beta: float
+    lr: float
+    batch: int
+    negatives: int
+    id_dropout: float
+    objective: str = "ranking"

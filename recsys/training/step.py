@@ -1,0 +1,86 @@
+"""What one step of a fit sees, as data: queries, items and comparisons.
+
+A source of rows makes ``Queries``; the sampler adds negatives and hides what the towers
+must do without, which gives a ``Step``; ``Towers`` turn it into vectors, and an
+objective compares those as ``Step.batch`` says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from recsys.training.objectives.batch import LossBatch
+from recsys.training.ragged import Selection
+
+
+@dataclass(frozen=True, slots=True)
+class Queries:
+    """B queries with what they are made of and what they should find.
+
+    Items are counted among the trained ones: 0 to T.
+
+    Attributes:
+        user: Row of the user features of each query, shape (B,), int64.
+        context: Row of the context features, shape (B,), int64, or None.
+        history: Items that make the query, latest first, with weights.
+        targets: Items that the query should find, with weights.
+        seen: Items that must never be negatives of the query.
+        hard: Negatives of the query alone, with weights, or None.
+    """
+
+    user: Tensor
+    context: Tensor | None
+    history: Selection
+    targets: Selection
+    seen: Selection
+    hard: Selection | None = None
+
+
+class RowSource(Protocol):
+    """Makes the queries of a step: one per user, or one per place in a sequence."""
+
+    def __len__(self) -> int:
+        """Return the number of rows of an epoch."""
+        ...
+
+    def take(self, chosen: Tensor) -> Queries:
+        """Return the queries of some rows, of shape (B,), int64."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """The items of a step, where content is computed for each.
+
+    Attributes:
+        rows: Their rows in the item tables, ascending, shape (R,), int64.
+        content: Their rows in the item features, shape (R,), int64.
+        known: 0 where content must do without the ID row, else 1; shape (R, 1).
+    """
+
+    rows: Tensor
+    content: Tensor
+    known: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Everything one step needs.
+
+    Attributes:
+        user: Row of the user features of each query, shape (B,), int64.
+        context: Row of the context features, shape (B,), int64, or None.
+        history: What is left of each history. Its values, like the items of ``batch``,
+            are places in ``used`` where that is given, else rows of the item tables.
+        used: The items of the step; None when items have no content.
+        batch: What is compared.
+    """
+
+    user: Tensor
+    context: Tensor | None
+    history: Selection
+    used: Used | None
+    batch: LossBatch
