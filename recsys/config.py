@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
-import math
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, cast
 
+from recsys import _statement
+from recsys._config_read import keys, plain, suggest, table_of, typed
+from recsys._learning_config import TrainConfig as TrainConfig
+from recsys._learning_config import train_problems
 from recsys.errors import ConfigError
 
-_T = TypeVar("_T")
 IdType = Literal["bigint", "uuid", "text"]
 ID_TYPES: tuple[IdType, ...] = ("bigint", "uuid", "text")
 FEATURE_TYPES = ("category", "categories", "text", "number", "time", "vector")
@@ -105,45 +106,6 @@ class Interactions:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainConfig:
-    """Hyper-parameters; 0 or an empty value means "chosen on the validation slice".
-
-    Attributes:
-        dim: Length of the learned unit vectors; stored item vectors have one more.
-        history: Most recent items of a user that make the query vector.
-        epochs: Passes over the users; 0 lets early stopping choose, up to max_epochs.
-        max_epochs: Upper bound of the choice.
-        budget_s: Seconds for tuning and fitting together.
-        batch: Users per step.
-        negatives: Shared uniform negatives per step.
-        tau: Temperature; 0 chooses.
-        dropout: Share of history items hidden per step; negative chooses.
-        beta: Weight of log popularity inside the loss.
-        lr: Peak learning rate of Adam.
-        id_dropout: Share of items per step that must do with their content alone;
-            only when item features are declared.
-        validation: Share of the interactions (the latest ones, when they have a time)
-            held out to choose the settings.
-        seed: Every random choice follows from it.
-    """
-
-    dim: int = 64
-    history: int = 256
-    epochs: int = 0
-    max_epochs: int = 70
-    budget_s: float = 180.0
-    batch: int = 512
-    negatives: int = 8192
-    tau: float = 0.0
-    dropout: float = -1.0
-    beta: float = 0.5
-    lr: float = 6e-3
-    id_dropout: float = 0.15
-    validation: float = 0.1
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class IndexConfig:
     """HNSW options and the recall the version must reach.
 
@@ -172,8 +134,8 @@ class ModelConfig:
     users: Source
     context: Source
     interactions: Interactions
-    train: TrainConfig = TrainConfig()
-    index: IndexConfig = IndexConfig()
+    train: TrainConfig = field(default_factory=TrainConfig)
+    index: IndexConfig = field(default_factory=IndexConfig)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-serialisable copy; ``model_from_dict`` reads it back."""
@@ -205,7 +167,7 @@ class ProjectConfig:
         known = ", ".join(sorted(self.models)) or "none"
         raise ConfigError(
             f"model {name!r} is not declared in {self.path or 'the configuration'}",
-            hint=_suggest(name, self.models) or f"Declared models: {known}.",
+            hint=suggest(name, self.models) or f"Declared models: {known}.",
         )
 
 
@@ -235,12 +197,12 @@ def load(path: Path) -> ProjectConfig:
 
 def from_mapping(data: Mapping[str, Any], *, path: Path | None = None) -> ProjectConfig:
     """Check a mapping shaped like recsys.toml (Django or Flask settings)."""
-    _keys(data, ("versions", "model"), "the top level")
+    keys(data, ("versions", "model"), "the top level")
     versions = data.get("versions", "recsys_versions")
     if not isinstance(versions, str):
         raise ConfigError("'versions' must be the name of a folder")
     root = path.parent.resolve() if path else Path.cwd()
-    models = _table(data, "model", "the top level")
+    models = table_of(data, "model", "the top level")
     return ProjectConfig(
         path=path,
         versions=root / versions,
@@ -285,7 +247,7 @@ def _model(name: str, data: object) -> ModelConfig:
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where} must be a table")
     table = cast(Mapping[str, Any], data)
-    _keys(
+    keys(
         table,
         ("item_id", "user_id", "items", "users", "context", "interactions", "train",
          "index"),
@@ -299,8 +261,8 @@ def _model(name: str, data: object) -> ModelConfig:
         users=_source(table, "users", where),
         context=_source(table, "context", where, sql=False),
         interactions=_interactions(table, where),
-        train=_plain(TrainConfig, table, "train", where),
-        index=_plain(IndexConfig, table, "index", where),
+        train=plain(TrainConfig, table, "train", where),
+        index=plain(IndexConfig, table, "index", where),
     )
     _check_ranges(config, where)
     return config
@@ -329,11 +291,11 @@ def _source(
             raise ConfigError(f"{where} has no [{key}] table", hint=_example(key))
         return Source()
     here = f"[{where[1:-1]}.{key}]"
-    part = _table(table, key, where)
+    part = table_of(table, key, where)
     known = ("sql", "features") if sql else ("features",)
-    _keys(part, (*known, *(_FOLLOWED if key == "items" else ())), here)
-    declared = _table(part, "features", here)
-    watch = _table(part, "watch", here, hint=_WATCH_HINT)
+    keys(part, (*known, *(_FOLLOWED if key == "items" else ())), here)
+    declared = table_of(part, "features", here)
+    watch = table_of(part, "watch", here, hint=_WATCH_HINT)
     for name, item in watch.items():
         if not isinstance(item, str) or not item.strip():
             raise ConfigError(
@@ -372,9 +334,9 @@ def _interactions(table: Mapping[str, Any], where: str) -> Interactions:
             f"{where} has no [interactions] table", hint=_example("interactions")
         )
     here = f"[{where[1:-1]}.interactions]"
-    part = _table(table, "interactions", where)
-    _keys(part, ("sql", "weights", "targets", "record"), here)
-    weights = _table(part, "weights", here)
+    part = table_of(table, "interactions", where)
+    keys(part, ("sql", "weights", "targets", "record"), here)
+    weights = table_of(part, "weights", here)
     for kind, weight in weights.items():
         if type(weight) not in (int, float) or not 0 <= weight < 1e6:
             raise ConfigError(
@@ -404,55 +366,10 @@ def _sql(part: Mapping[str, Any], here: str) -> str:
     value = part.get("sql")
     if not isinstance(value, str) or not value.strip():
         raise ConfigError(f'{here} needs sql = "select ..."')
-    text = _end(value)
+    text = _statement.cut(value)
     if not text:
         raise ConfigError(f'{here} needs sql = "select ..."')
     return text
-
-
-_TOKEN = re.compile(
-    r"""
-    (?P<blank> \s+ | --[^\n]* | (?P<open>/\*) )
-    | (?P<semicolon> ; )
-    | (?P<escape> (?<![a-zA-Z0-9_$])[eE]'(?:[^'\\]|\\.|'')*' )
-    | '(?:[^']|'')*' | "(?:[^"]|"")*"
-    | (?<![a-zA-Z0-9_$])(?P<dollar>\$(?:[a-zA-Z_]\w*)?\$).*?(?P=dollar)
-    | .
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-_NESTED = re.compile(r"/\*|\*/")
-
-
-def _end(text: str) -> str:
-    """Cut the semicolon, and what follows it, off a statement; comments inside stay.
-
-    Raises:
-        ConfigError: Another statement follows.
-    """
-    place, semicolon = 0, -1
-    while place < len(text):
-        token = _TOKEN.match(text, place)
-        assert token  # the last alternative takes any character
-        if token["semicolon"]:
-            semicolon = place if semicolon < 0 else semicolon
-        elif not token["blank"] and semicolon >= 0:
-            raise ConfigError(
-                "a source must be one statement, but something follows its ';'",
-                hint="Remove the semicolon and what follows it.",
-            )
-        place = _comment_end(text, place) if token["open"] else token.end()
-    return (text if semicolon < 0 else text[:semicolon]).strip()
-
-
-def _comment_end(text: str, place: int) -> int:
-    """Return where the comment that begins at a place ends; comments nest."""
-    depth = 0
-    for mark in _NESTED.finditer(text, place):
-        depth += 1 if mark[0] == "/*" else -1
-        if depth == 0:
-            return mark.end()
-    return len(text)
 
 
 def _feature(name: str, data: object, where: str) -> Feature:
@@ -469,7 +386,7 @@ def _feature(name: str, data: object, where: str) -> Feature:
     if kind not in FEATURE_TYPES:
         raise ConfigError(
             f"{here}: unknown type {kind!r}",
-            hint=_suggest(str(kind), FEATURE_TYPES)
+            hint=suggest(str(kind), FEATURE_TYPES)
             or f"Types: {', '.join(FEATURE_TYPES)}.",
         )
     allowed: dict[str, tuple[str, ...]] = {
@@ -480,10 +397,10 @@ def _feature(name: str, data: object, where: str) -> Feature:
         "time": ("parts",),
         "vector": ("dim",),
     }
-    _keys(options, ("type", *allowed[kind]), here)
+    keys(options, ("type", *allowed[kind]), here)
     if "parts" in options:
         options["parts"] = tuple(options["parts"])
-    feature = Feature(name=name, **_typed(Feature, options, here))
+    feature = Feature(name=name, **typed(Feature, options, here))
     bad = (
         (feature.scale not in ("linear", "log"), 'scale must be "linear" or "log"'),
         (not 1 <= feature.ngrams <= 3, "ngrams must be 1, 2 or 3"),
@@ -503,15 +420,7 @@ def _feature(name: str, data: object, where: str) -> Feature:
 def _check_ranges(config: ModelConfig, where: str) -> None:
     train, index = config.train, config.index
     bad = (
-        (not 2 <= train.dim <= 1999, "train.dim must be 2 to 1999"),
-        (not 1 <= train.history <= 10_000, "train.history must be 1 to 10000"),
-        (train.epochs < 0 or train.max_epochs < 1, "train.epochs must be positive"),
-        (train.budget_s <= 0, "train.budget_s must be positive seconds"),
-        (train.batch < 1 or train.negatives < 1, "train.batch/negatives must be > 0"),
-        (train.tau < 0, "train.tau must be positive, or 0 to choose"),
-        (train.dropout >= 1, "train.dropout must be below 1"),
-        (not 0 <= train.id_dropout < 1, "train.id_dropout must be in [0, 1)"),
-        (not 0 < train.validation < 0.5, "train.validation must be in (0, 0.5)"),
+        *train_problems(train),
         (not 2 <= index.m <= 100, "index.m must be 2 to 100"),
         (
             not max(4, 2 * index.m) <= index.ef_construction <= 1000,
@@ -529,58 +438,6 @@ def _check_ranges(config: ModelConfig, where: str) -> None:
         raise ConfigError(f"{where} context feature uses a reserved name: {reserved}")
     if config.users.features and not config.users.sql:
         raise ConfigError(f"{where} users.features need users.sql")
-
-
-def _plain(cls: type[_T], table: Mapping[str, Any], key: str, where: str) -> _T:
-    here = f"[{where[1:-1]}.{key}]"
-    part = _table(table, key, where)
-    _keys(part, tuple(f.name for f in fields(cast(Any, cls))), here)
-    return cls(**_typed(cls, part, here))
-
-
-def _typed(cls: type, part: Mapping[str, Any], here: str) -> dict[str, Any]:
-    """Check each value against the type of the field's default."""
-    out: dict[str, Any] = {}
-    for item in fields(cls):
-        if item.name not in part:
-            continue
-        value = part[item.name]
-        default = (
-            "" if item.default is MISSING or item.default is None else item.default
-        )
-        wanted = cast(type, type(default))
-        if wanted is float and type(value) is int:
-            value = float(value)
-        if type(value) is not wanted or (wanted is float and not math.isfinite(value)):
-            raise ConfigError(
-                f"{here} {item.name} must be {wanted.__name__}, "
-                f"got {type(value).__name__} {value!r}"
-            )
-        out[item.name] = value
-    return out
-
-
-def _table(
-    data: Mapping[str, Any], key: str, where: str, *, hint: str = ""
-) -> Mapping[str, Any]:
-    value = data.get(key, {})
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{where} {key} must be a table", hint=hint)
-    return cast(Mapping[str, Any], value)
-
-
-def _keys(data: Mapping[str, Any], allowed: tuple[str, ...], where: str) -> None:
-    for key in data:
-        if key not in allowed:
-            raise ConfigError(
-                f"unknown key {key!r} in {where}",
-                hint=_suggest(key, allowed) or f"Known keys: {', '.join(allowed)}.",
-            )
-
-
-def _suggest(word: str, known: Mapping[str, Any] | tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"Did you mean {close[0]!r}?" if close else ""
 
 
 def _example(key: str) -> str:

@@ -1,0 +1,69 @@
+"""Reading tables of recsys.toml into dataclasses; every surprise is a ConfigError."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from typing import Any, TypeVar, cast
+
+from recsys.errors import ConfigError
+
+_T = TypeVar("_T")
+
+
+def plain(cls: type[_T], table: Mapping[str, Any], key: str, where: str) -> _T:
+    """Return a table as a dataclass whose fields all have defaults."""
+    here = f"[{where[1:-1]}.{key}]"
+    part = table_of(table, key, where)
+    keys(part, tuple(f.name for f in fields(cast(Any, cls))), here)
+    return cls(**typed(cls, part, here))
+
+
+def typed(cls: type, part: Mapping[str, Any], here: str) -> dict[str, Any]:
+    """Check each value against the type of the field's default."""
+    out: dict[str, Any] = {}
+    for item in fields(cls):
+        if item.name not in part:
+            continue
+        value = part[item.name]
+        default = (
+            "" if item.default is MISSING or item.default is None else item.default
+        )
+        wanted = cast(type, type(default))
+        if wanted is float and type(value) is int:
+            value = float(value)
+        if type(value) is not wanted or (wanted is float and not math.isfinite(value)):
+            raise ConfigError(
+                f"{here} {item.name} must be {wanted.__name__}, "
+                f"got {type(value).__name__} {value!r}"
+            )
+        out[item.name] = value
+    return out
+
+
+def table_of(
+    data: Mapping[str, Any], key: str, where: str, *, hint: str = ""
+) -> Mapping[str, Any]:
+    """Return a table inside a table, empty where there is none."""
+    value = data.get(key, {})
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where} {key} must be a table", hint=hint)
+    return cast(Mapping[str, Any], value)
+
+
+def keys(data: Mapping[str, Any], allowed: tuple[str, ...], where: str) -> None:
+    """Refuse keys that mean nothing."""
+    for key in data:
+        if key not in allowed:
+            raise ConfigError(
+                f"unknown key {key!r} in {where}",
+                hint=suggest(key, allowed) or f"Known keys: {', '.join(allowed)}.",
+            )
+
+
+def suggest(word: str, known: Mapping[str, Any] | tuple[str, ...]) -> str:
+    """Return a hint that names the nearest known word, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"Did you mean {close[0]!r}?" if close else ""
