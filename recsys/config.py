@@ -106,6 +106,21 @@ class Interactions:
 
 
 @dataclass(frozen=True, slots=True)
+class ContentConfig:
+    """The layers that turn the features of a side into one vector.
+
+    Attributes:
+        cross: Cross layers (DCN-v2) beside the dense block; 0 means none.
+        rank: Rank of their matrices; 0 means full ones.
+        hidden: Width of the dense block; 0 means ``train.dim``.
+    """
+
+    cross: int = 0
+    rank: int = 0
+    hidden: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class IndexConfig:
     """HNSW options and the recall the version must reach.
 
@@ -136,6 +151,7 @@ class ModelConfig:
     interactions: Interactions
     train: TrainConfig = field(default_factory=TrainConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
+    content: ContentConfig = field(default_factory=ContentConfig)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-serialisable copy; ``model_from_dict`` reads it back."""
@@ -229,6 +245,7 @@ def model_from_dict(data: Mapping[str, Any]) -> ModelConfig:
         interactions=Interactions(**_with_tuple(inter, "targets")),
         train=TrainConfig(**data["train"]),
         index=IndexConfig(**data["index"]),
+        content=ContentConfig(**data.get("content", {})),
     )
 
 
@@ -250,7 +267,7 @@ def _model(name: str, data: object) -> ModelConfig:
     keys(
         table,
         ("item_id", "user_id", "items", "users", "context", "interactions", "train",
-         "index"),
+         "index", "content"),
         where,
     )  # fmt: skip
     config = ModelConfig(
@@ -263,6 +280,7 @@ def _model(name: str, data: object) -> ModelConfig:
         interactions=_interactions(table, where),
         train=plain(TrainConfig, table, "train", where),
         index=plain(IndexConfig, table, "index", where),
+        content=plain(ContentConfig, table, "content", where),
     )
     _check_ranges(config, where)
     return config
@@ -418,7 +436,7 @@ def _feature(name: str, data: object, where: str) -> Feature:
 
 
 def _check_ranges(config: ModelConfig, where: str) -> None:
-    train, index = config.train, config.index
+    train, index, content = config.train, config.index, config.content
     bad = (
         *train_problems(train),
         (not 2 <= index.m <= 100, "index.m must be 2 to 100"),
@@ -428,6 +446,9 @@ def _check_ranges(config: ModelConfig, where: str) -> None:
         ),
         (not 0 < index.recall_target <= 1, "index.recall_target must be in (0, 1]"),
         (index.memory_mb < 16, "index.memory_mb must be at least 16"),
+        (not 0 <= content.cross <= 8, "content.cross must be 0 to 8 layers"),
+        (not 0 <= content.rank <= 1024, "content.rank must be 0 to 1024"),
+        (not 0 <= content.hidden <= 4096, "content.hidden must be 0 to 4096"),
     )
     for wrong, message in bad:
         if wrong:

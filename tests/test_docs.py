@@ -206,6 +206,7 @@ def test_every_command_and_option_is_described(
         (config.Interactions, ""),
         (config.TrainConfig, "train"),
         (config.IndexConfig, "index"),
+        (config.ContentConfig, "content"),
     ],
 )
 def test_every_key_of_the_configuration_is_described(cls: type, prefix: str) -> None:

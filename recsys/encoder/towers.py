@@ -7,34 +7,28 @@ by name, so that nothing here knows the training library:
     <side>.dense.weight       (M, d)     only when the side has a dense feature
     <side>.dense.bias         (d,)
     <side>.hidden.w1, b1, w2  (d, h), (h,), (h, d)
+    <side>.cross.*            see ``content``; only with cross layers
     item.history.weight       (d, d)     only when items have features
     cold_bias                 ()
     default_query             (d,)
 
-The keys of a side are absent when it declares no features. Content of a side:
-
-    x = sum over features of pool(table[rows]) + dense @ weight + bias
-    content = x + relu(x @ w1 + b1) @ w2
-
-where pool is the sum over the tokens divided by the square root of their number.
+The keys of a side are absent when it declares no features. The content of a
+side is defined in ``content``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import TensorProto
 
-from recsys.config import Feature
+from recsys.encoder.content import content_of
 from recsys.encoder.fit import FittedSide
-from recsys.encoder.graph import Graph, add_encoder
-from recsys.encoder.values import Side, longest
-from recsys.errors import ArtifactError
+from recsys.encoder.graph import Graph
+from recsys.encoder.net import Net, Weights
+from recsys.encoder.values import Side
 
-Weights: TypeAlias = Mapping[str, NDArray[np.float32]]
 ItemTowerWeights: TypeAlias = Weights
 QueryTowerWeights: TypeAlias = Weights
 
@@ -60,7 +54,7 @@ def item_tower(dim: int, items: FittedSide, weights: ItemTowerWeights) -> bytes:
     served = graph.input("id_served", TensorProto.FLOAT, ["B", dim])
     history = graph.input("id_history", TensorProto.FLOAT, ["B", dim])
     bias = graph.input("bias", TensorProto.FLOAT, ["B"])
-    content = net.content("item", items)
+    content = content_of(net, "item", items)
     if content:
         served = graph.add("Add", [served, content], "served/sum")
         project = net.weight("item.history.weight", (dim, dim))
@@ -106,7 +100,7 @@ def query_tower(
     query = net.history_mean()
     sides: tuple[tuple[Side, FittedSide], ...] = (("user", users), ("context", context))
     for side, fitted in sides:
-        content = net.content(side, fitted)
+        content = content_of(net, side, fitted)
         if content:
             query = graph.add("Add", [query, content], f"query/with_{side}")
     unit = graph.add("LpNormalization", [query], "query/unit", axis=-1, p=2)
@@ -116,35 +110,8 @@ def query_tower(
     return graph.model("query tower", [("query", TensorProto.FLOAT, ["B", dim + 1])])
 
 
-class _Net:
+class _Net(Net):
     """Appends the layers of a tower to a graph."""
-
-    def __init__(self, graph: Graph, dim: int, weights: Weights) -> None:
-        self.graph = graph
-        self.dim = dim
-        self.weights = weights
-
-    def weight(self, name: str, shape: Sequence[int | None]) -> str:
-        """Store a weight under its own name; None in the shape fits any size."""
-        if name not in self.weights:
-            raise ArtifactError(f"weight {name!r} is missing")
-        value = np.asarray(self.weights[name], dtype=np.float32)
-        fits = len(value.shape) == len(shape) and all(
-            wanted in (None, actual)
-            for wanted, actual in zip(shape, value.shape, strict=True)
-        )
-        if not fits:
-            raise ArtifactError(
-                f"weight {name!r} has shape {value.shape}, expected {tuple(shape)}"
-            )
-        if not np.isfinite(value).all():
-            raise ArtifactError(
-                f"weight {name!r} is not finite", hint="Train with a lower train.lr."
-            )
-        return self.graph.constant(name, value)
-
-    def axis(self, number: int) -> str:
-        return self.graph.constant(f"/axis_{number}", np.array([number]))
 
     def history_mean(self) -> str:
         """Weighted mean of the history rows, or the default query."""
@@ -163,64 +130,3 @@ class _Net:
         empty = graph.add("Equal", [total, zero], "history/is_empty")
         default = self.weight("default_query", (self.dim,))
         return graph.add("Where", [empty, default, mean], "history/query")
-
-    def content(self, side: Side, fitted: FittedSide) -> str | None:
-        """Append the encoder and the content block of a side, if it has features."""
-        if not fitted.features:
-            return None
-        graph, dim = self.graph, self.dim
-        encoded = add_encoder(graph, side, fitted)
-        parts = [
-            self._pooled(
-                side,
-                f,
-                fitted.table_sizes[f.name],
-                encoded.rows[f.name],
-                encoded.counts.get(f.name),
-            )
-            for f in fitted.declared
-            if f.name in encoded.rows
-        ]
-        bias = self.weight(f"{side}.dense.bias", (dim,))
-        if encoded.dense:
-            weight = self.weight(f"{side}.dense.weight", (fitted.dense_width, dim))
-            parts.append(
-                graph.add("Gemm", [encoded.dense, weight, bias], f"{side}/projected")
-            )
-        else:
-            parts.append(bias)
-        total = parts[0]
-        if len(parts) > 1:
-            total = graph.add("Sum", parts, f"{side}/sum")
-        return self._residual(side, total)
-
-    def _pooled(
-        self, side: Side, feature: Feature, size: int, rows: str, count: str | None
-    ) -> str:
-        """Table rows, (B,) or (B, T), to (B, d)."""
-        graph, at = self.graph, f"{side}/{feature.name}"
-        key = f"{side}.{feature.name}.table"
-        table = self.weight(key, (size, self.dim))
-        if np.any(self.weights[key][0]):
-            raise ArtifactError(f"row 0 of {key!r} stands for missing and must be zero")
-        found = graph.add("Gather", [table, rows], f"{at}/found")
-        if count is None:
-            return found
-        total = graph.add("ReduceSum", [found, self.axis(1)], f"{at}/total", keepdims=0)
-        # One look-up instead of Cast, Max, Sqrt, Unsqueeze: nodes are what costs time.
-        counts = np.maximum(np.arange(longest(feature) + 1, dtype=np.float32), 1)
-        scales = graph.constant(f"{at}/scales", 1 / np.sqrt(counts)[:, None])
-        scale = graph.add("Gather", [scales, count], f"{at}/scale")  # (B, 1)
-        return graph.add("Mul", [total, scale], f"{at}/pooled")
-
-    def _residual(self, side: Side, value: str) -> str:
-        """Append x + relu(x @ w1 + b1) @ w2."""
-        graph, dim = self.graph, self.dim
-        w1 = self.weight(f"{side}.hidden.w1", (dim, None))
-        width = self.weights[f"{side}.hidden.w1"].shape[1]
-        b1 = self.weight(f"{side}.hidden.b1", (width,))
-        w2 = self.weight(f"{side}.hidden.w2", (width, dim))
-        hidden = graph.add("Gemm", [value, w1, b1], f"{side}/hidden")
-        active = graph.add("Relu", [hidden], f"{side}/active")
-        # One Gemm: the residual is its third operand.
-        return graph.add("Gemm", [active, w2, value], f"{side}/content")

@@ -102,7 +102,14 @@ def fit(
     """
     device = device or resolve()
     generator = torch.Generator().manual_seed(seed)
-    towers = Towers(start, dataset.items, dataset.users, dataset.contexts, generator)
+    towers = Towers(
+        start,
+        dataset.items,
+        dataset.users,
+        dataset.contexts,
+        generator,
+        settings.content,
+    )
     if initial is not None:
         towers.set_weights(initial)
     towers.to(device.where)

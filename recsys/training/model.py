@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,91 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recsys.config import ContentConfig
 from recsys.encoder.values import Side
 from recsys.errors import TrainingError
-from recsys.training.features import EncodedSide, Tokens
+from recsys.training.content import Content, array, normal
+from recsys.training.features import EncodedSide
 from recsys.training.query import MeanQuery
-from recsys.training.ragged import Ragged
 from recsys.training.step import Step
 
-_TABLE_STD = 0.02
-
-
-class Content(nn.Module):
-    """Features of one side to one vector: pooled tables, a linear map and a block.
-
-    x = sum_f pool(table_f[index_f]) + dense @ W + b; out = x + relu(x w1 + b1) w2,
-    where the pool is a sum over the tokens divided by the root of their number.
-    """
-
-    def __init__(self, side: EncodedSide, dim: int, generator: torch.Generator) -> None:
-        super().__init__()
-        self._names = list(side.tokens)
-        self._inputs = _inputs(side)
-        sizes = side.fitted.table_sizes
-        self.tables = nn.ParameterList(
-            _normal((sizes[name], dim), _TABLE_STD, generator) for name in self._names
-        )
-        with torch.no_grad():
-            for table in self.tables:
-                table[0] = 0  # padding; never looked up, so it stays
-        width = side.dense.shape[1]
-        self.dense_weight = _normal((width, dim), _TABLE_STD, generator)
-        self.dense_bias = nn.Parameter(torch.zeros(dim))
-        self.w1 = _normal((dim, dim), 1 / math.sqrt(dim), generator)
-        self.b1 = nn.Parameter(torch.zeros(dim))
-        self.w2 = nn.Parameter(torch.zeros(dim, dim))
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """Return the content vectors of some rows of the data; shape (n, d)."""
-        self._inputs = self._inputs.to(self.w1.device)
-        return self._content(self._inputs, rows)
-
-    def encode(self, side: EncodedSide) -> Tensor:
-        """Return the content vectors of other rows; shape (N, d)."""
-        where = self.w1.device
-        rows = torch.arange(len(side), device=where)
-        return self._content(_inputs(side).to(where), rows)
-
-    def _content(self, inputs: _Inputs, rows: Tensor) -> Tensor:
-        x = inputs.dense[rows] @ self.dense_weight + self.dense_bias
-        for name, table in zip(self._names, self.tables, strict=True):
-            tokens = inputs.tokens[name].take(rows)
-            pooled = F.embedding_bag(
-                tokens.values.long(), table, tokens.start, mode="sum"
-            )
-            x = x + pooled * tokens.counts.clamp(min=1).rsqrt().unsqueeze(1)
-        return x + torch.relu(x @ self.w1 + self.b1) @ self.w2
-
-    def named(self, side: Side) -> dict[str, nn.Parameter]:
-        """Return the weights under the names that the published towers use."""
-        named: dict[str, nn.Parameter] = {
-            f"{side}.{name}.table": table
-            for name, table in zip(self._names, self.tables, strict=True)
-        }
-        named[f"{side}.dense.weight"] = self.dense_weight
-        named[f"{side}.dense.bias"] = self.dense_bias
-        named[f"{side}.hidden.w1"] = self.w1
-        named[f"{side}.hidden.b1"] = self.b1
-        named[f"{side}.hidden.w2"] = self.w2
-        return named
-
-
-@dataclass(frozen=True, slots=True)
-class _Inputs:
-    tokens: dict[str, Ragged]
-    dense: Tensor
-
-    def to(self, where: torch.device) -> _Inputs:
-        if self.dense.device == where:
-            return self
-        tokens = {name: value.to(where) for name, value in self.tokens.items()}
-        return _Inputs(tokens, self.dense.to(where))
-
-
-def _inputs(side: EncodedSide) -> _Inputs:
-    tokens = {name: _ragged(value) for name, value in side.tokens.items()}
-    return _Inputs(tokens, torch.from_numpy(np.ascontiguousarray(side.dense)))
+__all__ = ["Content", "Towers", "array"]
 
 
 class Towers(nn.Module):
@@ -117,16 +40,17 @@ class Towers(nn.Module):
         users: EncodedSide | None,
         contexts: EncodedSide | None,
         generator: torch.Generator,
+        content: ContentConfig = ContentConfig(),  # noqa: B008 # frozen
     ) -> None:
         super().__init__()
         dim = start.shape[1]
         self.served = nn.Parameter(start.clone())
         self.history = nn.Parameter(start.clone())
         self.taste = MeanQuery()
-        self.default_query = _normal((dim,), 1 / math.sqrt(dim), generator)
-        self.item = Content(items, dim, generator) if items else None
-        self.user = Content(users, dim, generator) if users else None
-        self.context = Content(contexts, dim, generator) if contexts else None
+        self.default_query = normal((dim,), 1 / math.sqrt(dim), generator)
+        self.item = _content(items, dim, content, generator)
+        self.user = _content(users, dim, content, generator)
+        self.context = _content(contexts, dim, content, generator)
         self.history_weight = nn.Parameter(torch.eye(dim)) if items else None
 
     def forward(self, step: Step) -> tuple[Tensor, Tensor]:
@@ -210,16 +134,10 @@ class Towers(nn.Module):
         return out
 
 
-def array(value: Tensor) -> NDArray[np.float32]:
-    """Return a contiguous float32 copy as numpy."""
-    return value.detach().to("cpu", torch.float32).contiguous().numpy().copy()
-
-
-def _ragged(tokens: Tokens) -> Ragged:
-    return Ragged(torch.from_numpy(tokens.start), torch.from_numpy(tokens.index))
-
-
-def _normal(
-    shape: tuple[int, ...], std: float, generator: torch.Generator
-) -> nn.Parameter:
-    return nn.Parameter(torch.randn(shape, generator=generator) * std)
+def _content(
+    side: EncodedSide | None,
+    dim: int,
+    config: ContentConfig,
+    generator: torch.Generator,
+) -> Content | None:
+    return Content(side, dim, generator, config) if side else None

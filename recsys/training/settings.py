@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from recsys.config import ContentConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,3 +20,4 @@ class Settings:
     negatives: int
     id_dropout: float
     objective: str = "ranking"
+    content: ContentConfig = field(default_factory=ContentConfig)

@@ -48,7 +48,7 @@ def train(
     _check(dataset)
     every = np.ones(len(dataset), np.bool_)
     rows = query_rows(dataset, every, dataset.until, config.train.history)
-    choice = choose(dataset, config.train, progress)
+    choice = choose(dataset, config.train, progress, config.content)
     chosen_at = time.perf_counter()
     left_s = math.inf
     if not config.train.epochs:

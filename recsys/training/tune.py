@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recsys.config import TrainConfig
+from recsys.config import ContentConfig, TrainConfig
 from recsys.progress import Progress
 from recsys.training.dataset import Dataset
 from recsys.training.evaluation import Judge
@@ -106,16 +106,22 @@ class _Run:
         return _score(self.metrics)
 
 
-def choose(dataset: Dataset, config: TrainConfig, progress: Progress) -> Choice:
+def choose(
+    dataset: Dataset,
+    config: TrainConfig,
+    progress: Progress,
+    content: ContentConfig = ContentConfig(),  # noqa: B008 # frozen
+) -> Choice:
     """Choose the settings of the final fit.
 
     Args:
         dataset: All the data.
         config: What is fixed, and the budget.
         progress: Receives one unit per epoch.
+        content: Layers over the features.
     """
     started = time.perf_counter()
-    settings = first_settings(config)
+    settings = replace(first_settings(config), content=content)
     cut = split(dataset, config.validation, config.seed)
     if not len(cut.users):
         logger.warning("no user can be validated on; default settings are used")

@@ -9,7 +9,7 @@ import torch
 from safetensors.numpy import load
 from toys import checkerboard, make_config
 
-from recsys.config import Feature, ModelConfig, Source
+from recsys.config import ContentConfig, Feature, ModelConfig, Source
 from recsys.errors import ArtifactError
 from recsys.training import export as export_module
 from recsys.training.dataset import Dataset
@@ -35,13 +35,19 @@ def fitted(config: ModelConfig, **columns: object) -> Fit:
     dataset = Dataset.from_arrays(config, users, items, **columns)  # type: ignore[arg-type]
     rows = query_rows(dataset, np.ones(len(dataset), bool), None, history=32)
     settings = Settings(16, 0.15, 0.3, 0.5, 6e-3, 32, 32, 0.15)
+    settings = replace(settings, content=config.content)
     towers = fit(dataset, rows, settings, 2, 0, first_rows(rows, 16, 0))
     return dataset, rows, towers, 0.1 * rows.pop.log()
 
 
 @pytest.fixture(scope="module")
 def rich() -> Fit:
+    return rich_fit(ContentConfig(cross=2, rank=3))
+
+
+def rich_fit(content: ContentConfig) -> Fit:
     config = make_config(
+        content=content,
         items=Source("x", FEATURES),
         users=Source("x", (Feature("team", "category", min_count=1),)),
         context=Source("", (Feature("hour", "number"),)),
@@ -67,8 +73,13 @@ def rich() -> Fit:
     )
 
 
-def test_towers_with_every_feature_type_equal_torch(rich: Fit) -> None:
-    model = export(*rich, history=32)
+@pytest.mark.parametrize(
+    "content",
+    [ContentConfig(), ContentConfig(cross=1), ContentConfig(3, 3, 24)],
+    ids=["dense", "cross", "thin"],
+)
+def test_towers_with_every_feature_type_equal_torch(content: ContentConfig) -> None:
+    model = export(*rich_fit(content), history=32)
 
     parity = model.report["parity"]
     assert parity["item_difference"] < 1e-5
@@ -78,8 +89,10 @@ def test_towers_with_every_feature_type_equal_torch(rich: Fit) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["served", "history", "default_query", "history_weight", "user.w2"]
-)
+    "name",
+    ["served", "history", "default_query", "history_weight", "user.w2",
+     "item.cross.out", "item.cross.layers.1.up"],
+)  # fmt: skip
 def test_a_changed_weight_is_never_published(
     rich: Fit, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,7 +102,7 @@ def test_a_changed_weight_is_never_published(
     before = parameter.detach().clone()
 
     with torch.no_grad():
-        parameter += 0.05 * torch.arange(parameter.numel()).reshape(before.shape).cos()
+        parameter += 0.2 * torch.arange(parameter.numel()).reshape(before.shape).cos()
     try:
         with pytest.raises(ArtifactError, match="differ"):
             check_parity(model, dataset, rows, towers, 32)

@@ -69,16 +69,31 @@ def dense(fitted, row):
 
 def content(side, fitted, weights, row):
     """content(x) of one row, shape (d,)."""
-    total = weights[f"{side}.dense.bias"].astype(np.float64)
-    if fitted.dense_width:
-        total = total + dense(fitted, row) @ weights[f"{side}.dense.weight"]
+    fields, bias = [], weights[f"{side}.dense.bias"].astype(np.float64)
     for item in fitted.features:
         if item.table_rows:
             found = rows(item, row[item.feature.name])
             table = weights[f"{side}.{item.feature.name}.table"]
-            total = total + table[found].sum(0) / math.sqrt(max(len(found), 1))
+            fields.append(table[found].sum(0) / math.sqrt(max(len(found), 1)))
+    total = sum(fields) + bias
+    if fitted.dense_width:
+        fields.append(dense(fitted, row) @ weights[f"{side}.dense.weight"] + bias)
+        total = sum(fields)
     hidden = total @ weights[f"{side}.hidden.w1"] + weights[f"{side}.hidden.b1"]
-    return total + np.maximum(hidden, 0) @ weights[f"{side}.hidden.w2"]
+    out = total + np.maximum(hidden, 0) @ weights[f"{side}.hidden.w2"]
+    if f"{side}.cross.out" not in weights:
+        return out
+    first = value = np.concatenate(fields)
+    for layer in range(8):
+        at = f"{side}.cross.{layer}"
+        if f"{at}.bias" not in weights:
+            break
+        if f"{at}.weight" in weights:
+            matrix = weights[f"{at}.weight"].astype(np.float64)
+        else:
+            matrix = weights[f"{at}.down"].astype(np.float64) @ weights[f"{at}.up"]
+        value = first * (value @ matrix + weights[f"{at}.bias"]) + value
+    return out + value @ weights[f"{side}.cross.out"]
 
 
 def item(fitted, weights, row, id_served, id_history, bias):
@@ -108,7 +123,7 @@ def unit(vector):
     return vector / length if length else vector
 
 
-def random_weights(dim, items, users, contexts, seed=0, hidden=8):
+def random_weights(dim, items, users, contexts, seed=0, hidden=8, cross=0, rank=0):
     """Weights of every layer, scaled so that no part of a sum drowns another."""
     rng = np.random.default_rng(seed)
 
@@ -129,6 +144,16 @@ def random_weights(dim, items, users, contexts, seed=0, hidden=8):
         weights[f"{side}.hidden.w1"] = normal(dim, hidden)
         weights[f"{side}.hidden.b1"] = normal(hidden)
         weights[f"{side}.hidden.w2"] = normal(hidden, dim)
+        width = dim * (len(fitted.table_sizes) + bool(fitted.dense_width))
+        for layer in range(cross):
+            at = f"{side}.cross.{layer}"
+            weights[f"{at}.bias"] = normal(width)
+            if rank:
+                weights[f"{at}.down"] = normal(width, rank) / width
+                weights[f"{at}.up"] = normal(rank, width)
+            else:
+                weights[f"{at}.weight"] = normal(width, width) / width
+            weights[f"{side}.cross.out"] = normal(width, dim) / width
     if items.features:
         weights["item.history.weight"] = normal(dim, dim)
     return weights
