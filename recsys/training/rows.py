@@ -13,8 +13,7 @@ from torch import Tensor
 from recsys.errors import TrainingError
 from recsys.training.dataset import Dataset
 from recsys.training.ragged import Ragged, group
-
-RECENT_S = 30 * 86_400.0
+from recsys.training.trend import decayed_counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,8 @@ class QueryRows:
             as ``recsys._state_<version>`` has them; capped.
         seen: Every trained item each user has met, also with weight 0.
         pop: Users with taste for each item, at least 1, shape (T,), float32.
-        recent: The same among the last 30 days, shape (T,); None without times.
+        decayed: The same, older ones counting less: one row per half-life of
+            ``trend.HALF_LIVES_D``, shape (H, T), float32; None without times.
     """
 
     items: NDArray[np.int64]
@@ -42,7 +42,7 @@ class QueryRows:
     history: Ragged
     seen: Ragged
     pop: Tensor
-    recent: Tensor | None
+    decayed: Tensor | None
 
     @property
     def pairs(self) -> int:
@@ -62,7 +62,7 @@ class QueryRows:
             history=self.history.to(where),
             seen=self.seen.to(where),
             pop=self.pop.to(where),
-            recent=None if self.recent is None else self.recent.to(where),
+            decayed=None if self.decayed is None else self.decayed.to(where),
         )
 
 
@@ -105,9 +105,11 @@ def query_rows(
             local_user[liked], local_item[liked], weight[liked], time[liked], len(items)
         )
     rows = _targets(dataset, places, local_user, local_item, weight, taste, len(items))
-    recent = None
+    decayed = None
     if end is not None:
-        recent = _counts(taste.item[taste.time >= end - RECENT_S], len(items))
+        decayed = torch.from_numpy(
+            decayed_counts(taste.item, taste.time, len(items), end)
+        )
     rank = _rank([dataset.item_ids[i] for i in items.tolist()])
     latest = taste.select(np.lexsort((rank[taste.item], -taste.time, taste.user)))
     return QueryRows(
@@ -119,7 +121,7 @@ def query_rows(
         history=latest.ragged(len(users)).head(history),
         seen=pairs.ragged(len(users)),
         pop=_counts(taste.item, len(items)),
-        recent=recent,
+        decayed=decayed,
     )
 
 

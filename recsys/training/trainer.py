@@ -56,7 +56,7 @@ def train(
     towers, curve = _final_fit(dataset, rows, choice, config.train, left_s, progress)
     fitted_at = time.perf_counter()
     with progress.stage("export", total=1) as stage:
-        bias = choice.trend.bias(rows)
+        bias = choice.trend.bias(rows.pop, rows.decayed)
         model = export(dataset, rows, towers, bias, config.train.history)
         stage.advance()
     done = time.perf_counter()
@@ -138,7 +138,7 @@ def _settings(choice: Choice, epochs: int) -> dict[str, Any]:
         "negatives": settings.negatives,
         "id_dropout": settings.id_dropout,
         "epochs": epochs,
-        "trend": {"a": choice.trend.a, "b": choice.trend.b},
+        "trend": choice.trend.to_dict(),
     }
 
 

@@ -26,21 +26,19 @@ from recsys.training.dataset import Dataset
 from recsys.training.evaluation import Judge
 from recsys.training.loop import Epoch, fit
 from recsys.training.model import Towers
-from recsys.training.rows import RECENT_S, QueryRows, query_rows
+from recsys.training.rows import QueryRows, query_rows
 from recsys.training.settings import Settings
 from recsys.training.split import Split, pair_keys, split
 from recsys.training.svd import first_rows
+from recsys.training.trend import Trend, grid
 
 logger = logging.getLogger(__name__)
 
 TAUS = (0.1, 0.15, 0.2)
 DROPOUTS = (0.5, 0.7, 0.3)
 SHARE = 0.4
-# Popularity weights tried, as multiples of tau: scores are cosines, and tau says how
-# much of a cosine one unit of log popularity is worth inside the loss.
-_LONG_RUN = (-0.3, 0.0, 0.3, 0.6)
-_RECENT = (0.0, 0.33, 0.67, 1.0, 1.33, 2.0, 2.67)
-_DEFAULT_RECENT = 1.33
+# What the floor calls recent.
+RECENT_S = 30 * 86_400.0
 _DEFAULT_EPOCHS = 20
 _SHORT_EPOCHS = 6
 # A fit is looked at this many times; it ends when this many looks found nothing better.
@@ -54,21 +52,6 @@ _SEARCH = 0.6
 # shorter fits than this do not compare dropouts, and a lower one must win clearly.
 _FAIR_EPOCHS = 4
 _LEAD = 0.03
-
-
-@dataclass(frozen=True, slots=True)
-class Trend:
-    """Popularity dimension of an item: a ln(pop) + b ln(pop of 30 days + 0.5)."""
-
-    a: float
-    b: float
-
-    def bias(self, rows: QueryRows) -> Tensor:
-        """Return the popularity dimension of each trained item, shape (T,)."""
-        out = self.a * rows.pop.clamp(min=1).log()
-        if rows.recent is not None:
-            out = out + self.b * (rows.recent + 0.5).log()
-        return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,9 +235,11 @@ class _Search:
         return min(max(2, epochs), self.config.max_epochs)
 
     def _biases(self, settings: Settings) -> tuple[list[Trend], Tensor]:
-        timed = self.rows.recent is not None
+        timed = self.rows.decayed is not None
         trends = _trends(settings, self.config, timed=timed)
-        return trends, torch.stack([trend.bias(self.rows) for trend in trends])
+        return trends, torch.stack(
+            [trend.bias(self.rows.pop, self.rows.decayed) for trend in trends]
+        )
 
     def _run(
         self, settings: Settings, epochs: int, looks: int, limit_s: float = math.inf
@@ -319,11 +304,7 @@ def _epochs(best: _Run, config: TrainConfig) -> int:
 
 def _trends(settings: Settings, config: TrainConfig, *, timed: bool) -> list[Trend]:
     """Return the popularity dimensions to try; the last one is the default."""
-    tau = settings.tau
-    if not timed:
-        return [Trend((config.beta + 0.1) * tau, 0.0)]
-    grid = [Trend(a * tau, b * tau) for a in _LONG_RUN for b in _RECENT]
-    return [*grid, Trend(0.0, _DEFAULT_RECENT * tau)]
+    return grid(settings.tau, config.beta, timed=timed)
 
 
 def _floors(

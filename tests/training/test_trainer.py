@@ -172,13 +172,15 @@ def test_trend_is_chosen_when_times_exist() -> None:
 
     assert report["validation"]["by_time"]
     assert set(report["validation"]) >= {"model", "most_popular", "popular_30d"}
-    assert report["settings"]["trend"]["b"] > 0
+    assert sum(report["settings"]["trend"]["recent"]) > 0
 
 
 def test_without_times_there_is_no_trend(board: Build) -> None:
     report = train(board(), make_config()).report
 
-    assert report["settings"]["trend"] == {"a": pytest.approx(0.09), "b": 0.0}
+    trend = report["settings"]["trend"]
+    assert trend["long_run"] == pytest.approx(0.09)
+    assert not trend["recent"]
     assert "popular_30d" not in report["validation"]
 
 
