@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from recsys import _copy, _db, _sql, artifacts
 from recsys._db import Connection, Halfvec
+from recsys._index_key import provisional
 from recsys._tower import QueryTower
 from recsys.errors import VersionStateError
 from recsys.progress import Progress
@@ -23,6 +24,16 @@ _MOST_SEEN = 500
 _MARGIN = 0.003
 """Added to the target: the recall of 150 queries is itself uncertain by about this."""
 _EF_SEARCH = (40, 60, 80, 100, 130, 160, 200, 250, 320, 400, 500, 640, 800, 1000)
+_RERANKED = (*_EF_SEARCH, 1300, 1600, 2000, 2500, 3200, 4000, 5000)
+"""Where the index is over less than the vectors, the depth that is re-ranked."""
+_HINT = (
+    "Raise index.m and index.ef_construction, or lower index.recall_target, and train"
+    " again."
+)
+_SHORT_HINT = (
+    "The index is over too little of the vectors: raise index.prefix, leave out"
+    " index.quantisation, or lower index.recall_target, and train again."
+)
 # float32 sums in another order differ in the last digits.
 _TIE = 1e-4
 
@@ -87,38 +98,43 @@ def calibrate(
             stage.advance(1, f"ef_search {ef_search}: recall {recall:.3f}")
             return recall
 
-        ef_search, recall = _smallest(measured, min(1.0, target + _MARGIN))
+        short = provisional(version.config)
+        efforts = _RERANKED if short else _EF_SEARCH
+        ef_search, recall = _smallest(measured, min(1.0, target + _MARGIN), efforts)
     conn.rollback()
     if recall < target:
         raise VersionStateError(
-            f"the index reaches recall {recall:.3f} at ef_search 1000, the target is "
-            f"{target}",
-            hint="Raise index.m and index.ef_construction, or lower "
-            "index.recall_target, and train again.",
+            f"the index reaches recall {recall:.3f} at ef_search {ef_search}, the "
+            f"target is {target}",
+            hint=_SHORT_HINT if short else _HINT,
         )
     queries = sum(map(len, kinds))
     return Calibration(ef_search, recall, queries, sorted(curve.items()))
 
 
-def _smallest(recall_at: Callable[[int], float], target: float) -> tuple[int, float]:
+def _smallest(
+    recall_at: Callable[[int], float],
+    target: float,
+    efforts: Sequence[int] = _EF_SEARCH,
+) -> tuple[int, float]:
     """Return the smallest candidate that reaches the target, else the largest.
 
     Recall grows with ef_search, and large ones are slow: the smallest is tried first,
     then the rest is halved.
     """
-    low, high = 0, len(_EF_SEARCH) - 1
-    recall = recall_at(_EF_SEARCH[0])
+    low, high = 0, len(efforts) - 1
+    recall = recall_at(efforts[0])
     if recall >= target:
-        return _EF_SEARCH[0], recall
+        return efforts[0], recall
     found: dict[int, float] = {}
     while high - low > 1:
         middle = (low + high) // 2
-        found[middle] = recall_at(_EF_SEARCH[middle])
+        found[middle] = recall_at(efforts[middle])
         if found[middle] >= target:
             high = middle
         else:
             low = middle
-    return _EF_SEARCH[high], found.get(high) or recall_at(_EF_SEARCH[high])
+    return efforts[high], found.get(high) or recall_at(efforts[high])
 
 
 def users_queries(

@@ -11,7 +11,7 @@ from typing import ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys import _db, filters, retrieval
+from recsys import _db, _index_key, filters, retrieval
 from recsys._arguments import check_ids, check_k
 from recsys._db import Connection, Halfvec
 from recsys._loaded import Loaded
@@ -186,7 +186,7 @@ def find(
     exact, ef_search = effort(version, wanted.recall_target)
     exclude = [*seen, *wanted.exclude]
     if wanted.plain and not exact:
-        ef_search = max(ef_search, min(1000, 2 * wanted.k))
+        ef_search = _index_key.effort(version.config, ef_search, wanted.k)
         return retrieval.search(
             conn, version.statements, Halfvec(query), wanted.k, exclude, ef_search
         )

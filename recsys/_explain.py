@@ -17,6 +17,7 @@ from psycopg.rows import tuple_row
 
 from recsys import _sql, filters
 from recsys._db import Connection
+from recsys._index_key import index_key
 from recsys._loaded import Loaded
 from recsys.errors import RecsysError
 from recsys.observe import Answered
@@ -130,10 +131,12 @@ def _search(
     dim = version.tower.dim + 1
     # Any vector will do, because no plan depends on it.
     query = f"'[{','.join(['0'] * (dim - 1))},1]'::halfvec"
-    distance = f"v.embedding <#> {query}"
+    key = index_key(version.config.index, version.tower.dim)
+    distance = key.distance("v.embedding", query)
     where = ""
     if filter_sql is not None:
-        distance = f"({distance}) + 0"  # keeps the planner off the HNSW index
+        # Adding 0 keeps the planner off the HNSW index.
+        distance = f"(v.embedding <#> {query}) + 0"
         where = f" where v.item_id in ({filter_sql}\n)"
     text = (
         f"select v.item_id, {distance} from {table} as v{where}"

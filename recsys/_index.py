@@ -7,9 +7,9 @@ import threading
 from typing import Any
 
 import psycopg
-from psycopg import sql
 
 from recsys import _db, _sql
+from recsys._index_key import index_key
 from recsys.errors import DatabaseUnavailable, RecsysError
 from recsys.progress import Progress
 from recsys.versions import ModelVersion
@@ -18,11 +18,16 @@ logger = logging.getLogger(__name__)
 
 
 def build_memory_mb(rows: int, dim: int, m: int) -> int:
-    """Return the maintenance_work_mem that keeps the whole graph in memory.
+    """Return the maintenance_work_mem that keeps a graph of halfvec(dim) in memory."""
+    return _memory_mb(rows, 2 * dim, m)
 
-    (203 + 32 m + 2 dim) bytes a row, measured on pgvector 0.8.5, and 10 % to spare.
+
+def _memory_mb(rows: int, size: int, m: int) -> int:
+    """Return the same for keys of ``size`` bytes.
+
+    (203 + 32 m + size) bytes a row, measured on pgvector 0.8.5, and 10 % to spare.
     """
-    return max(64, int(rows * (203 + 32 * m + 2 * dim) * 1.1 / 2**20) + 1)
+    return max(64, int(rows * (203 + 32 * m + size) * 1.1 / 2**20) + 1)
 
 
 def index_name(suffix: str) -> str:
@@ -57,7 +62,8 @@ def build(
     exists, rows = row or (False, 0)
     if exists:
         return
-    wanted = build_memory_mb(rows, version.dim, version.config.index.m)
+    key = index_key(version.config.index, version.config.train.dim)
+    wanted = _memory_mb(rows, key.size, version.config.index.m)
     memory = min(wanted, version.config.index.memory_mb)
     if memory < wanted:
         logger.warning(
@@ -77,14 +83,12 @@ def build(
 
 def _create(dsn: str, version: ModelVersion, memory_mb: int, alone: bool) -> None:
     options = version.config.index
-    statement = sql.SQL(
-        "create index {} on {} using hnsw (embedding halfvec_ip_ops)"
-        " with (m = {}, ef_construction = {})"
-    ).format(
-        sql.Identifier(index_name(version.suffix)),
-        sql.Identifier("recsys", f"item_vector_{version.suffix}"),
-        sql.Literal(options.m),
-        sql.Literal(options.ef_construction),
+    key = index_key(options, version.config.train.dim)
+    statement = _sql.trusted(
+        f"create index {index_name(version.suffix)}"
+        f" on recsys.item_vector_{version.suffix} using hnsw"
+        f" (({key.item.format(v='embedding')}) {key.operator_class})"
+        f" with (m = {options.m:d}, ef_construction = {options.ef_construction:d})"
     )
     # A parallel build takes all its memory from /dev/shm, which containers keep
     # small; alone it needs none.

@@ -13,7 +13,7 @@ import psycopg
 from numpy.typing import NDArray
 from psycopg.rows import tuple_row
 
-from recsys import _db, _sql, artifacts, retrieval, versions
+from recsys import _db, _index_key, _sql, artifacts, retrieval, versions
 from recsys._db import Connection, Halfvec
 from recsys._source import source_errors
 from recsys._tower import QueryTower
@@ -88,7 +88,7 @@ class Served:
             config.context.features,
             config.train.dim,
         )
-        self._ef_search = max(version.ef_search or 100, min(1000, 2 * depth))
+        self._ef_search = _index_key.effort(config, version.ef_search or 100, depth)
 
     def ask(self, user: UserId) -> Answer:
         """Answer one user as a request does; only the query when restricted."""

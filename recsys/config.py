@@ -18,6 +18,7 @@ from recsys.errors import ConfigError
 IdType = Literal["bigint", "uuid", "text"]
 ID_TYPES: tuple[IdType, ...] = ("bigint", "uuid", "text")
 FEATURE_TYPES = ("category", "categories", "text", "number", "time", "vector")
+QUANTISATIONS = ("none", "binary")
 TIME_PARTS = ("age", "year", "week", "day")
 # alembic keeps revision ids such as "<model>_<number>" in 32 characters, and Postgres
 # cuts identifiers at 63 bytes.
@@ -130,12 +131,18 @@ class IndexConfig:
         recall_target: ANN recall@20 against the exact scan that ef_search is
             calibrated to, in (0, 1].
         memory_mb: Most maintenance_work_mem that the build may take.
+        prefix: Dimensions that are indexed; what the index finds is re-ranked by the
+            whole vectors. 0: all.
+        quantisation: "none", or "binary": the index holds signs, and what it finds is
+            re-ranked.
     """
 
     m: int = 16
     ef_construction: int = 64
     recall_target: float = 0.95
     memory_mb: int = 4096
+    prefix: int = 0
+    quantisation: str = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -449,6 +456,14 @@ def _check_ranges(config: ModelConfig, where: str) -> None:
         (not 0 <= content.cross <= 8, "content.cross must be 0 to 8 layers"),
         (not 0 <= content.rank <= 1024, "content.rank must be 0 to 1024"),
         (not 0 <= content.hidden <= 4096, "content.hidden must be 0 to 4096"),
+        (
+            not 0 <= index.prefix <= train.dim,
+            f"index.prefix must be 0 to train.dim, which is {train.dim}",
+        ),
+        (
+            index.quantisation not in QUANTISATIONS,
+            f"index.quantisation must be one of {', '.join(QUANTISATIONS)}",
+        ),
     )
     for wrong, message in bad:
         if wrong:

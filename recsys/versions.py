@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from psycopg.rows import dict_row
 
 from recsys import _sql
 from recsys._db import Connection, translated
+from recsys._index_key import index_key
 from recsys.config import IdType, ModelConfig, model_from_dict
 from recsys.encoder.values import json_projection
 from recsys.errors import ConfigError, UnknownModel, UnknownVersion
@@ -106,6 +107,7 @@ def create_statements(plan: VersionPlan) -> list[str]:
     """
     config = plan.config
     values = _template_values(plan, config)
+    spec = {**plan.spec, **_ordering(config)}
     register = "select recsys._register_version({})".format(
         ", ".join(
             _sql.literal(value)
@@ -115,7 +117,7 @@ def create_statements(plan: VersionPlan) -> list[str]:
                 config.item_id,
                 config.user_id,
                 config.train.dim + 1,
-                json.dumps(plan.spec, ensure_ascii=False),
+                json.dumps(spec, ensure_ascii=False),
                 json.dumps(dict(plan.artifacts)),
                 json.dumps(dict(plan.metrics)),
             )
@@ -130,6 +132,19 @@ def create_statements(plan: VersionPlan) -> list[str]:
         _sql.render("model/state.sql", values),
         _sql.render("model/search.sql", values),
     ]
+
+
+def _ordering(config: ModelConfig) -> dict[str, Any]:
+    """Return what recsys._candidates must know of an index over less than vectors."""
+    key = index_key(config.index, config.train.dim)
+    if key.whole:
+        return {}
+    by = {
+        "item": key.item.format(v="v.embedding"),
+        "operator": key.operator,
+        "query": key.query.format(v="$1"),
+    }
+    return {"ordering": by}
 
 
 def drop_statements(
@@ -175,9 +190,41 @@ def _template_values(plan: VersionPlan, config: ModelConfig) -> dict[str, str]:
         "items": config.items.sql + "\n",
         "features": features,
         "collate": collation(config.item_id),
+        "near": near(config, plan.suffix),
         "taste": taste(config, columns=plan.spec.get("columns", ())),
         "newest": newest_history(config, plan.suffix),
     }
+
+
+def near(config: ModelConfig, suffix: str) -> str:
+    """Return the SQL of the candidates that the index gives: item_id, distance.
+
+    Where the index is over less than the whole vectors, those that it finds are
+    re-ranked, and more of them for a longer list.
+    """
+    key = index_key(config.index, config.train.dim)
+    lines = [
+        "select v.item_id, v.embedding <#> p_query as distance",
+        f"from recsys.item_vector_{suffix} as v",
+        "where v.item_id <> all (p_exclude)",
+        f"order by {key.distance('v.embedding', 'p_query')}",
+    ]
+    if key.whole:
+        return _indented([*lines, "limit p_k"], 16)
+    depth = "greatest(p_k, ceil(p_ef * greatest(1, p_k / 20.0) ^ 0.7)::integer)"
+    lines = [
+        "select short.item_id, short.distance",
+        f"from ({_indented([*lines, f'limit {depth}'], 6)}) as short",
+        f"order by short.distance, short.item_id{collation(config.item_id)}",
+        "limit p_k",
+    ]
+    return _indented(lines, 16)
+
+
+def _indented(lines: Sequence[str], spaces: int) -> str:
+    """Join lines; all but the first are indented."""
+    text = "\n".join(lines)
+    return text.replace("\n", "\n" + " " * spaces)
 
 
 def recent_events(config: ModelConfig, *, columns: tuple[str, ...]) -> str:

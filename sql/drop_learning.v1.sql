@@ -5,3 +5,4 @@ drop view if exists recsys.update_log;
 drop table if exists recsys.id_update_seen;
 drop table if exists recsys.id_update_row;
 drop table if exists recsys.id_update;
+drop function if exists recsys._candidates;

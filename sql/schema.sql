@@ -1080,6 +1080,8 @@ declare
     filled    integer;
     missing   integer;
     wish      integer;
+    deep      integer := p_count;
+    ordering  jsonb;
     cost      float8;
     again     float8;
     share     integer;
@@ -1102,10 +1104,18 @@ begin
         from unnest(extra_ids, extra) as e(item_id, score) where e.item_id = any (pass);
     end if;
 
+    -- Eligible candidates to be seen before the best p_count of them are known.
+    select v.spec -> 'ordering' into ordering from recsys.model_version as v
+    where v.model = regexp_replace(p_suffix, '_[0-9]+$', '')
+      and v.number = substring(p_suffix from '[0-9]+$')::integer;
+    if ordering is not null then
+        deep := least(most + 1, greatest(p_count, p_ef * greatest(1, p_count / 20.0) ^ 0.7));
+    end if;
+
     scanned := 0;
     stage := 'index';
     wish := case when p_ef is null then most + 1
-                 else greatest(coalesce(p_first, p_ef), (1.1 * p_count)::integer) end;
+                 else greatest(coalesce(p_first, p_ef), (1.1 * deep)::integer) end;
     if wish > 6 * p_ef and wish <= most then
         cost := recsys._cost(exact, p_query, excluded, least_score, p_count);
         if wish * each > cost then
@@ -1119,14 +1129,16 @@ begin
         end if;
     end if;
     if wish <= most then
-        perform set_config('hnsw.ef_search', p_ef::text, true);
+        perform set_config('hnsw.ef_search', least(p_ef, 1000)::text, true);
         -- Planned with the index only; it can give the rows in their order, and nothing else can.
         perform set_config('enable_seqscan', 'off', true), set_config('enable_sort', 'off', true);
         -- A custom plan looks exclusions up in a hash table, a generic one goes through all of them for each candidate.
         perform set_config('plan_cache_mode', 'force_custom_plan', true);
         open walk no scroll for execute format(
             'select v.item_id, (-(v.embedding <#> $1))::real as score from recsys.item_vector_%I as v
-             where v.item_id <> all ($2) order by v.embedding <#> $1 limit %s', p_suffix, most + 1)
+             where v.item_id <> all ($2) order by %s %s %s limit %s', p_suffix,
+            coalesce(ordering ->> 'item', 'v.embedding'), coalesce(ordering ->> 'operator', '<#>'),
+            coalesce(ordering ->> 'query', '$1'), most + 1)
         using p_query, excluded;
         perform set_config('enable_seqscan', 'on', true), set_config('enable_sort', 'on', true),
                 set_config('plan_cache_mode', 'force_generic_plan', true);
@@ -1180,19 +1192,24 @@ begin
               from unnest(near_ids || extra_ids, near || extra) with ordinality as n(item_id, score, place)
               left join unnest(key_ids, keys) as k(item_id, key) on k.item_id = n.item_id
               where n.place <= cardinality(near_ids) or n.item_id <> all (near_ids)) as c;
-        if place is not null and (p_keys is null or filled is not null) then
+        if hits >= deep and (p_keys is null or filled is not null) then
             needed := ceil(1.0 * scanned * greatest(place, filled) / cardinality(near_ids));
+            if ordering is not null then
+                needed := greatest(needed, ceil(1.0 * scanned * deep / hits));
+            end if;
             exit;
         end if;
-        -- All there is above the least score?
-        exit when p_min_score is not null and (select min(b.score) from unnest(batch) as b(score)) < least_score;
+        -- All there is above the least score? A provisional order puts a few below it before others above.
+        exit when p_min_score is not null and cardinality(batch) > 0
+              and (select case when ordering is null then min(b.score) else max(b.score) end
+                   from unnest(batch) as b(score)) < least_score;
         if ended then
             wish := most + 1;  -- the index has given up; whether more is there only the exact scan knows
             exit;
         end if;
         -- What is missing, if it goes on like this; a key's own share may yet grow thin. Nothing at all counts as
         -- half an item.
-        missing := case when place is null then p_count - hits else p_count end;
+        missing := case when hits < deep then deep - hits else p_count end;
         wish := scanned + least(10.0 * scanned, greatest(p_ef / 4, 1.1 * scanned * missing / greatest(hits, 0.5)));
         if rounds > 1 then
             wish := greatest(wish, 2 * scanned);  -- few rounds, however the rest trickles in

@@ -14,13 +14,14 @@ UPDATES = (
     "tables/id_update.v1.sql",
     "views/update_log.v1.sql",
 )
+SEARCH = ("functions/_candidates.v2.sql",)
 # The grants come last: they name what every area made.
 GRANTS = ("functions/_grant_part_learning.v1.sql",)
 
 
 def upgrade() -> None:
     """Make the tables, functions, views and grants of every area."""
-    for name in (*UPDATES, *GRANTS):
+    for name in (*UPDATES, *SEARCH, *GRANTS):
         _ddl.run(name)
     _ddl.run("functions/schema_version.v4.sql")
     _ddl.run("functions/_grant_core.v2.sql")
@@ -29,5 +30,6 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Remove them."""
     _ddl.run("drop_learning.v1.sql")
+    _ddl.run("functions/_candidates.v1.sql")
     _ddl.run("functions/schema_version.v3.sql")
     _ddl.run("functions/_grant_core.v2.sql")

@@ -3,7 +3,8 @@
 --   p_query    query vector
 --   p_k        list length
 --   p_exclude  items never returned
---   p_ef       candidates the index keeps; at least the calibrated ef_search
+--   p_ef       candidates the index keeps; at least the calibrated ef_search. Where the index is over less than the
+--              whole vectors, as many are re-ranked for up to 20 places, and more for more
 --   -> item_ids, scores  best first; ties within the answer by item id
 --
 -- The SET clauses make the settings end with the function, inside any transaction and behind any pooler.
@@ -30,7 +31,7 @@ set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 as $function$
 begin
-    perform set_config('hnsw.ef_search', p_ef::text, true);
+    perform set_config('hnsw.ef_search', least(p_ef, 1000)::text, true);
     if cardinality(p_exclude) > 100 then
         -- A custom plan looks exclusions up in a hash table, a generic one goes through all for each candidate.
         perform set_config('plan_cache_mode', 'force_custom_plan', true);
@@ -39,11 +40,7 @@ begin
     select array_agg(sorted.item_id), array_agg((-sorted.distance)::real)
     into item_ids, scores
     from (select near.item_id, near.distance
-          from (select v.item_id, v.embedding <#> p_query as distance
-                from recsys.item_vector_@s@ as v
-                where v.item_id <> all (p_exclude)
-                order by v.embedding <#> p_query
-                limit p_k) as near
+          from (@near@) as near
           order by near.distance, near.item_id@collate@) as sorted;
 
     if coalesce(cardinality(item_ids), 0) < p_k then
