@@ -23,6 +23,7 @@ from recsys.cli import (
     setup,
     slow,
     switch,
+    tune,
 )
 from recsys.errors import RecsysError, SchemaError
 from recsys.settings import Settings
@@ -37,6 +38,7 @@ COMMANDS = (
     setup.doctor,
     setup.demo,
     models.train,
+    tune.tune,
     models.backfill,
     models.versions_,
     switch.promote,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -86,7 +86,7 @@ class _Run:
 
     @property
     def score(self) -> float:
-        return _score(self.metrics)
+        return score_of(self.metrics)
 
 
 def choose(
@@ -258,7 +258,7 @@ class _Search:
                 return False
             started = time.perf_counter()
             metrics = self.judge.score(towers, biases)
-            score, place = max((_score(m), i) for i, m in enumerate(metrics))
+            score, place = max((score_of(m), i) for i, m in enumerate(metrics))
             found.append((score, epoch.number, trends[place], metrics[place]))
             self._note(settings, epoch, metrics[place])
             average = sum(seconds) / len(seconds)
@@ -328,5 +328,6 @@ def _users_per_item(
     return torch.from_numpy(counts.astype(np.float32))
 
 
-def _score(metrics: dict[str, float]) -> float:
+def score_of(metrics: Mapping[str, float]) -> float:
+    """Return what settings are chosen by, higher is better."""
     return metrics["recall@20"] + metrics["ndcg@20"]

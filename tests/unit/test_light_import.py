@@ -15,6 +15,7 @@ HEAVY = (
     "onnx",
     "onnxruntime",
     "safetensors",
+    "optuna",
     "django",
     "flask",
     "prometheus_client",
@@ -47,7 +48,7 @@ def test_import_recsys_loads_nothing_heavy() -> None:
         "from recsys import Recommender; Recommender('shop', dsn='host=nowhere')",
         "import recsys.schema, recsys.versions, recsys.artifacts",
         "import recsys.backfill, recsys.evaluate, recsys.compare, recsys.doctor",
-        "import recsys.pipeline",
+        "import recsys.pipeline, recsys.tuning",
     ],
 )
 def test_the_library_modules_load_neither_torch_nor_the_cli(statement: str) -> None:

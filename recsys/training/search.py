@@ -1,0 +1,422 @@
+"""The search of ``recsys tune``: optuna proposes, the validation slice judges.
+
+Every trial is a fit of the same number of epochs on the training part, looked at a few
+times; a trial whose learning curve lies below the median of the others at the same
+epoch is ended. The first trial has today's settings, so that every gain is one over
+them. The study is a journal file: it survives a crash, and several processes may work
+on it at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from recsys.config import TrainConfig
+from recsys.errors import TrainingError
+from recsys.progress import Progress, Stage
+from recsys.training import study as studies
+from recsys.training.dataset import Dataset
+from recsys.training.evaluation import Judge
+from recsys.training.loop import LEAST_BATCH, STEPS_PER_EPOCH, Epoch, first_rows, fit
+from recsys.training.model import Towers
+from recsys.training.rows import query_rows
+from recsys.training.space import Dimension, from_json, space, to_json
+from recsys.training.split import split
+from recsys.training.study import Study, Trial, TrialRow
+from recsys.training.tune import first_settings, score_of, trends_of
+
+logger = logging.getLogger(__name__)
+
+_LOOKS = 6
+# A budget is meant for about this many whole fits; bad ones end early and make it more.
+_WHOLE_FITS = 15
+_FEWEST_EPOCHS = 6
+# The final fit of 'recsys train' has about this share of train.budget_s.
+_FIT_SHARE = 0.55
+# A study says nothing about other data; late events may add this share.
+_DRIFT = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """Today's settings and the best ones, fitted again with another seed."""
+
+    current: float
+    best: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the gain was no luck of one seed."""
+        return self.best > self.current
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search found.
+
+    Attributes:
+        trials: Every trial of the study, also those of other runs, in order.
+        best: The one with the highest score; None when none was finished.
+        epochs: Epochs of a whole trial.
+        users: Users judged.
+        interrupted: It was ended by Ctrl-C.
+        confirmation: The second opinion, None when there was nothing to confirm.
+    """
+
+    trials: Sequence[TrialRow]
+    best: TrialRow | None
+    epochs: int
+    users: int
+    interrupted: bool
+    confirmation: Confirmation | None = None
+
+
+@dataclass(slots=True)
+class _Look:
+    """The best look at one fit so far."""
+
+    score: float = -math.inf
+    epoch: int = 0
+    metrics: dict[str, float] = field(default_factory=dict[str, float])
+
+
+class _Deadline(Exception):
+    """The time of the search is over in the middle of a trial."""
+
+
+def search(
+    dataset: Dataset,
+    config: TrainConfig,
+    path: Path,
+    *,
+    only: Sequence[str] = (),
+    resume: bool = False,
+    trials: int | None = None,
+    budget_s: float | None = None,
+    progress: Progress,
+) -> Found:
+    """Search for better settings on the validation slice.
+
+    Args:
+        dataset: All the data; its latest part is the validation slice.
+        config: Today's settings: the first trial, and what is not searched.
+        path: The study's journal.
+        only: Settings to search; empty means the usual ones.
+        resume: Go on with an existing study; else the file must not exist.
+        trials: Trials of this run at most.
+        budget_s: Seconds of this run at most.
+        progress: Receives seconds, or trials without a budget.
+
+    Raises:
+        ConfigError: The study cannot be opened, or nothing can be searched.
+        TrainingError: Nobody can be validated on, or the data are not the study's.
+    """
+    started = time.perf_counter()
+    study = studies.open_study(path, resume=resume, seed=config.seed)
+    if study.settled:
+        # recsys.toml may have changed since: a study compares what it began with.
+        config = replace(config, **study.facts["config"])
+    runner = _Runner(dataset, config)
+    if not study.settled:
+        _set_up(study, runner, dataset, config, only, budget_s)
+    _check_data(study, dataset)
+    studies.bury_the_dead(study)
+    runner.take(study)
+    deadline = math.inf if budget_s is None else started + budget_s
+    total = trials if budget_s is None else max(1, round(budget_s))
+    interrupted = False
+    with progress.stage("tune", total) as stage:
+        clock = _Clock(stage, started, deadline, seconds=budget_s is not None)
+        try:
+            _run(study, runner, clock, trials)
+            confirmation = _confirm(study, runner, clock)
+        except KeyboardInterrupt:
+            interrupted, confirmation = True, None
+    rows = study.rows()
+    return Found(
+        trials=rows,
+        best=_best(rows),
+        epochs=runner.epochs,
+        users=runner.judge.users,
+        interrupted=interrupted,
+        confirmation=confirmation,
+    )
+
+
+def _set_up(
+    study: Study,
+    runner: _Runner,
+    dataset: Dataset,
+    config: TrainConfig,
+    only: Sequence[str],
+    budget_s: float | None,
+) -> None:
+    """Decide once what the study compares, and queue today's settings first."""
+    rows = runner.rows
+    dimensions = space(
+        runner.current,
+        only=only,
+        content=dataset.items is not None,
+        largest={
+            "batch": max(LEAST_BATCH, math.ceil(len(rows.user) / STEPS_PER_EPOCH)),
+            "negatives": len(rows.items),
+        },
+    )
+    study.settle(
+        {
+            "space": to_json(dimensions),
+            "epochs": runner.affordable(budget_s),
+            "interactions": len(dataset),
+            "until": dataset.until,
+            "config": asdict(config),
+        },
+        {d.name: runner.current[d.name] for d in dimensions},
+        dimensions,
+    )
+
+
+def _check_data(study: Study, dataset: Dataset) -> None:
+    before = int(study.facts["interactions"])
+    if abs(len(dataset) - before) > _DRIFT * before:
+        raise TrainingError(
+            f"the study was begun on {before:,} interactions, and there are now"
+            f" {len(dataset):,}: its trials cannot be compared with new ones",
+            hint="Begin a new study with --study FILE, or pass --until as then.",
+        )
+
+
+@dataclass(slots=True)
+class _Clock:
+    """Tells the progress bar, and when to stop."""
+
+    stage: Stage
+    started: float
+    deadline: float
+    seconds: bool
+    _shown: int = 0
+
+    @property
+    def over(self) -> bool:
+        return time.perf_counter() >= self.deadline
+
+    def left_s(self) -> float:
+        return self.deadline - time.perf_counter()
+
+    def tick(self, note: str) -> None:
+        if not self.seconds:
+            return self.stage.advance(0, note)
+        passed = int(time.perf_counter() - self.started)
+        self.stage.advance(passed - self._shown, note)
+        self._shown = passed
+        return None
+
+    def trial_done(self) -> None:
+        if not self.seconds:
+            self.stage.advance(1)
+
+
+class _Runner:
+    """Fits trials on the training part and judges them on the validation slice."""
+
+    def __init__(self, dataset: Dataset, config: TrainConfig) -> None:
+        cut = split(dataset, config.validation, config.seed)
+        if not len(cut.users):
+            raise TrainingError(
+                "no user can be validated on, so settings cannot be compared",
+                hint="Tuning needs users with interactions before and after the cut:"
+                " raise train.validation, or collect more data.",
+            )
+        self.dataset = dataset
+        self.config = config
+        self.rows = query_rows(dataset, cut.train, cut.end, config.history)
+        self.judge = Judge(dataset, self.rows, cut, config.seed)
+        self.epochs = 0
+        self.space: list[Dimension] = []
+        settings = first_settings(config)
+        self.current: dict[str, Any] = {
+            name: getattr(settings, name, getattr(config, name))
+            for name in type(config).__dataclass_fields__
+        }
+        self._start: dict[int, torch.Tensor] = {}
+
+    def take(self, study: Study) -> None:
+        """Take over what the study compares."""
+        self.epochs = int(study.facts["epochs"])
+        self.space = from_json(study.facts["space"])
+
+    def affordable(self, budget_s: float | None) -> int:
+        """Return the epochs of a trial: those of a real fit, or what time allows."""
+        config = self.config
+        if config.epochs:
+            return config.epochs
+        epoch_s = self._epoch_s()
+        real = _FIT_SHARE * config.budget_s / epoch_s
+        if budget_s is not None:
+            real = min(real, budget_s / _WHOLE_FITS / epoch_s)
+        return max(min(_FEWEST_EPOCHS, config.max_epochs),
+                   min(config.max_epochs, int(real)))  # fmt: skip
+
+    def _epoch_s(self) -> float:
+        """Measure an epoch with its share of a look."""
+        seconds: list[float] = []
+
+        def after(epoch: Epoch, towers: Towers) -> bool:
+            del towers
+            seconds.append(epoch.seconds)
+            return False
+
+        self._fit({}, 1, self.config.seed, after)
+        return max(seconds[0], 1e-4)
+
+    def trial(self, trial: Trial, clock: _Clock, best: float) -> _Look:
+        """Run one trial; it may be ended early.
+
+        Raises:
+            _Deadline: The time is over.
+            studies.Pruned: The learning curve is below that of the others.
+        """
+        values = {d.name: trial.suggest(d) for d in self.space}
+
+        def seen(look: _Look, epoch: int, score: float) -> None:
+            top = max(best, look.score)
+            shown = f"trial {trial.number}: {score:.4f} at {epoch}, best {top:.4f}"
+            clock.tick(shown)
+            if trial.report(score, epoch) and epoch < self.epochs:
+                raise studies.Pruned
+
+        return self.judged(values, self.config.seed, seen, clock)
+
+    def judged(
+        self,
+        values: Mapping[str, Any],
+        seed: int,
+        seen: Callable[[_Look, int, float], None],
+        clock: _Clock,
+    ) -> _Look:
+        """Fit once and return the best look at it.
+
+        Raises:
+            _Deadline: The time is over.
+        """
+        config = replace(self.config, **values)
+        trends = trends_of(config, timed=self.rows.recent is not None)
+        biases = torch.stack([trend.bias(self.rows) for trend in trends])
+        every = max(1, math.ceil(self.epochs / _LOOKS))
+        best = _Look()
+
+        def after(epoch: Epoch, towers: Towers) -> bool:
+            if clock.over and not epoch.last:
+                raise _Deadline
+            if epoch.number % every and not epoch.last:
+                return False
+            found = self.judge.score(towers, biases)
+            score, place = max((score_of(m), i) for i, m in enumerate(found))
+            if score > best.score:
+                best.score, best.epoch = score, epoch.number
+                best.metrics = found[place]
+            seen(best, epoch.number, score)
+            return False
+
+        self._fit(values, self.epochs, seed, after)
+        return best
+
+    def _fit(
+        self,
+        values: Mapping[str, Any],
+        epochs: int,
+        seed: int,
+        after: Callable[[Epoch, Towers], bool],
+    ) -> None:
+        settings = first_settings(replace(self.config, **values))
+        if settings.dim not in self._start:
+            self._start[settings.dim] = first_rows(
+                self.rows, settings.dim, self.config.seed
+            )
+        start = self._start[settings.dim]
+        fit(self.dataset, self.rows, settings, epochs, seed, start, after)
+
+
+def _run(study: Study, runner: _Runner, clock: _Clock, trials: int | None) -> None:
+    """Run trials until the budget or the number is used up."""
+    done = 0
+    while (trials is None or done < trials) and _worth_starting(study, clock):
+        trial = study.ask(f"{socket.gethostname()}:{os.getpid()}")
+        best = _best(study.rows())
+        started = time.perf_counter()
+        try:
+            look = runner.trial(trial, clock, _score(best))
+        except studies.Pruned:
+            trial.end("pruned", seconds=time.perf_counter() - started)
+        except _Deadline:
+            trial.end("unfinished", seconds=time.perf_counter() - started)
+            return
+        except TrainingError as exc:
+            logger.warning("trial %d: %s", trial.number, exc)
+            trial.end("failed", note=str(exc), seconds=time.perf_counter() - started)
+        except BaseException:
+            trial.end("interrupted", seconds=time.perf_counter() - started)
+            raise
+        else:
+            trial.complete(
+                look.score,
+                {**look.metrics, "epoch": float(look.epoch)},
+                time.perf_counter() - started,
+            )
+        done += 1
+        clock.trial_done()
+
+
+def _worth_starting(study: Study, clock: _Clock) -> bool:
+    """Begin a trial only when it can show something, the first one in any case."""
+    whole = [row.seconds for row in study.rows() if row.state == "complete"]
+    if not whole:
+        return not clock.over
+    # Two whole fits are kept for the confirmation; a hopeless trial ends at half.
+    return clock.left_s() > 2.5 * median(whole)
+
+
+def _confirm(study: Study, runner: _Runner, clock: _Clock) -> Confirmation | None:
+    """Fit today's settings and the best ones again, with another seed."""
+    rows = study.rows()
+    best = _best(rows)
+    if best is None or best.number == 0 or clock.over:
+        return None
+    first = next((row for row in rows if row.number == 0), None)
+    if first is None or first.state != "complete":
+        return None
+
+    def seen(look: _Look, epoch: int, score: float) -> None:
+        clock.tick(f"confirming: {score:.4f} at {epoch}, {look.score:.4f}")
+
+    seed = runner.config.seed + 1
+    try:
+        scores = [
+            runner.judged(row.settings, seed, seen, clock).score
+            for row in (first, best)
+        ]
+    except _Deadline:
+        return None
+    found = Confirmation(*scores)
+    study.note("confirmation", {"best": best.number, "current_score": found.current,
+                                "best_score": found.best})  # fmt: skip
+    return found
+
+
+def _best(rows: Sequence[TrialRow]) -> TrialRow | None:
+    done = [row for row in rows if row.state == "complete"]
+    return max(done, key=_score, default=None)
+
+
+def _score(row: TrialRow | None) -> float:
+    return -math.inf if row is None or row.score is None else row.score

@@ -1,0 +1,197 @@
+"""Better settings for a model: what ``recsys tune`` does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recsys import _db, _toml_edit, schema
+from recsys.config import ModelConfig, ProjectConfig
+from recsys.errors import ConfigError, TrainingError
+from recsys.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from recsys.training.search import Found
+
+DEFAULT_BUDGET_S = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """What a tuning found.
+
+    Attributes:
+        model: Name of the model.
+        study: File of the study.
+        found: Trials, the best of them, and a second opinion.
+    """
+
+    model: str
+    study: Path
+    found: Found
+
+    @property
+    def better(self) -> bool:
+        """Whether other settings than today's won, also with another seed."""
+        found = self.found
+        if found.best is None or found.best.number == 0:
+            return False
+        return found.confirmation is None or found.confirmation.holds
+
+    @property
+    def table(self) -> str:
+        """Name of the table of recsys.toml that the settings belong to."""
+        return f"model.{self.model}.train"
+
+    @property
+    def snippet(self) -> str:
+        """The best settings as lines of recsys.toml; empty without any."""
+        best = self.found.best
+        return _toml_edit.snippet(self.table, best.settings) if best else ""
+
+    @property
+    def verdict(self) -> str:
+        """What came out, in a sentence or two."""
+        return _verdict(self.found)
+
+
+def _verdict(found: Found) -> str:
+    best = found.best
+    if best is None:
+        return "No trial was finished: give it a greater --budget."
+    if best.number == 0:
+        return "Nothing was better than today's settings."
+    today = next((row for row in found.trials if row.number == 0), None)
+    gain = ""
+    if today is not None and today.state == "complete" and today.score:
+        gain = f" {(best.score or 0.0) / today.score - 1:+.1%} over today's settings"
+    words = f"Trial {best.number} is best:{gain or ' today has no score'}."
+    second = found.confirmation
+    if second is None:
+        return f"{words} Not confirmed with another seed: the time was over."
+    again = second.best / second.current - 1 if second.current else 0.0
+    if second.holds:
+        return f"{words} Another seed confirms it: {again:+.1%}."
+    return f"{words} Another seed does not confirm it ({again:+.1%}): keep today's."
+
+
+def tune_model(
+    dsn: str,
+    project: ProjectConfig,
+    model: str,
+    *,
+    study: Path | None = None,
+    resume: bool = False,
+    trials: int | None = None,
+    budget_s: float | None = None,
+    only: Sequence[str] = (),
+    until: datetime | None = None,
+    progress: Progress = SILENT,
+) -> Tuned:
+    """Search for better settings of a model on its validation slice.
+
+    Nothing is written but the study, and nothing in the database changes.
+
+    Args:
+        dsn: Connection string; empty means the ``PG*`` variables.
+        project: The whole recsys.toml.
+        model: Name of the model.
+        study: Its file; default MODEL.study beside recsys.toml.
+        resume: Go on with a study, on the data it was begun with.
+        trials: Trials at most.
+        budget_s: Seconds at most; default 900 unless trials are given.
+        only: Settings to search; empty means the usual ones.
+        until: Leave out interactions from this time on, as a test part.
+        progress: Receives the progress.
+
+    Raises:
+        ConfigError: The model is not declared, or the study cannot be used.
+        SourceError: A source fails or returns bad rows.
+        TrainingError: Nobody can be validated on, or the data are not the study's.
+    """
+    config = project.model(model)
+    if budget_s is None and trials is None:
+        budget_s = DEFAULT_BUDGET_S
+    for name, value in (("budget", budget_s), ("number of trials", trials)):
+        if value is not None and value <= 0:
+            raise ConfigError(f"the {name} must be positive, got {value}")
+    path = study or study_path(project, model)
+    search = _tools()
+    known = _known_end(path, resume)
+    dataset = _read(dsn, config, until or known, progress)
+    found = search.search(
+        dataset,
+        config.train,
+        path,
+        only=only,
+        resume=resume,
+        trials=trials,
+        budget_s=budget_s,
+        progress=progress,
+    )
+    return Tuned(model, path, found)
+
+
+def study_path(project: ProjectConfig, model: str) -> Path:
+    """Return where the study of a model is kept by default."""
+    folder = project.path.parent if project.path else Path.cwd()
+    return folder / f"{model}.study"
+
+
+def _tools() -> Any:
+    try:
+        from recsys.training import search
+    except ImportError as exc:
+        raise TrainingError(
+            f"tuning needs a package that is not installed: {exc.name}",
+            hint="pip install 'recsys[tune]'",
+        ) from exc
+    return search
+
+
+def _known_end(path: Path, resume: bool) -> datetime | None:
+    """Return the end of the data that a study was begun on.
+
+    A study that must not be resumed is refused here, before the data are read.
+    """
+    from recsys.training import study as studies
+
+    if not path.exists():
+        return None
+    known = studies.open_study(path, resume=resume, seed=0)
+    if not known.settled or known.facts["until"] is None:
+        return None
+    # The last interaction itself belongs to the data.
+    return datetime.fromtimestamp(float(known.facts["until"]) + 1e-6, UTC)
+
+
+def _read(
+    dsn: str, config: ModelConfig, until: datetime | None, progress: Progress
+) -> Any:
+    from recsys.training.data import read
+
+    with _db.connect(dsn) as conn:
+        schema.check(conn)
+        conn.rollback()
+        return read(conn, config, until=until, progress=progress)
+
+
+def write_settings(project: ProjectConfig, tuned: Tuned) -> str:
+    """Set the best settings in recsys.toml.
+
+    Returns:
+        The change as a unified diff; empty when they stood there already.
+
+    Raises:
+        ConfigError: There is no file, it changed, or it cannot be edited by line.
+    """
+    if project.path is None or tuned.found.best is None:
+        raise ConfigError("there is nothing to write, or no recsys.toml to write to")
+    before = project.path.read_text(encoding="utf-8")
+    after = _toml_edit.edited(before, tuned.table, tuned.found.best.settings)
+    if after != before:
+        _toml_edit.replace(project.path, before, after)
+    return _toml_edit.diff(before, after, project.path.name)

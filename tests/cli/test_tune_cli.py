@@ -1,0 +1,97 @@
+"""``recsys tune`` on a shop's own tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import world
+
+from recsys import config
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def tables(server: str, template: str) -> Iterator[str]:
+    with world.database(server, template) as dsn:
+        world.fill_shop(dsn, items=60, users=60, events=12)
+        yield dsn
+
+
+TOML = """\
+# the shop
+[model.shop]
+[model.shop.items]
+sql = "select id as item_id from product"
+[model.shop.interactions]
+sql = "select customer_id as user_id, product_id as item_id, created_at as occurred_at\
+ from event"
+[model.shop.train]
+dim = 8      # small
+epochs = 2
+"""
+
+
+def test_trials_are_printed_and_the_best_settings_written(
+    run: Run, tables: str, tmp_path: Path
+) -> None:
+    (tmp_path / "recsys.toml").write_text(TOML)
+
+    first = run("--dsn", tables, "tune", "shop", "--trials", 1, "--format", "json")
+    again = run("--dsn", tables, "tune", "shop", "--trials", 1)
+    more = run(
+        "--dsn", tables, "tune", "shop", "--resume", "--trials", 6, "--write"
+    )  # fmt: skip
+
+    assert first.code == 0, first.err
+    (row,) = json.loads(first.out)
+    assert row["trial"] == 0
+    assert row["state"] == "complete"
+    assert (row["tau"], row["dropout"]) == (0.1, 0.5)
+    assert again.code == 1
+    assert "--resume" in again.err
+    assert more.code == 0, more.err
+    text = (tmp_path / "recsys.toml").read_text()
+    assert text.startswith("# the shop\n")
+    assert "dim = 8      # small\n" in text
+    settings = config.load(tmp_path / "recsys.toml").model("shop").train
+    if "Another seed confirms it" in more.err:
+        assert f"+tau = {settings.tau!r}" in more.out
+    else:
+        assert "Nothing was written" in more.err
+        assert text == TOML
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--trials", "0"], "must be positive"),
+        (["--budget", "-1"], "must be positive"),
+        (["--search", "colour", "--trials", "1"], "colour cannot be searched"),
+        (["--study", "recsys.toml", "--trials", "1"], "is not a study"),
+        (["--study", "no/such/folder", "--trials", "1"], "cannot use"),
+    ],
+)
+def test_bad_arguments_say_what_to_do(
+    run: Run, tables: str, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    (tmp_path / "recsys.toml").write_text(TOML)
+
+    result = run("--dsn", tables, "tune", "shop", *arguments)
+
+    assert result.code == 1
+    assert message in result.err
+    assert "Hint: " in result.err or "positive" in message
