@@ -28,12 +28,13 @@ from recsys.progress import Progress, Stage
 from recsys.training import study as studies
 from recsys.training.dataset import Dataset
 from recsys.training.evaluation import Judge
-from recsys.training.loop import LEAST_BATCH, STEPS_PER_EPOCH, Epoch, first_rows, fit
+from recsys.training.loop import LEAST_BATCH, STEPS_PER_EPOCH, Epoch, fit
 from recsys.training.model import Towers
 from recsys.training.rows import query_rows
 from recsys.training.space import Dimension, from_json, space, to_json
 from recsys.training.split import split
 from recsys.training.study import Study, Trial, TrialRow
+from recsys.training.svd import first_rows
 from recsys.training.tune import first_settings, score_of, trends_of
 
 logger = logging.getLogger(__name__)
@@ -126,7 +127,7 @@ def search(
     study = studies.open_study(path, resume=resume, seed=config.seed)
     if study.settled:
         # recsys.toml may have changed since: a study compares what it began with.
-        config = replace(config, **study.facts["config"])
+        config = replace(config, **_plain(study.facts["config"]))
     runner = _Runner(dataset, config)
     if not study.settled:
         _set_up(study, runner, dataset, config, only, budget_s)
@@ -179,7 +180,7 @@ def _set_up(
             "epochs": runner.affordable(budget_s),
             "interactions": len(dataset),
             "until": dataset.until,
-            "config": asdict(config),
+            "config": _plain(asdict(config)),
         },
         {d.name: runner.current[d.name] for d in dimensions},
         dimensions,
@@ -411,6 +412,12 @@ def _confirm(study: Study, runner: _Runner, clock: _Clock) -> Confirmation | Non
     study.note("confirmation", {"best": best.number, "current_score": found.current,
                                 "best_score": found.best})  # fmt: skip
     return found
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that JSON gives back as they were."""
+    kinds = (int, float, str, bool)
+    return {name: value for name, value in values.items() if isinstance(value, kinds)}
 
 
 def _best(rows: Sequence[TrialRow]) -> TrialRow | None:
