@@ -31,11 +31,12 @@ from recsys.training.evaluation import Judge
 from recsys.training.loop import LEAST_BATCH, STEPS_PER_EPOCH, Epoch, fit
 from recsys.training.model import Towers
 from recsys.training.rows import query_rows
+from recsys.training.settings import Settings
 from recsys.training.space import Dimension, from_json, space, to_json
 from recsys.training.split import split
 from recsys.training.study import Study, Trial, TrialRow
 from recsys.training.svd import first_rows
-from recsys.training.tune import first_settings, score_of, trends_of
+from recsys.training.tune import biases_of, first_settings, score_of
 
 logger = logging.getLogger(__name__)
 
@@ -277,7 +278,7 @@ class _Runner:
             seconds.append(epoch.seconds)
             return False
 
-        self._fit({}, 1, self.config.seed, after)
+        self._fit(first_settings(self.config), 1, self.config.seed, after)
         return max(seconds[0], 1e-4)
 
     def trial(self, trial: Trial, clock: _Clock, best: float) -> _Look:
@@ -310,9 +311,8 @@ class _Runner:
         Raises:
             _Deadline: The time is over.
         """
-        config = replace(self.config, **values)
-        trends = trends_of(config, timed=self.rows.recent is not None)
-        biases = torch.stack([trend.bias(self.rows) for trend in trends])
+        settings = first_settings(replace(self.config, **values))
+        biases = biases_of(settings, self.rows)[1]
         every = max(1, math.ceil(self.epochs / _LOOKS))
         best = _Look()
 
@@ -329,17 +329,16 @@ class _Runner:
             seen(best, epoch.number, score)
             return False
 
-        self._fit(values, self.epochs, seed, after)
+        self._fit(settings, self.epochs, seed, after)
         return best
 
     def _fit(
         self,
-        values: Mapping[str, Any],
+        settings: Settings,
         epochs: int,
         seed: int,
         after: Callable[[Epoch, Towers], bool],
     ) -> None:
-        settings = first_settings(replace(self.config, **values))
         if settings.dim not in self._start:
             self._start[settings.dim] = first_rows(
                 self.rows, settings.dim, self.config.seed

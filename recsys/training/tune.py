@@ -108,7 +108,7 @@ def choose(
     cut = split(dataset, config.validation, config.seed)
     if not len(cut.users):
         logger.warning("no user can be validated on; default settings are used")
-        trend = _trends(settings, config, timed=dataset.until is not None)[-1]
+        trend = grid(settings.tau, settings.beta, timed=dataset.until is not None)[-1]
         return Choice(settings, trend, config.epochs or _DEFAULT_EPOCHS)
     rows = query_rows(dataset, cut.train, cut.end, config.history)
     judge = Judge(dataset, rows, cut, config.seed)
@@ -210,7 +210,7 @@ class _Search:
 
         def after(epoch: Epoch, towers: Towers) -> bool:
             started = time.perf_counter()
-            biases = self._biases(settings)[1]
+            biases = biases_of(settings, self.rows)[1]
             self.judge.score(towers, biases)
             seconds.append((epoch.seconds, time.perf_counter() - started))
             return False
@@ -234,20 +234,13 @@ class _Search:
         epochs = int((seconds - looks * look_s) / max(epoch_s, 1e-4))
         return min(max(2, epochs), self.config.max_epochs)
 
-    def _biases(self, settings: Settings) -> tuple[list[Trend], Tensor]:
-        timed = self.rows.decayed is not None
-        trends = _trends(settings, self.config, timed=timed)
-        return trends, torch.stack(
-            [trend.bias(self.rows.pop, self.rows.decayed) for trend in trends]
-        )
-
     def _run(
         self, settings: Settings, epochs: int, looks: int, limit_s: float = math.inf
     ) -> _Run:
         """Fit once, looking at the validation slice ``looks`` times."""
         self._runs += 1
         every = max(1, math.ceil(epochs / looks))
-        trends, biases = self._biases(settings)
+        trends, biases = biases_of(settings, self.rows)
         found: list[tuple[float, int, Trend, dict[str, float]]] = []
         seconds: list[float] = []
 
@@ -302,9 +295,12 @@ def _epochs(best: _Run, config: TrainConfig) -> int:
     return best.best if best.overfitted else config.max_epochs
 
 
-def _trends(settings: Settings, config: TrainConfig, *, timed: bool) -> list[Trend]:
-    """Return the popularity dimensions to try; the last one is the default."""
-    return grid(settings.tau, config.beta, timed=timed)
+def biases_of(settings: Settings, rows: QueryRows) -> tuple[list[Trend], Tensor]:
+    """Return the popularity dimensions to try, and each as item biases, (G, T)."""
+    timed = rows.decayed is not None
+    trends = grid(settings.tau, settings.beta, timed=timed)
+    biases = [trend.bias(rows.pop, rows.decayed) for trend in trends]
+    return trends, torch.stack(biases)
 
 
 def _floors(
