@@ -12,11 +12,13 @@ DATA ?=
 # Wheels of torch without CUDA, a tenth of the size; empty: the default index.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
+# Options of 'make bench-quality', such as "--data-set gowalla --dim 128 --seeds 3".
+QUALITY ?=
 # Length of 'make soak'.
 MINUTES ?= 10
 
 .PHONY: help demo test lint tools shop-django shop-flask \
-	bench bench-live bench-web aa soak schema clean
+	bench bench-live bench-web bench-quality aa soak schema clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' $(MAKEFILE_LIST)
@@ -25,6 +27,7 @@ help:
 	@echo "make bench   the measurements of docs/, as ratios within one run"
 	@echo "make bench-live  live versions: a roll under load, freshness, capture, switches"
 	@echo "make bench-web   recommend() in gunicorn workers against bare SQL and libraries"
+	@echo "make bench-quality  what the default trainer reaches, beside floors; QUALITY=OPTIONS"
 	@echo "make aa      false alarms of A/A experiments that are looked at every day"
 	@echo "make soak    changes, workers, backfills and crashes at random; MINUTES=10"
 	@echo "make schema  rewrite sql/schema.sql after a change of the SQL"
@@ -65,6 +68,9 @@ bench-live: $(STAMP)
 
 bench-web: $(STAMP)
 	$(BIN)/python -m benchmarks.web
+
+bench-quality: $(STAMP)
+	$(BIN)/python -m benchmarks.quality $(QUALITY)
 
 aa: $(STAMP)
 	$(BIN)/python -m benchmarks --part aa

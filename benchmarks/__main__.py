@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
-import tempfile
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
-
-import psycopg
 
 from benchmarks import (
     aa,
@@ -18,12 +12,13 @@ from benchmarks import (
     reading,
     report,
     rules,
+    server,
     serving,
     training,
     world,
 )
 from benchmarks.live import capturing, freshness, roll
-from recsys import _db, embedded, rollout, schema
+from recsys import _db, rollout, schema
 from recsys.backfill import backfill
 from recsys.cli.bars import Bars
 
@@ -71,29 +66,15 @@ def main() -> None:
     for part, measure in on_a_server.items():
         if part not in parts:
             continue
-        with _server() as server, _database(server) as dsn:
-            measure(dsn, options)
+        with server.server() as dsn, server.database(dsn, DATABASE) as fresh:
+            schema.upgrade(fresh)
+            measure(fresh, options)
     if "training" in parts:
         rows = training.run(options.data / "gowalla", options.epochs)
         report.show("Training on Gowalla, d = 64", rows, options.out)
     if "aa" in parts:
         rows = aa.run(options.experiments)
         report.show("False alarms of A/A experiments", rows, options.out)
-
-
-@contextmanager
-def _server() -> Generator[str]:
-    """Use the server of RECSYS_DSN, or an embedded one of this run."""
-    given = os.environ.get("RECSYS_DSN")
-    if given:
-        yield given
-        return
-    with tempfile.TemporaryDirectory(prefix="recsys-bench-") as folder:
-        data = Path(folder) / "pgdata"
-        try:
-            yield embedded.start(data)
-        finally:
-            embedded.stop(data)
 
 
 def _serving(dsn: str, options: argparse.Namespace) -> None:
@@ -141,21 +122,6 @@ def _freshness(dsn: str, options: argparse.Namespace) -> None:
 def _capture(dsn: str, options: argparse.Namespace) -> None:
     rows = capturing.run(dsn, options.live_items)
     report.show("Capture, in turns with an unwatched table", rows, options.out)
-
-
-@contextmanager
-def _database(server: str) -> Generator[str]:
-    """Make a database of its own, dropped at the end."""
-    with psycopg.connect(server, autocommit=True) as conn:
-        conn.execute(f"drop database if exists {DATABASE} with (force)")
-        conn.execute(f"create database {DATABASE}")
-    dsn = psycopg.conninfo.make_conninfo(server, dbname=DATABASE)
-    try:
-        schema.upgrade(dsn)
-        yield dsn
-    finally:
-        with psycopg.connect(server, autocommit=True) as conn:
-            conn.execute(f"drop database if exists {DATABASE} with (force)")
 
 
 def _memory(dsn: str) -> list[report.Row]:
