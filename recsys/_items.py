@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from recsys import _db, artifacts
 from recsys._db import Connection
 from recsys._tower import ItemTower
-from recsys.encoder.values import projection
+from recsys.encoder.values import Columns, projection
 from recsys.errors import ArtifactError, SourceError
 from recsys.types import ItemId
 from recsys.versions import ModelVersion
@@ -36,6 +36,25 @@ class Encoded:
     ids: list[ItemId]
     vectors: NDArray[np.float32]
     history: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemInputs:
+    """Items as the tower takes them.
+
+    Attributes:
+        ids: N item ids.
+        served: Served ID rows, 0 without one, shape (N, dim), float32.
+        history: History-side ID rows, likewise.
+        bias: Popularity dimension, NaN without a row, shape (N,), float32.
+        columns: Raw feature cells by feature name.
+    """
+
+    ids: list[ItemId]
+    served: NDArray[np.float32]
+    history: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    columns: Columns
 
 
 class ItemEncoder:
@@ -88,6 +107,19 @@ class ItemEncoder:
         if not rows:
             none = np.empty((0, dim), np.float32)
             return Encoded([], np.empty((0, dim + 1), np.float32), none)
+        given = self.inputs(rows)
+        vectors, past = self.tower.encode(
+            given.columns, len(given.ids), given.served, given.history, given.bias
+        )
+        return Encoded(given.ids, vectors, past)
+
+    def inputs(self, rows: Sequence[Sequence[Any]]) -> ItemInputs:
+        """Return rows of ``select``, at least one, as the tower takes them.
+
+        Raises:
+            SourceError: An item id is null.
+        """
+        dim = self.tower.dim
         ids, served, history, bias, *cells = zip(*rows, strict=True)
         if None in ids:
             raise SourceError(
@@ -95,14 +127,13 @@ class ItemEncoder:
                 hint="Add 'where ... is not null' to items.sql.",
             )
         names = [feature.name for feature in self.config.items.features]
-        vectors, past = self.tower.encode(
-            dict(zip(names, cells, strict=False)),
-            len(ids),
+        return ItemInputs(
+            list(ids),
             unpack_rows(served, dim),
             unpack_rows(history, dim),
             np.array([math.nan if b is None else b for b in bias], np.float32),
+            dict(zip(names, cells, strict=False)),
         )
-        return Encoded(list(ids), vectors, past)
 
 
 def unpack_rows(cells: Sequence[bytes | None], dim: int) -> NDArray[np.float32]:

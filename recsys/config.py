@@ -14,6 +14,7 @@ from recsys._config_read import keys, plain, suggest, table_of, typed
 from recsys._learning_config import TrainConfig as TrainConfig
 from recsys._learning_config import train_problems
 from recsys.errors import ConfigError
+from recsys.updates.settings import UpdateConfig as UpdateConfig
 
 IdType = Literal["bigint", "uuid", "text"]
 ID_TYPES: tuple[IdType, ...] = ("bigint", "uuid", "text")
@@ -159,6 +160,7 @@ class ModelConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
     content: ContentConfig = field(default_factory=ContentConfig)
+    update: UpdateConfig = field(default_factory=UpdateConfig)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-serialisable copy; ``model_from_dict`` reads it back."""
@@ -253,6 +255,7 @@ def model_from_dict(data: Mapping[str, Any]) -> ModelConfig:
         train=TrainConfig(**data["train"]),
         index=IndexConfig(**data["index"]),
         content=ContentConfig(**data.get("content", {})),
+        update=UpdateConfig(**data.get("update", {})),
     )
 
 
@@ -274,7 +277,7 @@ def _model(name: str, data: object) -> ModelConfig:
     keys(
         table,
         ("item_id", "user_id", "items", "users", "context", "interactions", "train",
-         "index", "content"),
+         "index", "content", "update"),
         where,
     )  # fmt: skip
     config = ModelConfig(
@@ -288,6 +291,7 @@ def _model(name: str, data: object) -> ModelConfig:
         train=plain(TrainConfig, table, "train", where),
         index=plain(IndexConfig, table, "index", where),
         content=plain(ContentConfig, table, "content", where),
+        update=plain(UpdateConfig, table, "update", where),
     )
     _check_ranges(config, where)
     return config
@@ -468,6 +472,9 @@ def _check_ranges(config: ModelConfig, where: str) -> None:
     for wrong, message in bad:
         if wrong:
             raise ConfigError(f"{where} {message}")
+    problem = config.update.problem()
+    if problem:
+        raise ConfigError(f"{where} update.{problem}")
     names = [f.name for f in config.context.features]
     reserved = {"user_id", "item_id", "occurred_at", "kind"} & set(names)
     if reserved:

@@ -190,7 +190,6 @@ create table recsys.id_update_row (
     item_id text not null,
     served public.halfvec,
     history public.halfvec,
-    bias real,
     constraint id_update_row_pkey PRIMARY KEY (update_id, item_id),
     constraint id_update_row_update_id_fkey FOREIGN KEY (update_id) REFERENCES recsys.id_update(id) ON DELETE CASCADE
 );

@@ -207,6 +207,7 @@ def test_every_command_and_option_is_described(
         (config.TrainConfig, "train"),
         (config.IndexConfig, "index"),
         (config.ContentConfig, "content"),
+        (config.UpdateConfig, "update"),
     ],
 )
 def test_every_key_of_the_configuration_is_described(cls: type, prefix: str) -> None:

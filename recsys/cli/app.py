@@ -24,6 +24,7 @@ from recsys.cli import (
     slow,
     switch,
     tune,
+    updates,
 )
 from recsys.errors import RecsysError, SchemaError
 from recsys.settings import Settings
@@ -40,6 +41,8 @@ COMMANDS = (
     models.train,
     tune.tune,
     models.backfill,
+    updates.updates_,
+    updates.undo_update,
     models.versions_,
     switch.promote,
     switch.rollback,

@@ -17,6 +17,7 @@ from recsys._db import Connection, connect
 from recsys.cli import _malloc
 from recsys.cli.bars import Bars, say
 from recsys.cli.output import Row, format_option, write_rows
+from recsys.cli.updates import update_now
 from recsys.errors import ConfigError, VersionStateError
 from recsys.settings import Settings
 
@@ -51,6 +52,13 @@ class Moment(click.ParamType[datetime]):
 @click.option("--until", type=Moment(), help="Leave out interactions from then on.")
 @click.option("--apply", is_flag=True, help="Also upgrade, backfill, index, verify.")
 @click.option("--no-revision", is_flag=True, help="Make the version without a file.")
+@click.option("--incremental", is_flag=True, help="Only move learned rows of it.")
+@click.option(
+    "--max-load",
+    default=1.0,
+    show_default=True,
+    help="With --incremental: share of the time to write vectors.",
+)
 @click.option("--budget", type=float, help="Seconds for tuning and fitting.")
 @click.option("--seed", type=int, help="Seed of every random choice.")
 @format_option
@@ -61,6 +69,8 @@ def train(
     until: datetime | None,
     apply: bool,
     no_revision: bool,
+    incremental: bool,
+    max_load: float,
     budget: float | None,
     seed: int | None,
     fmt: str,
@@ -68,14 +78,24 @@ def train(
     """Train a new version of MODEL and write its revision file.
 
     The version is not built before 'recsys upgrade' and 'recsys backfill' (or
-    --apply), and nobody is served by it before 'recsys promote'.
+    --apply), and nobody is served by it before 'recsys promote'. --incremental makes
+    no version: it moves the learned rows of those that serve.
 
     Example:
 
     \b
         recsys train shop
         recsys train shop --apply --until 2026-03-01
+        recsys train shop --incremental
     """
+    if incremental:
+        given = (apply, no_revision, until, budget, seed)
+        if any(value not in (None, False) for value in given):
+            raise ConfigError("--incremental makes no version: use it alone")
+        if not 0 < max_load <= 1:
+            raise ConfigError(f"--max-load must be above 0 and up to 1: {max_load}")
+        update_now(settings, model, max_load, fmt)
+        return
     _malloc.use_arena_settings()
     project = configuration.load(settings.config)
     trained = pipeline.train_version(
@@ -320,7 +340,7 @@ def status(settings: Settings, fmt: str) -> None:
     with connect(settings.dsn) as conn:
         schema.check(conn)
         rows = _status_rows(conn, None)
-        lines = [*_ramp_lines(conn), *_change_lines(conn)]
+        lines = [*_ramp_lines(conn), *_change_lines(conn), *_update_lines(conn)]
     write_rows(rows, fmt, columns=_with_shares(STATUS_COLUMNS, rows))
     if not rows:
         say("No versions yet: recsys train MODEL")
@@ -374,6 +394,21 @@ def _change_line(row: Row) -> str:
     if row["dead_letters"]:
         parts.append(_counted(row["dead_letters"], "dead letter"))
     return f"{row['model']}: {', '.join(parts)}"
+
+
+def _update_lines(conn: Connection) -> list[str]:
+    """Say what the newest incremental update of each serving version did."""
+    rows = conn.execute(
+        "select distinct on (u.model, u.number) u.model, u.number, u.state,"
+        " date_trunc('second', now() - u.began_at)::text, u.trained, u.ndcg"
+        " from recsys.update_log as u join recsys.rollout as r using (model, number)"
+        " order by u.model, u.number, u.id desc"
+    ).fetchall()
+    return [
+        f"{model}: version {number} update {state} {ago} ago, {trained:,} interactions"
+        + (f", ndcg before {ndcg:.4f}" if ndcg is not None else "")
+        for model, number, state, ago, trained, ndcg in rows
+    ]
 
 
 def _counted(n: int, noun: str) -> str:

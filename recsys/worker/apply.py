@@ -90,7 +90,7 @@ class LiveModel:
             ).fetchall()
             if not claimed:
                 return Applied()
-            followers = self._followers_now(conn)
+            followers = self.followers(conn)
             if any(item is None for item, _ in claimed):
                 queue_everything(conn, self.model, followers)
             ids = keys.settle(conn, self.model, claimed)
@@ -103,7 +103,7 @@ class LiveModel:
         The caller has queued them: a worker confirms them after the commit, whatever
         other transactions did meanwhile.
         """
-        for follower in self._followers_now(conn):
+        for follower in self.followers(conn):
             if not follower.indexing:
                 follower.bring(conn, sorted(set(ids)))
 
@@ -127,7 +127,8 @@ class LiveModel:
             failures.forget(conn, follower.version, ids, errors)
         return len(broken)
 
-    def _followers_now(self, conn: Connection) -> list[Follower]:
+    def followers(self, conn: Connection) -> list[Follower]:
+        """Return the versions that live now, in the caller's transaction."""
         rows = conn.execute(
             "select number, phase, state, artifacts ->> 'item_tower' from"
             " recsys.model_version where model = %s and state = any(%s)"
@@ -209,6 +210,27 @@ class LoadedItems:
             for table in ("item_vector", "item_embedding")
         ]
 
+    def find(
+        self, cur: psycopg.Cursor[Any], ids: Sequence[str]
+    ) -> tuple[list[Any], list[str]]:
+        """Read items as they are now.
+
+        Args:
+            cur: A binary cursor.
+            ids: Item ids as text.
+
+        Returns:
+            Rows as the encoder takes them, and the ids that the source does not have.
+        """
+        names = keys.canonical(cur.connection, self.version.config.item_id, ids)
+        wanted = set(names.values())
+        rows = cur.execute(self.read, ([*wanted.union(ids)],)).fetchall()
+        gone = sorted(wanted.difference(str(row[0]) for row in rows))
+        if gone and self.read_odd:
+            rows += cur.execute(self.read_odd, (gone,)).fetchall()
+            gone = sorted(wanted.difference(str(row[0]) for row in rows))
+        return rows, gone
+
 
 @dataclass(frozen=True, slots=True)
 class Follower:
@@ -239,14 +261,8 @@ class Follower:
             return
         if self.loaded is None:
             raise ArtifactError(self.problem)
-        names = keys.canonical(conn, self.version.config.item_id, ids)
-        wanted = set(names.values())
         with _db.binary_cursor(conn) as cur:
-            rows = cur.execute(self.loaded.read, ([*wanted.union(ids)],)).fetchall()
-            gone = sorted(wanted.difference(str(row[0]) for row in rows))
-            if gone and self.loaded.read_odd:
-                rows += cur.execute(self.loaded.read_odd, (gone,)).fetchall()
-                gone = sorted(wanted.difference(str(row[0]) for row in rows))
+            rows, gone = self.loaded.find(cur, ids)
             self._store(cur, self.loaded, self.loaded.encoder.encode(rows))
             if gone:
                 self._remove(cur, self.loaded, gone)

@@ -83,8 +83,11 @@ class Worker:
             SchemaError: The schema does not fit this code.
         """
         self.check()
-        runner = _TaskRunner(self._dsn, self._stop) if self._run_tasks else None
-        if runner:
+        runners = [
+            _TaskRunner(self._dsn, self._stop, slow=slow)
+            for slow in ((False, True) if self._run_tasks else ())
+        ]
+        for runner in runners:
             runner.start()
         pause = self._poll_s
         while not self._stop.is_set():
@@ -99,7 +102,7 @@ class Worker:
                 logger.warning("cannot work (%s); connecting again", _line(exc))
                 self._stop.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
-        if runner:
+        for runner in runners:
             runner.join()
         self._say_goodbye()
 
@@ -203,10 +206,14 @@ class Worker:
 
 
 class _TaskRunner(threading.Thread):
-    """Runs the periodic tasks on a connection of its own: changes need not wait."""
+    """Runs the periodic tasks on a connection of its own: changes need not wait.
 
-    def __init__(self, dsn: str, stop: threading.Event) -> None:
-        super().__init__(name="recsys-tasks", daemon=True)
+    Those that may take minutes have a thread of theirs: guardrails need not wait.
+    """
+
+    def __init__(self, dsn: str, stop: threading.Event, *, slow: bool) -> None:
+        super().__init__(name=f"recsys-{'slow-' if slow else ''}tasks", daemon=True)
+        self._slow = slow
         self._dsn = dsn
         self._stopped = stop
 
@@ -216,7 +223,7 @@ class _TaskRunner(threading.Thread):
                 with _db.connect(self._dsn, autocommit=True) as conn:
                     while not self._stopped.is_set():
                         tasks.plan(conn)
-                        tasks.run_due(conn)
+                        tasks.run_due(conn, slow=self._slow)
                         self._stopped.wait(1.0)
             except Exception as exc:
                 # Nobody would start this thread again.

@@ -33,16 +33,25 @@ class Task:
             returns what it did in a few words, empty for nothing.
         every: Default interval; a row of recsys.schedule may say otherwise.
         per_model: One row per model.
+        slow: May take minutes: a worker runs it beside the others.
     """
 
     run: Run
     every: timedelta
     per_model: bool = True
+    slow: bool = False
 
 
 def _maintain_impressions(conn: Connection, model: str) -> str:
     del model
     return impressions.maintain(conn)
+
+
+def _update(conn: Connection, model: str) -> str:
+    # numpy and onnxruntime come with it: not before it is needed.
+    from recsys.updates.scheduled import run
+
+    return run(conn, model)
 
 
 TASKS: dict[str, Task] = {
@@ -51,6 +60,7 @@ TASKS: dict[str, Task] = {
     "compare ids": Task(capture_check.compare_ids, timedelta(days=1)),
     "clean up": Task(clean_up.run, timedelta(minutes=10)),
     "impressions": Task(_maintain_impressions, timedelta(hours=1), per_model=False),
+    "update": Task(_update, timedelta(seconds=10), slow=True),
 }
 
 
@@ -74,11 +84,12 @@ def plan(conn: Connection) -> None:
     )
 
 
-def run_due(conn: Connection) -> int:
+def run_due(conn: Connection, *, slow: bool | None = None) -> int:
     """Run every task that is due, one after the other.
 
     Args:
         conn: An autocommit connection.
+        slow: Only those that may take minutes, or only the others; None: all.
 
     Returns:
         How many ran; what a task raises is in recsys.schedule.
@@ -87,7 +98,7 @@ def run_due(conn: Connection) -> int:
         psycopg.Error: The connection is gone, or takes no writes any more.
     """
     done = 0
-    while (claimed := _claim(conn)) is not None:
+    while (claimed := _claim(conn, slow)) is not None:
         name, model = claimed
         start = time.perf_counter()
         result = error = None
@@ -125,13 +136,14 @@ def run_due(conn: Connection) -> int:
     return done
 
 
-def _claim(conn: Connection) -> tuple[str, str] | None:
+def _claim(conn: Connection, slow: bool | None) -> tuple[str, str] | None:
+    names = [name for name, task in TASKS.items() if slow in (None, task.slow)]
     row = conn.execute(
         "update recsys.schedule as s set next_at = now() + every from ("
         " select task, model from recsys.schedule"
         " where next_at <= now() and task = any(%s)"
         " order by next_at for update skip locked limit 1) as due"
         " where s.task = due.task and s.model = due.model returning s.task, s.model",
-        (list(TASKS),),
+        (names,),
     ).fetchone()
     return (row[0], row[1]) if row else None

@@ -48,7 +48,6 @@ create table recsys.id_update_row (
     item_id   text not null,
     served    halfvec,
     history   halfvec,
-    bias      real,
     primary key (update_id, item_id)
 );
 

@@ -22,7 +22,7 @@ def stale_write() -> None:
 
     def apply_changes(self: Any, conn: Connection, limit: int) -> Any:
         early.clear()
-        for follower in self._followers_now(conn):
+        for follower in self.followers(conn):
             rows = _db.binary_cursor(conn).execute(
                 _sql.trusted(follower.loaded.encoder.select())
             )
@@ -85,7 +85,7 @@ def lost_event() -> None:
 def versions_first() -> None:
     """Workers read which versions live before they claim."""
     claim = apply.LiveModel.apply_changes
-    followers_now = apply.LiveModel._followers_now
+    followers_now = apply.LiveModel.followers
     known: dict[int, Any] = {}
 
     def apply_changes(self: Any, conn: Connection, limit: int) -> Any:
@@ -93,7 +93,7 @@ def versions_first() -> None:
         return claim(self, conn, limit)
 
     apply.LiveModel.apply_changes = apply_changes
-    apply.LiveModel._followers_now = lambda self, conn: known[id(self)]
+    apply.LiveModel.followers = lambda self, conn: known[id(self)]
 
 
 IN_PYTHON: dict[str, Callable[[], None]] = {
@@ -126,7 +126,7 @@ def without_price(definition: str) -> str:
 REPLACED: Sequence[tuple[Any, str]] = (
     (apply.LiveModel, "apply_changes"),
     (apply.LiveModel, "bring"),
-    (apply.LiveModel, "_followers_now"),
+    (apply.LiveModel, "followers"),
     (apply.Follower, "bring"),
     (apply.Follower, "_remove"),
     (capture_check, "queue_differences"),

@@ -1,0 +1,1 @@
+"""Incremental updates: learned rows move with new interactions, the towers stay."""

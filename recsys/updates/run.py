@@ -1,0 +1,335 @@
+"""Incremental updates of the versions that serve: read, examine, learn, publish."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys import _db, artifacts, schema, versions
+from recsys._db import Connection
+from recsys._guard import exclusive
+from recsys.errors import TrainingError, UnknownModel
+from recsys.progress import SILENT, Progress
+from recsys.updates import publish
+from recsys.updates.learner import Catalogue, Moving, Pace, learn
+from recsys.updates.objective import Float32, unit
+from recsys.updates.problem import (
+    Problem,
+    columns_of_users,
+    examples,
+    read_problem,
+)
+from recsys.updates.publish import NewRows, Position, Record
+from recsys.updates.reading import News, read_news
+from recsys.updates.settings import UpdateConfig
+from recsys.updates.validation import Examiner, Quality, paired_difference
+from recsys.versions import ModelVersion
+from recsys.worker.apply import LoadedItems
+
+logger = logging.getLogger(__name__)
+
+_DEFAULT_TAU = 0.15
+_OLDER = 0.8
+"""Share of the news that rows learn from before the rest judges them."""
+_FEWEST = 10
+"""Users without whom the newest part judges nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Updated:
+    """What an incremental update of one version did.
+
+    Attributes:
+        number: The version.
+        state: "published", "refused" or "nothing new".
+        read: Interactions that were new.
+        trained: Of them, those that were learned from.
+        left_out: The others, by reason.
+        changed: ID rows that were written.
+        metrics: Quality of the rows before, on what they had not learned from.
+        reason: Why it was refused.
+        seconds: Wall time.
+    """
+
+    number: int
+    state: str
+    read: int = 0
+    trained: int = 0
+    left_out: dict[str, int] | None = None
+    changed: int = 0
+    metrics: dict[str, Any] | None = None
+    reason: str | None = None
+    seconds: float = 0.0
+
+
+def update(
+    dsn: str,
+    model: str,
+    config: UpdateConfig | None = None,
+    *,
+    max_load: float = 1.0,
+    progress: Progress = SILENT,
+) -> list[Updated]:
+    """Update the learned rows of every version of a model that serves.
+
+    Args:
+        dsn: Connection string; empty means the ``PG*`` variables.
+        model: Name of the model.
+        config: Instead of what the version was trained with.
+        max_load: Share of the time to work while vectors are written, above 0 to 1.
+        progress: Receives the steps.
+
+    Returns:
+        One entry per version.
+
+    Raises:
+        UnknownModel: No model of that name is registered.
+        TrainingError: Nothing serves, another update runs, or a version has no time
+            to begin from.
+        SourceError: A source fails, or has no ``occurred_at``.
+        VersionStateError: The version went out of service meanwhile.
+    """
+    refusal = TrainingError(
+        f"another update of model {model!r} runs", hint="Wait for it to end."
+    )
+    with (
+        exclusive(dsn, f"recsys.update.{model}", refusal),
+        _db.connect(dsn, autocommit=True) as conn,
+    ):
+        schema.check(conn)
+        return [
+            update_version(
+                conn,
+                version,
+                config or version.config.update,
+                max_load=max_load,
+                progress=progress,
+            )
+            for version in serving(conn, model)
+        ]
+
+
+def serving(conn: Connection, model: str) -> list[ModelVersion]:
+    """Return the versions that serve, the base first.
+
+    Raises:
+        UnknownModel: No model of that name is registered.
+        TrainingError: Nothing serves.
+    """
+    known = conn.execute("select from recsys.model where name = %s", (model,))
+    if known.fetchone() is None:
+        raise UnknownModel(f"no model named {model!r} is registered")
+    rows = conn.execute(
+        "select number from recsys.rollout where model = %s order by candidate",
+        (model,),
+    ).fetchall()
+    if not rows:
+        raise TrainingError(
+            f"no version of model {model!r} serves, so there are no rows to update",
+            hint=f"Promote one: recsys promote {model} NUMBER.",
+        )
+    return [versions.get(conn, model, number) for (number,) in rows]
+
+
+def update_version(
+    conn: Connection,
+    version: ModelVersion,
+    config: UpdateConfig,
+    *,
+    max_load: float = 1.0,
+    progress: Progress = SILENT,
+) -> Updated:
+    """Update the learned rows of one version.
+
+    Args:
+        conn: An autocommit connection, READ COMMITTED.
+        version: A version that serves.
+        config: How.
+        max_load: Share of the time to work while vectors are written.
+        progress: Receives the steps.
+    """
+    began_at = datetime.now(UTC)
+    with progress.stage(f"update version {version.number}", total=4) as stage:
+        read = _read(conn, version, config)
+        if read is None:
+            return Updated(version.number, "nothing new")
+        began, since, news, problem = read
+        stage.advance(1, f"{len(news):,} interactions")
+        metrics, rows, reason = _learn(conn, problem, news, config)
+        stage.advance(2, "examined and learned")
+        record = Record(
+            state="refused" if reason else "published",
+            began_at=began_at,
+            since=since,
+            until=datetime.fromtimestamp(float(news.time.max()), UTC),
+            read=len(news) + sum(news.left_out.values()),
+            trained=len(news) - _unusable(problem),
+            left_out=problem.left_out,
+            metrics=metrics,
+            reason=reason,
+        )
+        changed = 0
+        if reason:
+            publish.record_refusal(conn, version, record)
+        else:
+            changed = publish.publish(
+                conn, version, began, rows, record,
+                hashes=news.hashes, times=news.time, overlap_s=config.overlap_s,
+                keep=config.undo, max_load=max_load,
+            )  # fmt: skip
+        stage.advance(1, record.state)
+    return Updated(
+        number=version.number,
+        state=record.state,
+        read=record.read,
+        trained=0 if reason else record.trained,
+        left_out=dict(record.left_out),
+        changed=changed,
+        metrics=metrics,
+        reason=reason,
+        seconds=(datetime.now(UTC) - began_at).total_seconds(),
+    )
+
+
+def _unusable(problem: Problem) -> int:
+    return sum(problem.left_out.get(r, 0) for r in ("unknown_item", "no_weight"))
+
+
+def _read(
+    conn: Connection, version: ModelVersion, config: UpdateConfig
+) -> tuple[Position, datetime, News, Problem] | None:
+    """Read everything in one snapshot; None when nothing is new."""
+    with conn.transaction():
+        conn.execute("set transaction isolation level repeatable read, read only")
+        began = publish.position(conn, version)
+        if began.until is None:
+            raise TrainingError(
+                f"version {version.number} of {version.model!r} does not know until"
+                " when it was trained",
+                hint="Add occurred_at to interactions.sql and train a new version.",
+            )
+        since = began.until - timedelta(seconds=config.overlap_s)
+        news = read_news(conn, version, since, config.max_interactions)
+        if not len(news):
+            return None
+        if began.refused and float(news.time.max()) <= began.refused.timestamp():
+            return None
+        loaded = LoadedItems(conn, version)
+        return began, since, news, read_problem(conn, version, loaded, news)
+
+
+def _learn(
+    conn: Connection, problem: Problem, news: News, config: UpdateConfig
+) -> tuple[dict[str, Any], NewRows, str | None]:
+    """Examine the rows as they are, learn, and compare.
+
+    Returns:
+        Metrics, the new rows, and why not to publish them.
+    """
+    pace = Pace(
+        _temperature(conn, problem.version), config.lr, config.passes, config.negatives
+    )
+    served = _masked(problem)
+    metrics: dict[str, Any] = {}
+    every = np.ones(len(news), np.bool_)
+    metrics |= _examine(problem, news, every, float(news.time.min()), served).means()
+    older, cut = _older(news)
+    moving = _moved(problem.moving, *_pass(problem, news, older, problem.moving, pace))
+    reason = None
+    if older.any() and not older.all():
+        before = _examine(problem, news, ~older, cut, served)
+        after = _examine(problem, news, ~older, cut, _with(problem, moving), moving)
+        difference, error = paired_difference(before, after)
+        if before.users:
+            metrics["guard"] = {
+                "users": before.users,
+                "before": float(before.ndcg.mean()),
+                "after": float(after.ndcg.mean()),
+            }
+        if before.users >= _FEWEST and difference < -config.guard * error:
+            reason = (
+                f"NDCG@20 on the newest interactions fell by {-difference:.4f}, more"
+                f" than {config.guard:g} standard errors ({error:.4f})"
+            )
+        moving = _moved(moving, *_pass(problem, news, ~older, moving, pace))
+    if not (np.isfinite(moving.served).all() and np.isfinite(moving.history).all()):
+        reason = "the rows are not finite: lower update.lr"
+    return metrics, NewRows(problem.ids, moving.served, moving.history), reason
+
+
+def _older(news: News) -> tuple[NDArray[np.bool_], float]:
+    """Mark the older part of the news, and say when the newer one begins."""
+    cut = float(np.quantile(news.time, _OLDER, method="lower"))
+    older = news.time < cut
+    return (older, cut) if older.any() else (np.ones(len(news), np.bool_), math.inf)
+
+
+def _pass(
+    problem: Problem,
+    news: News,
+    chosen: NDArray[np.bool_],
+    moving: Moving,
+    pace: Pace,
+) -> tuple[Float32, Float32]:
+    given = examples(problem, chosen, news.weight)
+    if not len(given.asker):
+        return moving.served, moving.history
+    served, history, losses = learn(problem.catalogue, moving, given, pace)
+    logger.info("losses %s", [round(loss, 4) for loss in losses])
+    return served, history
+
+
+def _moved(moving: Moving, served: Float32, history: Float32) -> Moving:
+    return Moving(moving.item, served, history, moving.served_rest, moving.history_rest)
+
+
+def _masked(problem: Problem) -> Catalogue:
+    """Return the items as they are searched now: without those that have no vector."""
+    bias = np.where(problem.listed, problem.catalogue.bias, -np.inf)
+    return Catalogue(problem.catalogue.vectors, bias.astype(np.float32))
+
+
+def _with(problem: Problem, moving: Moving) -> Catalogue:
+    vectors = problem.catalogue.vectors.copy()
+    vectors[moving.item] = unit(moving.served + moving.served_rest)[0]
+    return Catalogue(vectors, problem.catalogue.bias)
+
+
+def _examine(
+    problem: Problem,
+    news: News,
+    chosen: NDArray[np.bool_],
+    before: float,
+    catalogue: Catalogue,
+    moving: Moving | None = None,
+) -> Quality:
+    hits = chosen & news.target
+    examiner = Examiner(
+        problem.events,
+        (problem.user[hits], problem.place[hits]),
+        before,
+        problem.version.config.train.history,
+    )
+    rows = problem.past
+    if moving is not None:
+        rows = rows.copy()
+        at = problem.events.row[moving.item]
+        rows[at] = moving.history + moving.history_rest
+    return examiner.examine(problem.tower, rows, catalogue, columns_of_users(problem))
+
+
+def _temperature(conn: Connection, version: ModelVersion) -> float:
+    """Return the temperature that the version was fitted with."""
+    digest = version.artifacts.get("report")
+    report: dict[str, Any] = {}
+    if digest is not None:
+        report = json.loads(artifacts.get(conn, digest))
+    tau = report.get("settings", {}).get("tau") or version.config.train.tau
+    return float(tau or _DEFAULT_TAU)

@@ -1,0 +1,54 @@
+"""Incremental updates as a periodic task of the workers."""
+
+from __future__ import annotations
+
+from recsys._db import Connection
+from recsys.errors import RecsysError
+from recsys.updates import run as updates
+from recsys.versions import ModelVersion
+
+
+def run(conn: Connection, model: str) -> str:
+    """Update the serving versions of a model whose ``update.every_s`` has passed.
+
+    Args:
+        conn: An autocommit connection.
+        model: Name of the model.
+
+    Returns:
+        What was done, empty for nothing.
+    """
+    done: list[str] = []
+    problems: list[RecsysError] = []
+    for version in _serving(conn, model):
+        if not _is_due(conn, version):
+            continue
+        try:
+            found = updates.update_version(conn, version, version.config.update)
+        except RecsysError as exc:
+            # The other version, if there are two, need not wait.
+            problems.append(exc)
+            continue
+        if found.state != "nothing new":
+            said = f"version {found.number} {found.state}, {found.trained} interactions"
+            done.append(f"{said}, {found.changed} rows")
+    if problems:
+        raise problems[0]
+    return "; ".join(done)
+
+
+def _serving(conn: Connection, model: str) -> list[ModelVersion]:
+    served = conn.execute("select from recsys.rollout where model = %s", (model,))
+    return updates.serving(conn, model) if served.fetchone() is not None else []
+
+
+def _is_due(conn: Connection, version: ModelVersion) -> bool:
+    every_s = version.config.update.every_s
+    if not every_s:
+        return False
+    row = conn.execute(
+        "select max(began_at) + make_interval(secs => %s) > now()"
+        " from recsys.id_update where model = %s and number = %s",
+        (every_s, version.model, version.number),
+    ).fetchone()
+    return not (row and row[0])

@@ -1,0 +1,151 @@
+"""The numpy objective and the step against torch's autograd."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from recsys.updates import objective
+from recsys.updates.learner import Catalogue, Examples, Lists, Moving, Pace, _Learner
+
+TAU = 0.3
+
+
+def rows(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_gradient_is_autograds(seen: bool) -> None:
+    rng = np.random.default_rng(0)
+    query, chosen = (objective.unit(rows(rng, 5, 8))[0] for _ in range(2))
+    sample = objective.unit(rows(rng, 20, 8))[0]
+    bias, own = rows(rng, 20) * 0.2, rows(rng, 5) * 0.2
+    weight = rng.random(5).astype(np.float32) + 0.5
+    pairs = (np.array([0, 0, 3]), np.array([4, 7, 0]))
+    if not seen:
+        pairs = (np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+    found = objective.ranking_gradient(
+        query, chosen, own, weight, objective.Sample(sample, bias, 0.7), pairs, TAU
+    )
+
+    q, c, s = (torch.tensor(a, requires_grad=True) for a in (query, chosen, sample))
+    logits = (q @ s.T + torch.tensor(bias)) / TAU
+    hidden = torch.zeros_like(logits)
+    hidden[pairs] = -math.inf
+    level = torch.logsumexp(logits + hidden, 1) + 0.7
+    score = ((q * c).sum(1) + torch.tensor(own)) / TAU
+    loss = (F.softplus(level - score) * torch.tensor(weight)).sum()
+    loss.backward()
+    assert found.loss == pytest.approx(loss.item(), rel=1e-5)
+    for actual, expected in ((found.query, q), (found.chosen, c), (found.sample, s)):
+        np.testing.assert_allclose(actual, expected.grad.numpy(), atol=2e-5)
+
+
+class Collected:
+    """Stands where Adam is, and keeps the gradient."""
+
+    def __init__(self, like: np.ndarray) -> None:
+        self.total = np.zeros_like(like)
+
+    def step(self, place: np.ndarray, gradient: np.ndarray) -> None:
+        np.add.at(self.total, place, gradient)
+
+
+def a_problem(rng: np.random.Generator) -> tuple[Catalogue, Moving, Examples]:
+    """Six items of which 1, 3 and 4 move; askers 0 and 1 are user 0, asker 2 user 1.
+
+    User 1 has no history but the item itself.
+    """
+    catalogue = Catalogue(
+        objective.unit(rows(rng, 6, 4))[0].astype(np.float16), rows(rng, 6) * 0.1
+    )
+    moving = Moving(
+        np.array([1, 3, 4]), rows(rng, 3, 4), rows(rng, 3, 4),
+        rows(rng, 3, 4) * 0.3, rows(rng, 3, 4) * 0.3,
+    )  # fmt: skip
+    history = Lists(
+        np.array([0, 3, 4]),
+        np.array([0, 1, 2, 3]),
+        np.array([1, 2, 0.5, 1], np.float32),
+    )
+    past = rows(rng, 4, 4)
+    past_moving = np.array([-1, 0, 1, 2])
+    for row, place in ((1, 0), (2, 1), (3, 2)):
+        past[row] = (moving.history + moving.history_rest)[place]
+    seen = Lists(np.array([0, 3, 4]), np.array([0, 1, 3, 4]), np.ones(4, np.float32))
+    return (
+        catalogue,
+        moving,
+        Examples(
+            list_of=np.array([0, 0, 1]),
+            history=history,
+            past=past,
+            past_moving=past_moving,
+            seen=seen,
+            rest=rows(rng, 3, 4) * 0.5,
+            empty=rows(rng, 4),
+            fixed=None,
+            asker=np.array([0, 1, 2]),
+            target=np.array([0, 1, 2]),
+            own=np.array([1, 2, 3]),
+            weight=np.array([1, 2, 0.5], np.float32),
+        ),
+    )
+
+
+def test_a_step_has_the_gradient_of_its_loss() -> None:
+    """Through the mean without the item, user features, both sides, the sample."""
+    rng = np.random.default_rng(1)
+    catalogue, moving, given = a_problem(rng)
+    learner = _Learner(catalogue, moving, given, Pace(TAU))
+    served, past = Collected(moving.served), Collected(moving.history)
+    learner.adam_served, learner.adam_history = served, past
+
+    loss = learner._step(np.arange(3))
+
+    x = torch.tensor(moving.served + moving.served_rest, requires_grad=True)
+    h = torch.tensor(moving.history + moving.history_rest, requires_grad=True)
+    items = torch.tensor(catalogue.vectors.astype(np.float32))
+    items = items.index_copy(0, torch.tensor(moving.item), F.normalize(x, dim=1))
+    bias = torch.tensor(catalogue.bias)
+    still = torch.tensor(given.past)[0]
+    rest, empty = torch.tensor(given.rest), torch.tensor(given.empty)
+    means = [
+        (1 * still + 0.5 * h[1]) / 1.5,
+        (1 * still + 2 * h[0]) / 3,
+        empty,
+    ]
+    expected = torch.zeros(())
+    for n, (mean, own, seen) in enumerate(
+        zip(means, (1, 3, 4), ([0, 1, 3], [0, 1, 3], [4]), strict=True)
+    ):
+        query = F.normalize(mean + rest[n], dim=0)
+        logits = (items @ query + bias) / TAU
+        free = [i for i in range(6) if i not in seen]
+        level = torch.logsumexp(logits[free], 0)
+        expected = expected + float(given.weight[n]) * F.softplus(level - logits[own])
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), rel=1e-4)
+    np.testing.assert_allclose(served.total, x.grad.numpy(), atol=1e-3)
+    np.testing.assert_allclose(past.total, h.grad.numpy(), atol=1e-3)
+
+
+def test_fixed_queries_leave_history_rows_alone() -> None:
+    from dataclasses import replace
+
+    rng = np.random.default_rng(2)
+    catalogue, moving, given = a_problem(rng)
+    fixed = objective.unit(rows(rng, 3, 4))[0]
+
+    learner = _Learner(catalogue, moving, replace(given, fixed=fixed), Pace(TAU))
+    served, past, losses = learner.run()
+
+    assert not np.allclose(served, moving.served, atol=1e-3)
+    np.testing.assert_allclose(past, moving.history, atol=1e-6)
+    assert losses[-1] < losses[0]

@@ -1,0 +1,188 @@
+"""Incremental updates against Postgres: what moves, is written, is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import world
+from twofold import NEW, QUIET, Twofold, add_items, assert_consistent, even, moment
+
+from recsys.errors import SourceError, TrainingError
+from recsys.updates import run
+from recsys.updates.settings import UpdateConfig
+
+
+@pytest.mark.parametrize("kind", ["shop", "featured"])
+def test_new_items_join_those_who_met_them(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    shop: Twofold = request.getfixturevalue(kind)
+    add_items(shop, *NEW)
+    before = shop.rows()
+    shop.happen(even(), at_s=10)
+
+    (done,) = run.update(shop.dsn, "shop", QUIET)
+
+    assert (done.state, done.read, done.trained) == ("published", 40, 40)
+    after = shop.rows()
+    assert set(after) == set(before) | set(NEW)
+    assert done.changed == len(NEW)
+    assert_consistent(shop)
+
+
+def test_only_items_of_the_news_move(shop: Twofold) -> None:
+    before = shop.rows()
+    shop.happen([(2, 4), (4, 4), (6, 8), (8, 8)], at_s=10)
+
+    (done,) = run.update(shop.dsn, "shop", QUIET)
+
+    after = shop.rows()
+    moved = {i for i in after if not np.array_equal(after[i], before[i])}
+    assert done.state == "published"
+    assert moved == {4, 8}
+    assert_consistent(shop)
+
+
+def test_a_new_item_is_ranked_for_those_of_its_taste(shop: Twofold) -> None:
+    add_items(shop, *NEW)
+    shop.happen(even(range(2, 30, 2)), at_s=10)
+    run.update(shop.dsn, "shop", QUIET)
+    shop.happen(even(range(30, 41, 2)), at_s=10_000)
+
+    (later,) = run.update(shop.dsn, "shop", QUIET)
+
+    assert later.metrics is not None
+    assert later.metrics["users"] == 6
+    assert later.metrics["recall"] == 1.0
+
+
+def test_progressive_metrics_are_those_before_learning(shop: Twofold) -> None:
+    add_items(shop, *NEW)
+    shop.happen(even(), at_s=10)
+
+    (done,) = run.update(shop.dsn, "shop", QUIET)
+
+    # The items had no vector: no list could hold them.
+    assert done.metrics is not None
+    assert done.metrics["recall"] == 0.0
+    with shop.connect() as conn:
+        row = conn.execute(
+            "select state, read, trained, users, recall, can_undo"
+            " from recsys.update_log"
+        ).fetchone()
+    assert row == ("published", 40, 40, 20, 0.0, True)
+
+
+def test_nothing_new_writes_nothing(shop: Twofold) -> None:
+    (done,) = run.update(shop.dsn, "shop", QUIET)
+
+    assert done.state == "nothing new"
+    with shop.connect() as conn:
+        assert conn.execute("select count(*) from recsys.id_update").fetchone() == (0,)
+
+
+def test_no_interaction_is_learned_twice_and_late_ones_are_not_lost(
+    shop: Twofold,
+) -> None:
+    shop.happen([(2, 4), (4, 4)], at_s=100)
+    (first,) = run.update(shop.dsn, "shop", QUIET)
+    shop.happen([(6, 4)], at_s=70)  # committed late, within the overlap
+    shop.happen([(8, 4)], at_s=10)  # too late
+    shop.happen([(10, 4)], at_s=120)
+    (second,) = run.update(shop.dsn, "shop", QUIET)
+    (third,) = run.update(shop.dsn, "shop", QUIET)
+
+    assert (first.read, second.read, third.state) == (2, 2, "nothing new")
+
+
+def test_what_cannot_be_used_is_counted(shop: Twofold) -> None:
+    shop.happen([(2, 4), (4, 999), (None, 4), (6, None)], at_s=10)
+    shop.happen([(8, 6)], at_s=20, kind="ignored")
+    with shop.connect() as conn:
+        conn.execute("insert into event values (2, 6, 'view', now() + interval '1 h')")
+        conn.execute("insert into event values (2, 8, 'view', null)")
+        conn.execute("insert into event values (2, 8, 'view', 'infinity')")
+
+    (done,) = run.update(shop.dsn, "shop", QUIET)
+
+    assert done.trained == 1
+    assert done.left_out == {
+        "unknown_item": 1, "null_id": 2, "no_weight": 1, "future": 1
+    }  # fmt: skip
+
+
+def test_the_oldest_come_first_when_there_are_too_many(shop: Twofold) -> None:
+    shop.happen([(user, 4) for user in range(2, 22, 2)], at_s=10)
+    few = UpdateConfig(overlap_s=60, max_interactions=4)
+
+    read = [run.update(shop.dsn, "shop", few)[0].read for _ in range(4)]
+
+    assert read == [4, 4, 2, 0]
+
+
+def test_rows_that_got_worse_are_not_published(shop: Twofold) -> None:
+    before = shop.rows()
+    # First odd users meet even items, then even users go on as ever.
+    shop.happen([(u, i) for i in (2, 4, 6, 8) for u in range(1, 40, 2)], at_s=10)
+    shop.happen([(u, i) for i in (2, 4) for u in range(2, 26, 2)], at_s=1000)
+    wild = UpdateConfig(overlap_s=60, lr=10, passes=3)
+
+    (done,) = run.update(shop.dsn, "shop", wild)
+
+    assert done.state == "refused"
+    assert "NDCG@20" in (done.reason or "")
+    assert shop.rows().keys() == before.keys()
+    assert all(np.array_equal(row, before[i]) for i, row in shop.rows().items())
+    (again,) = run.update(shop.dsn, "shop", wild)
+    assert again.state == "nothing new"
+    (mild,) = run.update(shop.dsn, "shop", UpdateConfig(guard=100))
+    assert mild.state == "nothing new"  # until there is more to go by
+    shop.happen([(2, 10)], at_s=2000)
+    (then,) = run.update(shop.dsn, "shop", UpdateConfig(guard=100))
+    assert then.read == done.read + 1
+
+
+def test_candidate_and_base_are_updated_each_on_its_own_rows(shop: Twofold) -> None:
+    from recsys.rollout import promote
+
+    world.add_version(shop.dsn, shop.config, seed=9, trained_until=moment(0))
+    with shop.connect() as conn:
+        promote(conn, "shop", 2, percent=10, reason="test", force=True)
+    before = [shop.rows(n) for n in (1, 2)]
+    shop.happen([(2, 4), (4, 4)], at_s=10)
+
+    done = run.update(shop.dsn, "shop", QUIET)
+
+    assert [d.number for d in done] == [1, 2]
+    for number, old in zip((1, 2), before, strict=True):
+        new = shop.rows(number)
+        assert {i for i in new if not np.array_equal(new[i], old[i])} == {4}
+
+
+def test_without_times_there_is_a_clear_error(shop: Twofold) -> None:
+    with shop.connect() as conn:
+        conn.execute(
+            "update recsys.model_version set spec = jsonb_set(spec,"
+            " '{interactions,sql}', to_jsonb('select customer_id as user_id,"
+            " product_id as item_id, kind, 1 as device from event'::text))"
+        )
+
+    with pytest.raises(SourceError, match="no occurred_at") as error:
+        run.update(shop.dsn, "shop", QUIET)
+    assert "train a new version" in error.value.hint
+
+
+def test_a_version_of_unknown_end_is_refused(shop: Twofold) -> None:
+    with shop.connect() as conn:
+        conn.execute("update recsys.model_version set spec = spec - 'trained_until'")
+
+    with pytest.raises(TrainingError, match="does not know until when"):
+        run.update(shop.dsn, "shop", QUIET)
+
+
+def test_nothing_serves(shop: Twofold) -> None:
+    with shop.connect() as conn:
+        conn.execute("delete from recsys.rollout")
+
+    with pytest.raises(TrainingError, match="no version of model 'shop' serves"):
+        run.update(shop.dsn, "shop", QUIET)
