@@ -34,6 +34,9 @@ def typed(cls: type, part: Mapping[str, Any], here: str) -> dict[str, Any]:
         wanted = cast(type, type(default))
         if wanted is float and type(value) is int:
             value = float(value)
+        if wanted is tuple and isinstance(value, list):
+            out[item.name] = tuple(cast(list[object], value))
+            continue
         if type(value) is not wanted or (wanted is float and not math.isfinite(value)):
             raise ConfigError(
                 f"{here} {item.name} must be {wanted.__name__}, "

@@ -26,6 +26,8 @@ class TrainConfig:
         validation: Share of the interactions (the latest ones, when they have a time)
             held out to choose the settings.
         seed: Every random choice follows from it.
+        prefixes: Lengths that rank by themselves, too: the loss is the mean over them
+            and the whole vectors.
     """
 
     dim: int = 64
@@ -42,6 +44,11 @@ class TrainConfig:
     id_dropout: float = 0.15
     validation: float = 0.1
     seed: int = 0
+    prefixes: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        # TOML and JSON have lists only.
+        object.__setattr__(self, "prefixes", tuple(self.prefixes))
 
 
 def train_problems(train: TrainConfig) -> list[tuple[bool, str]]:
@@ -56,4 +63,8 @@ def train_problems(train: TrainConfig) -> list[tuple[bool, str]]:
         (train.dropout >= 1, "train.dropout must be below 1"),
         (not 0 <= train.id_dropout < 1, "train.id_dropout must be in [0, 1)"),
         (not 0 < train.validation < 0.5, "train.validation must be in (0, 0.5)"),
+        (
+            any(type(p) is not int or not 0 < p <= train.dim for p in train.prefixes),
+            f"train.prefixes must be lengths from 1 to train.dim, which is {train.dim}",
+        ),
     ]

@@ -297,6 +297,16 @@ def _model(name: str, data: object) -> ModelConfig:
     return config
 
 
+def checked(config: ModelConfig) -> ModelConfig:
+    """Return a configuration that was changed in code, if its values are in range.
+
+    Raises:
+        ConfigError: One is not.
+    """
+    _check_ranges(config, f"[model.{config.name}]")
+    return config
+
+
 def _id_type(table: Mapping[str, Any], key: str, where: str) -> IdType:
     value = table.get(key, "bigint")
     if value not in ID_TYPES:

@@ -17,7 +17,7 @@ from recsys import _db, _sql, artifacts, embeddings, revisions, schema, versions
 from recsys._db import Connection
 from recsys._guard import exclusive
 from recsys._source import source_errors
-from recsys.config import ModelConfig, ProjectConfig
+from recsys.config import ModelConfig, ProjectConfig, checked
 from recsys.errors import ConfigError, SourceError, TrainingError
 from recsys.progress import SILENT, Progress
 from recsys.versions import VersionPlan
@@ -55,6 +55,7 @@ def train_version(
     revision: bool = True,
     budget_s: float | None = None,
     seed: int | None = None,
+    dims: Sequence[int] = (),
     progress: Progress = SILENT,
 ) -> Trained:
     """Train a version on the model's sources and declare it.
@@ -70,6 +71,8 @@ def train_version(
         revision: Write a revision file; else make the version directly.
         budget_s: Seconds for tuning and fitting, instead of the configured ones.
         seed: Seed, instead of the configured one.
+        dims: The longest is the length of the vectors, the others are prefixes that
+            rank by themselves; the shortest is indexed.
         progress: Receives the progress of the long steps.
 
     Returns:
@@ -81,7 +84,7 @@ def train_version(
         TrainingError: Training cannot start or failed, or another one runs.
         SchemaError: The recsys schema is missing or does not fit.
     """
-    config = _overridden(project.model(model), budget_s, seed)
+    config = _overridden(project.model(model), budget_s, seed, dims)
     with _db.connect(dsn) as conn:
         schema.check(conn)
     if revision:
@@ -156,16 +159,21 @@ def trained_until(
 
 
 def _overridden(
-    config: ModelConfig, budget_s: float | None, seed: int | None
+    config: ModelConfig, budget_s: float | None, seed: int | None, dims: Sequence[int]
 ) -> ModelConfig:
-    train = config.train
+    train, index = config.train, config.index
     if budget_s is not None and budget_s <= 0:
         raise ConfigError(f"the budget must be positive seconds, got {budget_s}")
     if budget_s is not None:
         train = dataclasses.replace(train, budget_s=budget_s)
     if seed is not None:
         train = dataclasses.replace(train, seed=seed)
-    return dataclasses.replace(config, train=train)
+    if dims:
+        dim, *prefixes = sorted(set(dims), reverse=True)
+        train = dataclasses.replace(train, dim=dim, prefixes=tuple(prefixes))
+        shortest = prefixes[-1] if prefixes else 0
+        index = dataclasses.replace(index, prefix=shortest)
+    return checked(dataclasses.replace(config, train=train, index=index))
 
 
 def interaction_columns(conn: Connection, config: ModelConfig) -> list[str]:

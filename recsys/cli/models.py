@@ -47,6 +47,21 @@ class Moment(click.ParamType[datetime]):
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
+class Lengths(click.ParamType[tuple[int, ...]]):
+    """Lengths of vectors, such as 64,32,16."""
+
+    name = "lengths"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
+        """Read whole numbers between commas."""
+        if isinstance(value, tuple):
+            return cast(tuple[int, ...], value)
+        try:
+            return tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list such as 64,32,16", param, ctx)
+
+
 @click.command()
 @click.argument("model")
 @click.option("--until", type=Moment(), help="Leave out interactions from then on.")
@@ -61,6 +76,9 @@ class Moment(click.ParamType[datetime]):
 )
 @click.option("--budget", type=float, help="Seconds for tuning and fitting.")
 @click.option("--seed", type=int, help="Seed of every random choice.")
+@click.option(
+    "--dims", type=Lengths(), default=(), help="Such as 64,32: nested lengths."
+)
 @format_option
 @click.pass_obj
 def train(
@@ -73,6 +91,7 @@ def train(
     max_load: float,
     budget: float | None,
     seed: int | None,
+    dims: tuple[int, ...],
     fmt: str,
 ) -> None:
     """Train a new version of MODEL and write its revision file.
@@ -106,6 +125,7 @@ def train(
         revision=not no_revision,
         budget_s=budget,
         seed=seed,
+        dims=dims,
         progress=Bars(),
     )
     number = trained.plan.number

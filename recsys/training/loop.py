@@ -24,6 +24,7 @@ from torch import Tensor
 from recsys.errors import TrainingError
 from recsys.training.dataset import Dataset
 from recsys.training.device import Device, resolve
+from recsys.training.matryoshka import nested
 from recsys.training.model import Towers
 from recsys.training.objectives import OBJECTIVES
 from recsys.training.rows import QueryRows
@@ -185,9 +186,8 @@ class _Fit:
             group["lr"] = self.settings.lr * share
         step = self.sampler.step(chosen)
         query, items = self.towers(step)
-        loss = OBJECTIVES[self.settings.objective](
-            query, items, step.batch, self.settings
-        )
+        objective = OBJECTIVES[self.settings.objective]
+        loss = nested(objective, query, items, step.batch, self.settings)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()

@@ -21,3 +21,4 @@ class Settings:
     id_dropout: float
     objective: str = "ranking"
     content: ContentConfig = field(default_factory=ContentConfig)
+    prefixes: tuple[int, ...] = ()

@@ -16,6 +16,7 @@ from recsys.training.dataset import Dataset
 from recsys.training.export import TrainedModel, export
 from recsys.training.loop import Epoch, fit
 from recsys.training.model import Towers
+from recsys.training.rotation import rotate
 from recsys.training.rows import QueryRows, query_rows
 from recsys.training.svd import first_rows
 from recsys.training.tune import Choice, choose
@@ -57,6 +58,7 @@ def train(
     fitted_at = time.perf_counter()
     with progress.stage("export", total=1) as stage:
         bias = choice.trend.bias(rows.pop, rows.decayed)
+        turned = not choice.settings.prefixes and rotate(towers, rows)
         model = export(dataset, rows, towers, bias, config.train.history)
         stage.advance()
     done = time.perf_counter()
@@ -72,6 +74,7 @@ def train(
             "epoch_s": float(np.mean([row["seconds"] for row in curve])),
         },
         seed=config.train.seed,
+        rotated=turned,
     )
     return model
 
@@ -139,6 +142,7 @@ def _settings(choice: Choice, epochs: int) -> dict[str, Any]:
         "id_dropout": settings.id_dropout,
         "epochs": epochs,
         "trend": choice.trend.to_dict(),
+        "prefixes": list(settings.prefixes),
     }
 
 

@@ -25,6 +25,7 @@ from recsys.progress import Progress
 from recsys.training.dataset import Dataset
 from recsys.training.evaluation import Judge
 from recsys.training.loop import Epoch, fit
+from recsys.training.matryoshka import fitting
 from recsys.training.model import Towers
 from recsys.training.rows import QueryRows, query_rows
 from recsys.training.settings import Settings
@@ -143,6 +144,7 @@ def first_settings(config: TrainConfig) -> Settings:
         batch=config.batch,
         negatives=config.negatives,
         id_dropout=config.id_dropout,
+        prefixes=fitting(config.prefixes, config.dim),
     )
 
 
