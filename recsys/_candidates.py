@@ -188,7 +188,13 @@ def find(
     if wanted.plain and not exact:
         ef_search = _index_key.effort(version.config, ef_search, wanted.k)
         return retrieval.search(
-            conn, version.statements, Halfvec(query), wanted.k, exclude, ef_search
+            conn,
+            version.statements,
+            Halfvec(query),
+            wanted.k,
+            exclude,
+            ef_search,
+            weight=float(query[-1]),
         )
     memory = _Memory(version, wanted)
     look = _look(conn, wanted, Halfvec(query), exclude)

@@ -178,7 +178,9 @@ class LoadedVersions:
             tower=tower,
             ef_search=row.ef_search,
             statements=retrieval.statements(
-                versions.suffix(self.model, number), config
+                versions.suffix(self.model, number),
+                config,
+                number if "trend" in row.spec else None,
             ),
             recall_curve=row.recall_curve,
         )

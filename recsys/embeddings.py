@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -43,16 +44,21 @@ def pack(embeddings: Embeddings, id_type: IdType) -> bytes:
         "bias": embeddings.bias,
         "default_query": embeddings.default_query,
     }
-    ids = embeddings.item_ids
-    if id_type == "bigint":
-        tensors["item_ids"] = np.asarray(ids, dtype=np.int64)
-    else:
-        names = [i.bytes if isinstance(i, UUID) else str(i).encode() for i in ids]
-        tensors["item_ids"] = np.frombuffer(b"".join(names), dtype=np.uint8)
-        tensors["item_id_ends"] = np.cumsum(
-            [len(name) for name in names], dtype=np.int64
-        )
+    tensors |= id_tensors(embeddings.item_ids, id_type)
     return save({k: np.ascontiguousarray(v) for k, v in tensors.items()})
+
+
+def id_tensors(
+    ids: Sequence[ItemId], id_type: IdType
+) -> dict[str, NDArray[np.generic]]:
+    """Return ids as the tensors that ``tensor_ids`` reads."""
+    if id_type == "bigint":
+        return {"item_ids": np.asarray(ids, dtype=np.int64)}
+    names = [i.bytes if isinstance(i, UUID) else str(i).encode() for i in ids]
+    return {
+        "item_ids": np.frombuffer(b"".join(names), dtype=np.uint8),
+        "item_id_ends": np.cumsum([len(name) for name in names], dtype=np.int64),
+    }
 
 
 def unpack(content: bytes, id_type: IdType, dim: int) -> Embeddings:
@@ -68,7 +74,7 @@ def unpack(content: bytes, id_type: IdType, dim: int) -> Embeddings:
         tensors = load(content)
         served, history = tensors["served"], tensors["history"]
         bias, default_query = tensors["bias"], tensors["default_query"]
-        raw = tensors["item_ids"]
+        ids = tensor_ids(tensors, id_type)
     except (SafetensorError, KeyError) as exc:
         raise ArtifactError(
             f"the embeddings artifact cannot be read: {exc}", hint="Train again."
@@ -78,14 +84,18 @@ def unpack(content: bytes, id_type: IdType, dim: int) -> Embeddings:
             f"the embeddings have {served.shape[-1]} dimensions, the tables {dim}",
             hint="The tables do not belong to these towers: drop and train again.",
         )
-    ids: list[ItemId]
-    if id_type == "bigint":
-        ids = [int(i) for i in raw]
-    else:
-        blob, start = raw.tobytes(), 0
-        ids = []
-        for end in tensors["item_id_ends"].tolist():
-            name = blob[start:end]
-            ids.append(UUID(bytes=name) if id_type == "uuid" else name.decode())
-            start = end
     return Embeddings(ids, served, history, bias, default_query)
+
+
+def tensor_ids(tensors: Mapping[str, NDArray[Any]], id_type: IdType) -> list[ItemId]:
+    """Return the ids that ``id_tensors`` wrote."""
+    raw = tensors["item_ids"]
+    if id_type == "bigint":
+        return [int(i) for i in raw]
+    blob, start = raw.tobytes(), 0
+    ids: list[ItemId] = []
+    for end in tensors["item_id_ends"].tolist():
+        name = blob[start:end]
+        ids.append(UUID(bytes=name) if id_type == "uuid" else name.decode())
+        start = end
+    return ids

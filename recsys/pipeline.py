@@ -253,7 +253,14 @@ def _store(
         "weights": artifacts.put(conn, "safetensors", warm_start_artifact(trained)),
         "report": artifacts.put(conn, "json", report),
     }
-    more = {"columns": list(columns), "trained_until": end.isoformat() if end else None}
+    more: dict[str, Any] = {
+        "columns": list(columns),
+        "trained_until": end.isoformat() if end else None,
+    }
+    if trained.counts is not None and trained.trend is not None:
+        content = trained.counts.pack(config.item_id)
+        hashes["popularity"] = artifacts.put(conn, "safetensors", content)
+        more["trend"] = trained.trend.to_dict()
     spec = json.loads(json.dumps({**config.to_dict(), **more}))
     metrics = {"validation": trained.report.get("validation", {})}
     return VersionPlan(config.name, number, spec, hashes, metrics)

@@ -34,7 +34,12 @@ from recsys.errors import (
     VersionStateError,
 )
 from recsys.types import ItemId, UserId
+from recsys.versions import collation
 
+RISERS = 200
+"""Items that rose most today and are candidates of every search without a filter."""
+MORE = 100
+"""Candidates beside the k nearest, for what rises into the page from behind."""
 ABSENT = (pg.UndefinedTable, pg.UndefinedFunction, pg.InvalidSchemaName)
 """What Postgres says of objects that are not there."""
 
@@ -76,6 +81,7 @@ class Statements:
     search: bytes
     candidates: bytes
     bigint: bool
+    fresh: bytes | None = None
 
     def array(self, ids: Sequence[ItemId]) -> BigintArray | list[ItemId]:
         """Return item ids as they go to the server; their type is checked before."""
@@ -85,8 +91,16 @@ class Statements:
         return list(ids)
 
 
-def statements(suffix: str, config: ModelConfig) -> Statements:
-    """Return the statements of a version; ``suffix`` and the types are checked."""
+def statements(
+    suffix: str, config: ModelConfig, number: int | None = None
+) -> Statements:
+    """Return the statements of a version; ``suffix`` and the types are checked.
+
+    Args:
+        suffix: Of the version's objects.
+        config: Its configuration.
+        number: Its number, where its answers follow the trend of the day.
+    """
     item, user = config.item_id, config.user_id
     return Statements(
         suffix=suffix,
@@ -118,6 +132,40 @@ def statements(suffix: str, config: ModelConfig) -> Statements:
             " %s::boolean)"
         ),
         bigint=item == "bigint",
+        fresh=None if number is None else _fresh(suffix, config, number),
+    )
+
+
+def _fresh(suffix: str, config: ModelConfig, number: int) -> bytes:
+    """Return the search that adds what today's interactions are worth.
+
+    Candidates are the nearest, some more than wanted, and what rose most: a riser may
+    be far behind. Without anything that rose it is the search as it is.
+    """
+    item = config.item_id
+    mine = f"t.model = '{config.name}' and t.number = {number}"
+    return _sql.trusted(
+        "with risen as materialized (select t.item_id, t.delta from recsys.item_trend"
+        f" as t where {mine} order by t.delta desc limit {RISERS}),"
+        " asked as materialized (select %s::halfvec as query, %s::integer as k,"
+        f" %s::{item}[] as exclude, %s::integer as ef, %s::real as weight),"
+        " found as (select n.item_id, n.score from asked,"
+        f" recsys._search_{suffix}(asked.query, asked.k + case when exists"
+        f" (select from risen) then {MORE} else 0 end, asked.exclude, asked.ef) as s,"
+        " unnest(s.item_ids, s.scores) as n(item_id, score)"
+        " union all select v.item_id, (-(v.embedding <#> asked.query))::real"
+        f" from asked, risen join recsys.item_vector_{suffix} as v"
+        f" on v.item_id = risen.item_id::{item}"
+        " where v.item_id <> all (asked.exclude)),"
+        " best as (select f.item_id, (max(f.score) + asked.weight"
+        " * coalesce(max(t.delta), 0))::real as score from asked, found as f"
+        f" left join recsys.item_trend as t on {mine} and t.item_id = f.item_id::text"
+        " group by f.item_id, asked.weight, asked.k"
+        f" order by 2 desc, f.item_id{collation(item)} limit (select k from asked))"
+        f" select coalesce(array_agg(b.item_id order by b.score desc,"
+        f" b.item_id{collation(item)}), '{{}}'),"
+        f" coalesce(array_agg(b.score order by b.score desc,"
+        f" b.item_id{collation(item)}), '{{}}') from best as b"
     )
 
 
@@ -200,11 +248,26 @@ def search(
     k: int,
     exclude: Sequence[ItemId],
     ef_search: int,
+    weight: float = 0.0,
 ) -> Found:
-    """Return the k nearest items and their scores, best first."""
+    """Return the k nearest items and their scores, best first.
+
+    Args:
+        conn: An open connection.
+        sql: Of the version.
+        query: Query vector.
+        k: List length.
+        exclude: Items left out.
+        ef_search: Candidates of the index.
+        weight: What the trend of the day counts: the query's popularity dimension, or
+            0 for what the index holds.
+    """
     ids = sql.array(exclude)
+    text, parameters = sql.search, [query, k, ids, ef_search]
+    if sql.fresh is not None and weight:
+        text, parameters = sql.fresh, [*parameters, weight]
     with binary_cursor(conn) as cur, _explained(sql.suffix, "", ""):
-        row = cur.execute(sql.search, (query, k, ids, ef_search)).fetchone()
+        row = cur.execute(text, parameters).fetchone()
     return (row[0], row[1]) if row else ([], [])
 
 

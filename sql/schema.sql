@@ -306,6 +306,18 @@ create table recsys.item_lookup (
 ) with (autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=1000);
 comment on table recsys.item_lookup is 'Changed rows of joined tables whose items are looked up after the commit.';
 
+create table recsys.item_trend (
+    model text not null,
+    number integer not null,
+    item_id text not null,
+    delta real not null,
+    measured_at timestamp with time zone not null default now(),
+    constraint item_trend_pkey PRIMARY KEY (model, number, item_id),
+    constraint item_trend_model_number_fkey FOREIGN KEY (model, number) REFERENCES recsys.model_version(model, number) ON DELETE CASCADE
+);
+CREATE INDEX item_trend_delta ON recsys.item_trend USING btree (model, number, delta DESC);
+comment on table recsys.item_trend is 'What today''s interactions add to the scores of a version until it is trained again.';
+
 create table recsys.model (
     name text not null,
     item_type text not null,
@@ -2143,15 +2155,18 @@ CREATE OR REPLACE FUNCTION recsys._grant_part_learning()
  SET search_path TO '$user', 'public', 'pg_temp'
 AS $function$
 begin
+    if to_regrole('recsys_app') is not null then
+        grant select on recsys.item_trend to recsys_app;
+    end if;
     if to_regrole('recsys_analyst') is not null then
-        grant select on recsys.update_log to recsys_analyst;
+        grant select on recsys.update_log, recsys.item_trend to recsys_analyst;
     end if;
     if to_regrole('recsys_trainer') is not null then
-        grant select, insert, update, delete on recsys.id_update, recsys.id_update_row, recsys.id_update_seen
-        to recsys_trainer;
+        grant select, insert, update, delete on recsys.id_update, recsys.id_update_row, recsys.id_update_seen,
+            recsys.item_trend to recsys_trainer;
         grant select on recsys.update_log to recsys_trainer;
-        revoke trigger, truncate, references on recsys.id_update, recsys.id_update_row, recsys.id_update_seen
-        from recsys_trainer;
+        revoke trigger, truncate, references on recsys.id_update, recsys.id_update_row, recsys.id_update_seen,
+            recsys.item_trend from recsys_trainer;
     end if;
 end
 $function$
@@ -3408,6 +3423,7 @@ grant delete, insert, select, update on table recsys.item_change to recsys_train
 grant delete, insert, select, update on table recsys.item_failure to recsys_trainer;
 grant delete, insert, select, update on table recsys.item_gone to recsys_trainer;
 grant delete, insert, select, update on table recsys.item_lookup to recsys_trainer;
+grant delete, insert, select, update on table recsys.item_trend to recsys_trainer;
 grant delete, insert, select, update on table recsys.ramp to recsys_trainer;
 grant delete, insert, select, update on table recsys.retention to recsys_trainer;
 grant delete, insert, select, update on table recsys.rollout_status to recsys_trainer;
@@ -3436,6 +3452,8 @@ grant select on table recsys.experiment_result to recsys_analyst;
 grant select on table recsys.experiment_status to recsys_analyst;
 grant select on table recsys.impression_item to recsys_analyst;
 grant select on table recsys.item_change to recsys_app;
+grant select on table recsys.item_trend to recsys_analyst;
+grant select on table recsys.item_trend to recsys_app;
 grant select on table recsys.model to recsys_app;
 grant select on table recsys.model_version to recsys_app;
 grant select on table recsys.rollout to recsys_app;

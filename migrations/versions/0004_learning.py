@@ -15,13 +15,14 @@ UPDATES = (
     "views/update_log.v1.sql",
 )
 SEARCH = ("functions/_candidates.v2.sql",)
+TREND = ("tables/item_trend.v1.sql",)
 # The grants come last: they name what every area made.
 GRANTS = ("functions/_grant_part_learning.v1.sql",)
 
 
 def upgrade() -> None:
     """Make the tables, functions, views and grants of every area."""
-    for name in (*UPDATES, *SEARCH, *GRANTS):
+    for name in (*UPDATES, *SEARCH, *TREND, *GRANTS):
         _ddl.run(name)
     _ddl.run("functions/schema_version.v4.sql")
     _ddl.run("functions/_grant_core.v2.sql")

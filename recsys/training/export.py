@@ -20,6 +20,7 @@ from recsys._tower import ItemTower, QueryTower
 from recsys.encoder.fit import FittedSide
 from recsys.encoder.towers import item_tower, query_tower
 from recsys.errors import ArtifactError
+from recsys.popularity import Counts, Trend
 from recsys.training.dataset import Dataset
 from recsys.training.evaluation import item_vectors
 from recsys.training.features import EncodedSide, encode_rows
@@ -55,6 +56,8 @@ class TrainedModel:
         item_tower: ONNX.
         query_tower: ONNX.
         report: JSON-serialisable: settings, validation, curves, data, timing, parity.
+        trend: Weights of the popularity dimension; None where it does not age.
+        counts: What it was computed from; None where it does not age.
     """
 
     item_ids: Sequence[ItemId]
@@ -69,6 +72,8 @@ class TrainedModel:
     item_tower: bytes
     query_tower: bytes
     report: dict[str, Any]
+    trend: Trend | None = None
+    counts: Counts | None = None
 
 
 @torch.no_grad()

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recsys.errors import TrainingError
+from recsys.popularity import decayed_counts
 from recsys.training.dataset import Dataset
 from recsys.training.ragged import Ragged, group
-from recsys.training.trend import decayed_counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class QueryRows:
         seen: Every trained item each user has met, also with weight 0.
         pop: Users with taste for each item, at least 1, shape (T,), float32.
         decayed: The same, older ones counting less: one row per half-life of
-            ``trend.HALF_LIVES_D``, shape (H, T), float32; None without times.
+            ``popularity.HALF_LIVES_D``, shape (H, T), float32; None without times.
     """
 
     items: NDArray[np.int64]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from recsys.config import ModelConfig, TrainConfig
 from recsys.errors import TrainingError
+from recsys.popularity import Counts, Trend
 from recsys.progress import SILENT, Progress
 from recsys.training.dataset import Dataset
 from recsys.training.export import TrainedModel, export
@@ -19,6 +21,7 @@ from recsys.training.model import Towers
 from recsys.training.rotation import rotate
 from recsys.training.rows import QueryRows, query_rows
 from recsys.training.svd import first_rows
+from recsys.training.trend import bias
 from recsys.training.tune import Choice, choose
 
 logger = logging.getLogger(__name__)
@@ -57,9 +60,12 @@ def train(
     towers, curve = _final_fit(dataset, rows, choice, config.train, left_s, progress)
     fitted_at = time.perf_counter()
     with progress.stage("export", total=1) as stage:
-        bias = choice.trend.bias(rows.pop, rows.decayed)
         turned = not choice.settings.prefixes and rotate(towers, rows)
-        model = export(dataset, rows, towers, bias, config.train.history)
+        popularity = bias(choice.trend, rows.pop, rows.decayed)
+        model = export(dataset, rows, towers, popularity, config.train.history)
+        counts = _counts(dataset, rows, choice.trend)
+        if counts is not None:
+            model = replace(model, trend=choice.trend, counts=counts)
         stage.advance()
     done = time.perf_counter()
     model.report.update(
@@ -77,6 +83,19 @@ def train(
         rotated=turned,
     )
     return model
+
+
+def _counts(dataset: Dataset, rows: QueryRows, trend: Trend) -> Counts | None:
+    """Return what makes the popularity dimension; None where it does not age."""
+    if rows.decayed is None or dataset.until is None or not any(trend.recent):
+        return None
+    trained: list[int] = rows.items.tolist()
+    return Counts(
+        item_ids=[dataset.item_ids[i] for i in trained],
+        pop=rows.pop.numpy(),
+        decayed=rows.decayed.numpy(),
+        end=dataset.until,
+    )
 
 
 def _check(dataset: Dataset) -> None:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recsys.config import ContentConfig, TrainConfig
+from recsys.popularity import Trend
 from recsys.progress import Progress
 from recsys.training.dataset import Dataset
 from recsys.training.evaluation import Judge
@@ -31,7 +32,7 @@ from recsys.training.rows import QueryRows, query_rows
 from recsys.training.settings import Settings
 from recsys.training.split import Split, pair_keys, split
 from recsys.training.svd import first_rows
-from recsys.training.trend import Trend, grid
+from recsys.training.trend import bias, grid
 
 logger = logging.getLogger(__name__)
 
@@ -301,7 +302,7 @@ def biases_of(settings: Settings, rows: QueryRows) -> tuple[list[Trend], Tensor]
     """Return the popularity dimensions to try, and each as item biases, (G, T)."""
     timed = rows.decayed is not None
     trends = grid(settings.tau, settings.beta, timed=timed)
-    biases = [trend.bias(rows.pop, rows.decayed) for trend in trends]
+    biases = [bias(trend, rows.pop, rows.decayed) for trend in trends]
     return trends, torch.stack(biases)
 
 

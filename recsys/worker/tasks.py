@@ -15,7 +15,7 @@ from datetime import timedelta
 
 import psycopg
 
-from recsys import capture_check, clean_up, impressions, ramps
+from recsys import capture_check, clean_up, fresh, impressions, ramps
 from recsys._db import Connection
 from recsys.errors import RecsysError
 
@@ -59,6 +59,7 @@ TASKS: dict[str, Task] = {
     "ramp": Task(ramps.advance, timedelta(seconds=10)),
     "compare ids": Task(capture_check.compare_ids, timedelta(days=1)),
     "clean up": Task(clean_up.run, timedelta(minutes=10)),
+    "trend": Task(fresh.refresh, timedelta(minutes=5)),
     "impressions": Task(_maintain_impressions, timedelta(hours=1), per_model=False),
     "update": Task(_update, timedelta(seconds=10), slow=True),
 }

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 import pytest
-import torch
 
-from recsys.training.trend import DAY_S, HALF_LIVES_D, Trend, decayed_counts, grid
+from recsys.popularity import DAY_S, HALF_LIVES_D, Trend, decayed_counts
+from recsys.training.trend import grid
 
 
 def test_decayed_counts_equal_the_sum_over_events() -> None:
@@ -29,8 +29,8 @@ def test_decayed_counts_equal_the_sum_over_events() -> None:
 
 
 def test_the_popularity_dimension_is_a_weighted_sum_of_logarithms() -> None:
-    pop = torch.tensor([1.0, 4.0])
-    decayed = torch.tensor([[0.0, 1.0], [0.5, 2.0], [0.5, 3.0], [1.0, 4.0]])
+    pop = np.array([1.0, 4.0], np.float32)
+    decayed = np.array([[0.0, 1.0], [0.5, 2.0], [0.5, 3.0], [1.0, 4.0]], np.float32)
 
     bias = Trend(0.1, (0.4, 0.3, 0.2, 0.05)).bias(pop, decayed)
 
