@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys import _copy, _db, _sql, artifacts
+from recsys import _copy, _db, _sql, artifacts, retrieval
 from recsys._db import Connection, Halfvec
 from recsys._index_key import provisional
+from recsys._queries import queries
 from recsys._tower import QueryTower
 from recsys.errors import VersionStateError
 from recsys.progress import Progress
@@ -142,14 +143,9 @@ def users_queries(
 ) -> list[Query]:
     """Return requests of sampled users, and one of a user without history."""
     config, suffix = version.config, version.suffix
-    tower = QueryTower(
-        artifacts.get(conn, version.artifacts["query_tower"]),
-        config.users.features,
-        config.context.features,
-        config.train.dim,
-    )
-    nobody = np.empty((0, tower.dim), np.float32), np.empty(0, np.float32)
-    queries = [Query(tower.encode_one(*nobody), [])]
+    tower = QueryTower.of(artifacts.get(conn, version.artifacts["query_tower"]), config)
+    nobody = retrieval.State(0, [], [], None, None)
+    found = _each(queries(tower, config, nobody), [])
     users = conn.execute(
         _sql.trusted(
             f"select user_id::{config.user_id} from (select distinct user_id"
@@ -157,21 +153,18 @@ def users_queries(
             f" order by hashtextextended(user_id::text, 0) limit {size:d}"
         )
     ).fetchall()
-    statement = _sql.trusted(
-        f"select seen, weights, history, features from recsys._state_{suffix}(%s)"
-    )
-    with _db.binary_cursor(conn) as cur:
-        for (user,) in users:
-            row = cur.execute(statement, (user,)).fetchone()
-            seen, weights, history, features = row or (None, None, None, None)
-            if len(seen or ()) > _MOST_SEEN:
-                continue
-            rows = _db.unpack_halfvecs(history, tower.dim)
-            vector = tower.encode_one(
-                rows, np.array(weights or [], np.float32), features
-            )
-            queries.append(Query(vector, seen or []))
-    return queries
+    statements = retrieval.statements(suffix, config)
+    for (user,) in users:
+        state = retrieval.state(conn, statements, user, None)
+        if state is None or len(state.seen) > _MOST_SEEN:
+            continue
+        found += _each(queries(tower, config, state), state.seen)
+    return found
+
+
+def _each(vectors: NDArray[np.float32], seen: Sequence[ItemId]) -> list[Query]:
+    """Return the searches of one request: one for each of its interests."""
+    return [Query(vector, seen) for vector in np.atleast_2d(vectors)]
 
 
 def similar_queries(

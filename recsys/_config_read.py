@@ -13,11 +13,21 @@ from recsys.errors import ConfigError
 _T = TypeVar("_T")
 
 
-def plain(cls: type[_T], table: Mapping[str, Any], key: str, where: str) -> _T:
-    """Return a table as a dataclass whose fields all have defaults."""
+def plain(
+    cls: type[_T],
+    table: Mapping[str, Any],
+    key: str,
+    where: str,
+    without: tuple[str, ...] = (),
+) -> _T:
+    """Return a table as a dataclass whose fields all have defaults.
+
+    Fields in ``without`` are not for the table to set.
+    """
     here = f"[{where[1:-1]}.{key}]"
     part = table_of(table, key, where)
-    keys(part, tuple(f.name for f in fields(cast(Any, cls))), here)
+    names = [f.name for f in fields(cast(Any, cls)) if f.name not in without]
+    keys(part, tuple(names), here)
     return cls(**typed(cls, part, here))
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys import _db, artifacts, retrieval, versions
+from recsys import artifacts, retrieval, versions
 from recsys._db import Connection
+from recsys._queries import queries
 from recsys._tower import QueryTower
 from recsys.assignment import Assignment, Plan
 from recsys.config import ModelConfig, model_from_dict
@@ -35,13 +36,8 @@ class Loaded:
     def query(
         self, state: retrieval.State, context: Mapping[str, object] | None
     ) -> NDArray[np.float32]:
-        """Return the query vector of a state, shape (D + 1,), float32."""
-        return self.tower.encode_one(
-            _db.unpack_halfvecs(state.history, self.tower.dim),
-            np.asarray(state.weights, np.float32),
-            state.features,
-            context,
-        )
+        """Return the query of a state, shape (D + 1,), or several; see ``queries``."""
+        return queries(self.tower, self.config, state, context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,12 +158,7 @@ class LoadedVersions:
         sha256 = row.artifacts["query_tower"]
         tower = self._towers.get(sha256)
         if tower is None:
-            tower = QueryTower(
-                self._fetched(conn, sha256),
-                config.users.features,
-                config.context.features,
-                config.train.dim,
-            )
+            tower = QueryTower.of(self._fetched(conn, sha256), config)
             self._towers[sha256] = tower
             # Oldest first out; what the plan names is never more than a few.
             for old in list(self._towers)[: -(_SPARE + 1 + len(plan.numbers))]:

@@ -15,6 +15,7 @@ from psycopg.rows import tuple_row
 
 from recsys import _db, _index_key, _sql, artifacts, retrieval, versions
 from recsys._db import Connection, Halfvec
+from recsys._queries import queries
 from recsys._source import source_errors
 from recsys._tower import QueryTower
 from recsys.config import ModelConfig
@@ -82,11 +83,8 @@ class Served:
             self._statements = replace(
                 self._statements, state=_restricted_state(version, only)
             )
-        self._tower = QueryTower(
-            artifacts.get(conn, version.artifacts["query_tower"]),
-            config.users.features,
-            config.context.features,
-            config.train.dim,
+        self._tower = QueryTower.of(
+            artifacts.get(conn, version.artifacts["query_tower"]), config
         )
         self._ef_search = _index_key.effort(config, version.ef_search or 100, depth)
 
@@ -96,11 +94,7 @@ class Served:
         state = retrieval.state(self.conn, self._statements, user, None, self.before)
         if state is None:
             raise SourceError(f"model {self.version.model!r} was removed meanwhile")
-        query = self._tower.encode_one(
-            _db.unpack_halfvecs(state.history, self._tower.dim),
-            np.asarray(state.weights, np.float32),
-            state.features,
-        )
+        query = queries(self._tower, self.version.config, state)
         items: Sequence[ItemId] = ()
         scores: Sequence[float] = ()
         if self._only is None:
@@ -127,6 +121,7 @@ def _restricted_state(version: ModelVersion, only: str) -> bytes:
             f"(select {fields} from ({config.users.sql}\n) as source"
             " where source.user_id = given.p_user limit 1)"
         )
+    more = "".join(f", known.{name}" for name in retrieval.more_columns(config))
     body = (
         "with every as materialized ("
         f"{versions.taste(config, columns=columns)}), item as materialized ("
@@ -134,13 +129,12 @@ def _restricted_state(version: ModelVersion, only: str) -> bytes:
         f" recsys.item_embedding_{only} as loaded"
         " where loaded.item_id = every.item_id))"
         " select (select array_agg(every.item_id) from every) as seen,"
-        " past.weights, past.history from (select array_agg(newest.weight) as weights,"
-        " string_agg(newest.packed, ''::bytea) as history from ("
+        f" past.* from (select {versions.history_aggregates(config)} from ("
         f"{versions.newest_history(config, version.suffix)}) as newest) as past"
     )
     return _sql.trusted(
         "select m.generation, known.seen, known.weights, known.history,"
-        f" {_percent(features)} from recsys.model as m,"
+        f" {_percent(features)}{more} from recsys.model as m,"
         f" (select %s::{config.user_id} as p_user, %s::float8 as p_before) as given,"
         f" lateral ({_percent(body)}) as known"
         f" where m.name = {_sql.literal(config.name)}"

@@ -13,6 +13,7 @@ from recsys import _statement
 from recsys._config_read import keys, plain, suggest, table_of, typed
 from recsys._learning_config import TrainConfig as TrainConfig
 from recsys._learning_config import train_problems
+from recsys._query_config import QueryConfig
 from recsys.errors import ConfigError
 from recsys.updates.settings import UpdateConfig as UpdateConfig
 
@@ -161,6 +162,14 @@ class ModelConfig:
     index: IndexConfig = field(default_factory=IndexConfig)
     content: ContentConfig = field(default_factory=ContentConfig)
     update: UpdateConfig = field(default_factory=UpdateConfig)
+    query: QueryConfig = field(default_factory=QueryConfig)
+
+    @property
+    def history(self) -> int:
+        """Most items of a history that a request reads."""
+        if self.query.sequential:
+            return min(self.train.history, self.query.length)
+        return self.train.history
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-serialisable copy; ``model_from_dict`` reads it back."""
@@ -256,6 +265,10 @@ def model_from_dict(data: Mapping[str, Any]) -> ModelConfig:
         index=IndexConfig(**data["index"]),
         content=ContentConfig(**data.get("content", {})),
         update=UpdateConfig(**data.get("update", {})),
+        # Versions from before there was a choice have the mean.
+        query=QueryConfig(
+            **_with_tuple(data.get("query", {"encoder": "mean", "kinds": ()}), "kinds")
+        ),
     )
 
 
@@ -277,7 +290,7 @@ def _model(name: str, data: object) -> ModelConfig:
     keys(
         table,
         ("item_id", "user_id", "items", "users", "context", "interactions", "train",
-         "index", "content", "update"),
+         "index", "content", "update", "query"),
         where,
     )  # fmt: skip
     config = ModelConfig(
@@ -292,6 +305,7 @@ def _model(name: str, data: object) -> ModelConfig:
         index=plain(IndexConfig, table, "index", where),
         content=plain(ContentConfig, table, "content", where),
         update=plain(UpdateConfig, table, "update", where),
+        query=_query(table, where),
     )
     _check_ranges(config, where)
     return config
@@ -478,6 +492,7 @@ def _check_ranges(config: ModelConfig, where: str) -> None:
             index.quantisation not in QUANTISATIONS,
             f"index.quantisation must be one of {', '.join(QUANTISATIONS)}",
         ),
+        (train.dim % config.query.heads > 0, "query.heads must divide train.dim"),
     )
     for wrong, message in bad:
         if wrong:
@@ -491,6 +506,13 @@ def _check_ranges(config: ModelConfig, where: str) -> None:
         raise ConfigError(f"{where} context feature uses a reserved name: {reserved}")
     if config.users.features and not config.users.sql:
         raise ConfigError(f"{where} users.features need users.sql")
+
+
+def _query(table: Mapping[str, Any], where: str) -> QueryConfig:
+    query = plain(QueryConfig, table, "query", where, without=("kinds",))
+    here = f"[{where[1:-1]}.query]"
+    query.check(here)
+    return query
 
 
 def _example(key: str) -> str:

@@ -205,11 +205,8 @@ def _load_towers(conn: Connection, version: ModelVersion) -> None:
     import numpy as np
 
     settings, dim = version.config, version.config.train.dim
-    query = QueryTower(
-        artifacts.get(conn, version.artifacts["query_tower"]),
-        settings.users.features,
-        settings.context.features,
-        dim,
+    query = QueryTower.of(
+        artifacts.get(conn, version.artifacts["query_tower"]), settings
     )
     query.encode_one(np.empty((0, dim), np.float32), np.empty(0, np.float32))
     item = ItemTower(

@@ -261,6 +261,9 @@ def _store(
         content = trained.counts.pack(config.item_id)
         hashes["popularity"] = artifacts.put(conn, "safetensors", content)
         more["trend"] = trained.trend.to_dict()
+    config = dataclasses.replace(
+        config, query=dataclasses.replace(config.query, encoder="mean")
+    )
     spec = json.loads(json.dumps({**config.to_dict(), **more}))
     metrics = {"validation": trained.report.get("validation", {})}
     return VersionPlan(config.name, number, spec, hashes, metrics)

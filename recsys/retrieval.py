@@ -68,6 +68,9 @@ class State(NamedTuple):
     weights: Sequence[float]
     history: bytes | None
     features: Mapping[str, object] | None
+    ages: Sequence[float] | None = None
+    kinds: Sequence[int] | None = None
+    vectors: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +105,15 @@ def statements(
         number: Its number, where its answers follow the trend of the day.
     """
     item, user = config.item_id, config.user_id
+    more = "".join(f", {name}" for name in more_columns(config))
     return Statements(
         suffix=suffix,
         state=_sql.trusted(
-            "select generation, seen, weights, history, features"
+            f"select generation, seen, weights, history, features{more}"
             f" from recsys._state_{suffix}(%s::{user}, %s::float8)"
         ),
         session=_sql.trusted(
-            "select generation, seen, weights, history, features"
+            f"select generation, seen, weights, history, features{more}"
             f" from recsys._session_{suffix}(%s::{item}[], %s::{user})"
         ),
         direction=_sql.trusted(
@@ -169,6 +173,13 @@ def _fresh(suffix: str, config: ModelConfig, number: int) -> bytes:
     )
 
 
+def more_columns(config: ModelConfig) -> tuple[str, ...]:
+    """Return what the state functions of a version have beside the usual columns."""
+    if config.query.clustered:
+        return ("ages", "kinds", "vectors")
+    return ("ages", "kinds") if config.query.sequential else ()
+
+
 def plan(conn: Connection, model: str) -> Plan | None:
     """Return who serves whom and the generation, or None for an unknown model."""
     with conn.cursor(row_factory=tuple_row) as cur:
@@ -226,8 +237,8 @@ def state(
         row = cur.fetchone()
     if row is None:
         return None
-    generation, seen, weights, packed, features = row
-    return State(generation, seen or [], weights or [], packed, features)
+    generation, seen, weights, packed, features, *more = row
+    return State(generation, seen or [], weights or [], packed, features, *more)
 
 
 def direction(

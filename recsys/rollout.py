@@ -112,11 +112,8 @@ def check_towers(conn: Connection, version: versions.ModelVersion) -> None:
         return  # the state's own error says more
     config, dim = version.config, version.config.train.dim
     try:
-        query = QueryTower(
-            artifacts.get(conn, version.artifacts["query_tower"]),
-            config.users.features,
-            config.context.features,
-            dim,
+        query = QueryTower.of(
+            artifacts.get(conn, version.artifacts["query_tower"]), config
         )
         query.encode_one(np.empty((0, dim), np.float32), np.empty(0, np.float32))
         item = ItemTower(

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -25,6 +25,7 @@ from recsys import _db, artifacts, config, embeddings, rollout, versions
 from recsys.backfill import backfill
 from recsys.config import IdType, ModelConfig
 from recsys.encoder import FittedSide, fit, towers
+from recsys.encoder.sequence import TIMES
 from recsys.types import ItemId
 from recsys.versions import VersionPlan
 
@@ -157,6 +158,7 @@ def toml(
     train: Mapping[str, Any] | None = None,
     index: Mapping[str, Any] | None = None,
     record: str = "",
+    query: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The recsys.toml of the shop, as a mapping."""
     interactions: dict[str, Any] = {
@@ -175,6 +177,7 @@ def toml(
         "interactions": interactions,
         "train": {"dim": DIM, "history": 50, **(train or {})},
         "index": dict(index or {}),
+        "query": dict(query or {}),
     }
     if features:
         model["items"]["features"] = {
@@ -193,7 +196,11 @@ def toml(
 
 def shop_config(id_type: IdType = "bigint", **options: Any) -> ModelConfig:
     name = str(options.get("name", "shop"))
-    return config.from_mapping(toml(id_type, **options)).model(name)
+    made = config.from_mapping(toml(id_type, **options)).model(name)
+    if not made.query.sequential:
+        return made
+    kinds = ("cart", "purchase", "view")  # as a training would have found them
+    return replace(made, query=replace(made.query, kinds=kinds))
 
 
 # a version without training --------------------------------------------------------
@@ -264,6 +271,7 @@ def learn(
         "cold_bias": np.float32(0.1).reshape(()),
         "default_query": _unit(rng.normal(size=dim)),
     }
+    weights.update(_query_weights(rng, model))
     for side, fitted in (("item", items), ("user", users), ("context", context)):
         weights.update(_side_weights(rng, side, fitted, dim))
     if model.items.features:
@@ -279,6 +287,38 @@ def learn(
         users=users,
         context=context,
     )
+
+
+def _query_weights(
+    rng: np.random.Generator, model: ModelConfig
+) -> dict[str, NDArray[np.float32]]:
+    """Weights of what the queries are made with, small enough to keep the mean near."""
+    query, dim = model.query, model.train.dim
+    if query.interests > 1 and query.interests_from == "learned":
+        return {"query.interests": _normal(rng, dim, query.interests)}
+    if not query.sequential:
+        return {}
+    kinds, length, heads = len(query.kinds) + 1, query.length, query.heads
+    runs = 2 if query.encoder == "gated" else 1
+    shapes = {"pool.position": (length, runs), "pool.time": (TIMES, runs)}
+    shapes["pool.kind"] = (kinds, runs)
+    if query.encoder == "gated":
+        shapes |= {"gate.weight": (2 * dim, dim), "gate.recency": (TIMES, dim)}
+        shapes["gate.bias"] = (dim,)
+    layers = {"attention": 1, "transformer": query.layers}.get(query.encoder, 0)
+    if layers:
+        shapes |= {"kind": (kinds, dim), "pause": (TIMES, dim)}
+        shapes |= {"out.scale": (dim,), "out.bias": (dim,), "out.weight": (dim, dim)}
+    for n in range(layers):
+        shapes |= {f"{n}.{k}": (dim, dim) for k in ("query", "key", "value", "out")}
+        shapes |= {f"{n}.norm.{k}": (dim,) for k in ("scale", "bias")}
+        shapes |= {f"{n}.position": (length, heads), f"{n}.time": (TIMES, heads)}
+        if query.encoder == "transformer":
+            shapes |= {f"{n}.mlp.{k}": (dim,) for k in ("scale", "bias", "b2")}
+            shapes |= {f"{n}.mlp.w1": (dim, 2 * dim), f"{n}.mlp.b1": (2 * dim,)}
+            shapes[f"{n}.mlp.w2"] = (2 * dim, dim)
+    made = {f"query.{name}": 0.3 * _normal(rng, *s) for name, s in shapes.items()}
+    return {**made, "query.recency.most": np.float32(1e7).reshape(())}
 
 
 def _side_weights(

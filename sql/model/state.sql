@@ -7,12 +7,15 @@
 --   -> weights     of the history rows
 --   -> history     the history rows of this version, newest first, packed by halfvec_send
 --   -> features    user features as the encoder takes them
+--   -> ages        only where the query tower wants it: seconds since each event, -1 where unknown
+--   -> kinds       likewise: number of its kind among those of the version, from 1, 0 where unknown
+--   -> vectors     only where the queries are made of it: item vectors of the history, packed as it is
 --
 -- The history is what training saw: the newest @history@ items of the source with a positive weight, each at the
 -- time of its last event of positive weight, ties by item id. tests/db/test_no_skew.py compares the two.
 
 create or replace function recsys._state_@s@(p_user @user_type@, p_before float8 default null)
-returns table (generation bigint, seen @item_type@[], weights real[], history bytea, features jsonb)
+returns table (generation bigint, seen @item_type@[], weights real[], history bytea, features jsonb@columns@)
 language plpgsql stable
 -- Planning these statements takes longer than running them, and no value changes the plan.
 set plan_cache_mode = force_generic_plan
@@ -23,10 +26,10 @@ begin
     with item as materialized (
 @taste@
     )
-    select m.generation, (select array_agg(item.item_id) from item), past.weights, past.history, @features@
+    select m.generation, (select array_agg(item.item_id) from item), past.weights, past.history, @features@@values@
     from recsys.model as m, (
         -- The rows come sorted, and aggregates take them as they come.
-        select array_agg(newest.weight) as weights, string_agg(newest.packed, ''::bytea) as history
+        select @aggregates@
         from (
 @newest@
         ) as newest
@@ -38,29 +41,29 @@ $function$;
 -- recsys._session_@s@: the same for a history given by the caller, in the caller's order, all of weight 1
 
 create or replace function recsys._session_@s@(p_items @item_type@[], p_user @user_type@ default null)
-returns table (generation bigint, seen @item_type@[], weights real[], history bytea, features jsonb)
+returns table (generation bigint, seen @item_type@[], weights real[], history bytea, features jsonb@columns@)
 language plpgsql stable
 as $function$
 #variable_conflict use_column
 begin
     return query
-    with past as materialized (
-        select given.position, h.embedding
+    with session as materialized (
+        select given.position, h.embedding@session_vector@
         from unnest(p_items) with ordinality as given(item_id, position)
-        join recsys.item_embedding_@s@ as h on h.item_id = given.item_id
+        join recsys.item_embedding_@s@ as h on h.item_id = given.item_id@session_join@
         order by given.position
         limit @history@
     )
     select
         m.generation,
         p_items,
-        past_rows.weights,
-        past_rows.rows,
-        @features@
+        past.weights,
+        past.history,
+        @features@@values@
     from recsys.model as m,
         (select array_agg(1::real) as weights,
-                string_agg(halfvec_send(past.embedding), ''::bytea order by past.position) as rows
-         from past) as past_rows
+                string_agg(halfvec_send(session.embedding), ''::bytea order by session.position) as history@session_aggregates@
+         from session) as past
     where m.name = @model_literal@;
 end
 $function$;

@@ -61,7 +61,9 @@ HISTORY = 4
 USERS = 12
 
 
-def shop(dsn: str, id_type: IdType, *, timed: bool, kinds: bool) -> ModelConfig:
+def shop(
+    dsn: str, id_type: IdType, *, timed: bool, kinds: bool, **query: Any
+) -> ModelConfig:
     """Make items and events in random order, and return their model."""
     rng = random.Random(7)
     ids = IDS[id_type][:]
@@ -91,8 +93,11 @@ def shop(dsn: str, id_type: IdType, *, timed: bool, kinds: bool) -> ModelConfig:
             **({"weights": WEIGHTS} if kinds else {}),
         },
         "train": {"dim": world.DIM, "history": HISTORY},
+        "query": query,
     }
-    return from_mapping({"model": {"shop": config}}).model("shop")
+    made = from_mapping({"model": {"shop": config}}).model("shop")
+    known = ("view", "cart") if query else ()
+    return replace(made, query=replace(made.query, kinds=known))
 
 
 def trained(dsn: str, config: ModelConfig, until: datetime | None) -> list[History]:
@@ -194,3 +199,91 @@ def test_events_of_unknown_time_are_before_every_end(dsn: str) -> None:
     assert row
     assert len(dataset) == row[0] > 0
     assert np.isnan(dataset.time).all()
+
+
+def moments(dsn: str, until: datetime) -> list[list[tuple[float, str]]]:
+    """Age and kind of each event of the histories, by definition."""
+    out: list[list[tuple[float, str]]] = []
+    with _db.connect(dsn) as conn:
+        known = {row[0] for row in conn.execute("select id from item")}
+        for user in range(USERS):
+            best: dict[Any, tuple[float, str]] = {}
+            for item, at, kind in conn.execute(
+                "select i, t, k from event where u = %s", (user,)
+            ):
+                time = at.timestamp() if at else -1.0
+                if (
+                    item not in known
+                    or not WEIGHTS.get(kind)
+                    or time >= until.timestamp()
+                ):
+                    continue
+                # Of what happened at once, the kind that is listed first.
+                best[item] = max(best.get(item, (-2.0, "")), (time, kind))
+            order = sorted(best, key=lambda i: (-best[i][0], i))[:HISTORY]
+            end = until.timestamp()
+            out.append(
+                [
+                    (end - best[i][0] if best[i][0] >= 0 else -1.0, best[i][1])
+                    for i in order
+                ]
+            )
+    return out
+
+
+@pytest.mark.parametrize("interests", [1, 3])
+def test_ages_and_kinds_come_with_the_history(dsn: str, interests: int) -> None:
+    kinds = ["view", "cart"]
+    encoder = "transformer" if interests == 1 else "mean"
+    query = {"encoder": encoder, "interests": interests}
+    config = shop(dsn, "bigint", timed=True, kinds=True, **query)
+    serve(dsn, config)
+    until = START + timedelta(days=2)
+
+    expected = moments(dsn, until)
+
+    vectors = ", vectors" if interests > 1 else ""
+    with _db.connect(dsn) as conn:
+        for user in range(USERS):
+            row = conn.execute(
+                f"select weights, history, ages, kinds{vectors}"
+                " from recsys._state_shop_1(%s, %s::float8)".encode(),
+                (user, until.timestamp()),
+            ).fetchone()
+            assert row
+            assert len(row[0]) == len(_db.unpack_halfvecs(row[1], world.DIM))
+            assert row[2] == pytest.approx([age for age, _ in expected[user]], abs=1e-5)
+            assert [kinds[place - 1] for place in row[3]] == [
+                kind for _, kind in expected[user]
+            ]
+            if interests > 1:
+                rows = _db.unpack_halfvecs(row[4], world.DIM + 1)
+                assert len(rows) == len(row[0])
+
+
+def test_a_session_has_unknown_ages_and_kinds(dsn: str) -> None:
+    config = shop(dsn, "bigint", timed=True, kinds=True, encoder="transformer")
+    items = serve(dsn, config)
+
+    with _db.connect(dsn) as conn:
+        row = conn.execute(
+            "select weights, ages, kinds from recsys._session_shop_1(%s)",
+            (list(items[:3]),),
+        ).fetchone()
+
+    assert row == ([1.0] * 3, [-1.0] * 3, [0] * 3)
+
+
+def test_versions_with_a_mean_read_nothing_more(dsn: str) -> None:
+    config = shop(dsn, "bigint", timed=True, kinds=True)
+    serve(dsn, config)
+
+    with _db.connect(dsn) as conn:
+        for name in ("state", "session"):
+            row = conn.execute(
+                "select proargnames::text, prosrc from pg_proc where proname = %s",
+                (f"_{name}_shop_1",),
+            ).fetchone()
+            assert row
+            assert "ages" not in row[0] + row[1]
+            assert "kinds" not in row[0] + row[1]

@@ -1,0 +1,90 @@
+"""How a history becomes a query: the [model.NAME.query] table of recsys.toml."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from recsys.errors import ConfigError
+
+ENCODERS = (
+    "auto",
+    "mean",
+    "decay",
+    "gated",
+    "attention",
+    "transformer",
+)
+INTEREST_SOURCES = ("clusters", "learned")
+
+
+@dataclass(frozen=True, slots=True)
+class QueryConfig:
+    """How a history becomes a query, or several.
+
+    Attributes:
+        encoder: "mean" of the history; "decay", a mean that learns how much older
+            items count; "gated" between the long and the short run; "attention" from
+            the newest item; a causal "transformer"; "auto" chooses on the validation
+            slice. All but the mean learn to tell the next item of a sequence.
+        length: Most items that an encoder other than the mean reads.
+        layers: Layers of the transformer.
+        heads: Heads of attention and transformer.
+        interests: Query vectors of a user, whose answers are merged.
+        interests_from: "clusters" of the history's item vectors, or "learned" queries.
+        share: Share of a page that is divided evenly among the interests.
+        kinds: Set by the training: the kinds of interaction that the encoder knows.
+    """
+
+    encoder: str = "auto"
+    length: int = 50
+    layers: int = 2
+    heads: int = 2
+    interests: int = 1
+    interests_from: str = "clusters"
+    share: float = 0.5
+    kinds: tuple[str, ...] = ()
+
+    @property
+    def sequential(self) -> bool:
+        """Whether the query depends on order, times and kinds of the history."""
+        return self.encoder not in ("auto", "mean")
+
+    @property
+    def clustered(self) -> bool:
+        """Whether the queries are made of the item vectors of the history."""
+        return self.interests > 1 and self.interests_from == "clusters"
+
+    def check(self, where: str) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: A value is unknown or out of range.
+        """
+        if self.encoder not in ENCODERS:
+            close = difflib.get_close_matches(self.encoder, ENCODERS, n=1)
+            raise ConfigError(
+                f"{where} encoder = {self.encoder!r} is not known",
+                hint=f"Did you mean {close[0]!r}?"
+                if close
+                else f"Encoders: {', '.join(ENCODERS)}.",
+            )
+        learned = self.interests > 1 and self.interests_from == "learned"
+        bad = (
+            (
+                self.interests_from not in INTEREST_SOURCES,
+                'interests_from must be "clusters" or "learned"',
+            ),
+            (not 2 <= self.length <= 512, "length must be 2 to 512"),
+            (not 1 <= self.layers <= 8, "layers must be 1 to 8"),
+            (not 1 <= self.heads <= 16, "heads must be 1 to 16"),
+            (not 1 <= self.interests <= 16, "interests must be 1 to 16"),
+            (not 0 <= self.share <= 1, "share must be from 0 to 1"),
+            (
+                learned and self.encoder not in ("auto", "mean"),
+                'learned interests are an encoder of their own: encoder must be "mean"',
+            ),
+        )
+        for wrong, message in bad:
+            if wrong:
+                raise ConfigError(f"{where} {message}")
