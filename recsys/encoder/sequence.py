@@ -37,6 +37,7 @@ import numpy as np
 from onnx import TensorProto
 
 from recsys.encoder.net import Net
+
 POWERS = 28
 """The last power of two of a table over times: eight years."""
 TIMES = POWERS + 2

@@ -27,10 +27,12 @@ from recsys.training.device import Device, resolve
 from recsys.training.matryoshka import nested
 from recsys.training.model import Towers
 from recsys.training.objectives import OBJECTIVES
+from recsys.training.query import taste_of
 from recsys.training.rows import QueryRows
 from recsys.training.sampler import Sampler, UserRows
 from recsys.training.settings import Settings
 from recsys.training.step import RowSource
+from recsys.training.windows import SequenceRows
 
 WARM_UP_STEPS = 100
 # A small data set in large batches would see too few steps per epoch.
@@ -103,14 +105,10 @@ def fit(
     """
     device = device or resolve()
     generator = torch.Generator().manual_seed(seed)
-    towers = Towers(
-        start,
-        dataset.items,
-        dataset.users,
-        dataset.contexts,
-        generator,
-        settings.content,
-    )
+    recency = source.most_recency if isinstance(source, SequenceRows) else math.inf
+    taste = taste_of(settings.query, start.shape[1], recency, generator)
+    sides = (dataset.items, dataset.users, dataset.contexts)
+    towers = Towers(start, *sides, generator, settings.content, taste)
     if initial is not None:
         towers.set_weights(initial)
     towers.to(device.where)

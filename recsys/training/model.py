@@ -16,7 +16,7 @@ from recsys.encoder.values import Side
 from recsys.errors import TrainingError
 from recsys.training.content import Content, array, normal
 from recsys.training.features import EncodedSide
-from recsys.training.query import MeanQuery
+from recsys.training.query import MeanQuery, Taste
 from recsys.training.step import Step
 
 __all__ = ["Content", "Towers", "array"]
@@ -41,12 +41,13 @@ class Towers(nn.Module):
         contexts: EncodedSide | None,
         generator: torch.Generator,
         content: ContentConfig = ContentConfig(),  # noqa: B008 # frozen
+        taste: Taste | None = None,
     ) -> None:
         super().__init__()
         dim = start.shape[1]
         self.served = nn.Parameter(start.clone())
         self.history = nn.Parameter(start.clone())
-        self.taste = MeanQuery()
+        self.taste = taste or MeanQuery()
         self.default_query = normal((dim,), 1 / math.sqrt(dim), generator)
         self.item = _content(items, dim, content, generator)
         self.user = _content(users, dim, content, generator)
@@ -65,9 +66,17 @@ class Towers(nn.Module):
             served = content + F.embedding(used.rows, served) * used.known
             from_id = F.embedding(used.rows, history_rows) * used.known
             history_rows = from_content + from_id
-        taste = self.taste(history_rows, step.history)
-        empty = step.history.counts == 0
+        taste, empty = self._taste(history_rows, step)
         return self.query(taste, empty, step.user, step.context), served
+
+    def _taste(self, rows: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        """Return the taste of each query, and which have no history."""
+        if step.places is None:
+            return self.taste(rows, step.history), step.history.counts == 0
+        empty = step.places < 0
+        if not len(step.history.values):
+            return rows.new_zeros(len(empty), rows.shape[1]), empty
+        return self.taste.every(rows, step.history)[step.places.clamp(min=0)], empty
 
     def item_rows(self, items: Tensor) -> tuple[Tensor, Tensor]:
         """Return the content part of both rows of items; each of shape (n, d)."""
@@ -83,24 +92,27 @@ class Towers(nn.Module):
         """Return unit query vectors.
 
         Args:
-            taste: Weighted mean of the history, shape (B, d); ignored where empty.
+            taste: What was made of the history, shape (B, d) or, of K interests,
+                (B, K, d); ignored where empty.
             empty: Marks queries without history, shape (B,), bool.
             user: Row of the user features, shape (B,).
             context: Row of the context features, shape (B,), or None.
 
         Returns:
-            Shape (B, d), float32, L2-normalised.
+            Shape of the taste, float32, L2-normalised.
         """
-        out = torch.where(empty.unsqueeze(1), self.default_query, taste)
+        shape = (len(taste), *[1] * (taste.dim() - 2), -1)
+        out = torch.where(empty.view(shape), self.default_query, taste)
         if self.user is not None:
-            out = out + self.user(user)
+            out = out + self.user(user).view(shape)
         if self.context is not None and context is not None:
-            out = out + self.context(context)
-        return F.normalize(out, dim=1, eps=1e-12)
+            out = out + self.context(context).view(shape)
+        return F.normalize(out, dim=-1, eps=1e-12)
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
         """Return the weights of all sides but the item rows, by published name."""
-        return {name: array(value) for name, value in self._named().items()}
+        named = {**self._named(), **self.taste.named()}
+        return {name: array(value) for name, value in named.items()}
 
     @torch.no_grad()
     def set_weights(self, named: Mapping[str, NDArray[np.float32]]) -> None:
@@ -109,7 +121,8 @@ class Towers(nn.Module):
         Raises:
             TrainingError: There is no weight of that name and shape.
         """
-        known = {**self._named(), "served": self.served, "history": self.history}
+        known: dict[str, Tensor] = {**self._named(), **self.taste.named()}
+        known |= {"served": self.served, "history": self.history}
         for name, value in named.items():
             if name not in known or known[name].shape != value.shape:
                 raise TrainingError(

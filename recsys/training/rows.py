@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,10 @@ from recsys.errors import TrainingError
 from recsys.popularity import decayed_counts
 from recsys.training.dataset import Dataset
 from recsys.training.ragged import Ragged, group
+
+UNKNOWN = -1e18
+"""In place of an unknown time: older than any known one."""
+_MOST_KINDS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,22 +114,59 @@ def query_rows(
         decayed = torch.from_numpy(
             decayed_counts(taste.item, taste.time, len(items), end)
         )
-    rank = _rank([dataset.item_ids[i] for i in items.tolist()])
-    latest = taste.select(np.lexsort((rank[taste.item], -taste.time, taste.user)))
+    rank = id_order([dataset.item_ids[i] for i in items.tolist()])
+    order = np.lexsort((rank[taste.item], -taste.time, taste.user))
+    latest = taste.select(order).ragged(len(users))
+    if end is not None:
+        number = kind_numbers(dataset, known_kinds(dataset))
+        kind = number[dataset.kind[places[liked]]]
+        pair = local_user[liked] * len(items) + local_item[liked]
+        age = np.where(taste.time > UNKNOWN, np.maximum(end - taste.time, 0), -1)
+        latest = replace(
+            latest,
+            age=torch.from_numpy(age[order].astype(np.float32)),
+            kind=torch.from_numpy(_newest_kind(pair, time[liked], kind)[order]),
+        )
     return QueryRows(
         items=items.astype(np.int64),
         users=users.astype(np.int64),
         user=rows[0],
         context=rows[1],
         targets=rows[2],
-        history=latest.ragged(len(users)).head(history),
+        history=latest.head(history),
         seen=pairs.ragged(len(users)),
         pop=_counts(taste.item, len(items)),
         decayed=decayed,
     )
 
 
-def _rank(ids: list[Any]) -> NDArray[np.int64]:
+def known_kinds(dataset: Dataset) -> tuple[str, ...]:
+    """Return the kinds of positive weight, by name, where there are several."""
+    pairs = zip(dataset.kinds, dataset.kind_weight.tolist(), strict=True)
+    kinds = sorted(name for name, weight in pairs if weight > 0)
+    return tuple(kinds[:_MOST_KINDS]) if len(kinds) > 1 else ()
+
+
+def kind_numbers(dataset: Dataset, kinds: tuple[str, ...]) -> NDArray[np.int64]:
+    """Return the number of each kind of the data among some: from 1, 0 for others."""
+    number = {name: place for place, name in enumerate(kinds, start=1)}
+    return np.array([number.get(name, 0) for name in dataset.kinds], np.int64)
+
+
+def _newest_kind(
+    pair: NDArray[np.int64], time: NDArray[np.float64], kind: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return the kind of the newest event of each pair, by ascending pair.
+
+    Of events at one time the one with the smallest number decides, as when serving.
+    """
+    known = np.where(np.isfinite(time), time, UNKNOWN)
+    order = np.lexsort((kind, -known, pair))
+    _, first = np.unique(pair[order], return_index=True)
+    return kind[order][first]
+
+
+def id_order(ids: list[Any]) -> NDArray[np.int64]:
     """Return the place of each id in the order that serving breaks ties by.
 
     Python compares text by code point, which is the byte order of UTF-8 and so the
@@ -158,7 +199,7 @@ class _Pairs:
         order = np.argsort(key, kind="stable")
         distinct, start = np.unique(key[order], return_index=True)
         # An unknown time is older than any known one.
-        known = np.where(np.isfinite(time), time, -1e18)[order]
+        known = np.where(np.isfinite(time), time, UNKNOWN)[order]
         return cls(
             user=distinct // width,
             item=distinct % width,

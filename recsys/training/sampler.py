@@ -90,14 +90,14 @@ class Sampler:
         """Draw the step of some rows of the source."""
         queries = self._source.take(chosen)
         batch = self._compare(queries, self._negatives())
-        history = self._hide(queries.history)
+        history, places = self._hide(queries.history, queries.places)
         used = None
         if self._content:
             used = self._mark(batch.negatives, batch.positives, history.values)
             history = replace(history, values=self._place[history.values])
             batch = self._local(batch, used.rows)
             self._place[used.rows] = -1
-        return Step(queries.user, queries.context, history, used, batch)
+        return Step(queries.user, queries.context, history, used, batch, places)
 
     def _compare(self, queries: Queries, negatives: Tensor) -> LossBatch:
         """Return the comparisons, with the negatives that a query has seen marked."""
@@ -138,11 +138,21 @@ class Sampler:
     def _uniform(self, *shape: int) -> Tensor:
         return torch.rand(shape, generator=self._generator, device=self._where)
 
-    def _hide(self, history: Selection) -> Selection:
+    def _hide(
+        self, history: Selection, places: Tensor | None
+    ) -> tuple[Selection, Tensor | None]:
         """Return what is left after some entries, and some whole histories, are out."""
         hidden = self._uniform(len(history.start)) < HIDDEN
         drawn = self._uniform(len(history.values))
-        return history.where((drawn >= self._settings.dropout) & ~hidden[history.owner])
+        keep = (drawn >= self._settings.dropout) & ~hidden[history.owner]
+        left = history.where(keep)
+        if places is None:
+            return left, None
+        # The next older entry that is left, unless that is in another history.
+        count = keep.long().cumsum(0)
+        place = (count - keep.long())[places]
+        owner = torch.nn.functional.pad(left.owner, (0, 1), value=-1)
+        return left, torch.where(owner[place] == history.owner[places], place, -1)
 
     def _mark(self, *items: Tensor) -> Used:
         """Number the items of a step, and choose those without their ID row."""

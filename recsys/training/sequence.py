@@ -9,9 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -142,7 +140,7 @@ class _Pairs:
 
 def _pairs(past: Past) -> _Pairs:
     length = past.weights.shape[1]
-    place = torch.arange(length)
+    place = torch.arange(length, device=past.weights.device)
     own, other = place.unsqueeze(1), place.unsqueeze(0)
     to, mine = past.gaps.unsqueeze(1), past.gaps.unsqueeze(2)
     seconds = torch.where(to < 0, -1.0, (to - mine).clamp(min=0))
@@ -239,7 +237,8 @@ class SequenceEncoder(nn.Module):
         name = config.encoder
         runs = 2 if name == "gated" else 1
         self.length = config.length
-        self.most_recency = most_recency
+        self.most_recency: Tensor
+        self.register_buffer("most_recency", torch.tensor(most_recency))
         self.position = nn.Parameter(torch.zeros(config.length, runs))
         self.time = _Times(runs)
         self.kind = nn.Parameter(torch.zeros(kinds + 1, runs))
@@ -278,19 +277,16 @@ class SequenceEncoder(nn.Module):
             return pools[0]
         return pools[0] + self.blocks(rows, past, recency, pairs, drop)
 
-    def weights(self) -> dict[str, NDArray[np.float32]]:
+    def named(self) -> dict[str, Tensor]:
         """Return the weights under the names that the published tower uses."""
         out: dict[str, Tensor] = {
             "query.pool.position": self.position,
             "query.pool.time": self.time.table,
             "query.pool.kind": self.kind,
-            "query.recency.most": torch.tensor(self.most_recency),
+            "query.recency.most": self.most_recency,
         }
         if self.gate is not None:
             out |= self.gate.weights()
         if self.blocks is not None:
             out |= self.blocks.weights()
-        return {
-            name: value.detach().float().contiguous().numpy().copy()
-            for name, value in out.items()
-        }
+        return out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from recsys._query_config import QueryConfig
 from recsys.config import ContentConfig
 
 
@@ -22,3 +23,4 @@ class Settings:
     objective: str = "ranking"
     content: ContentConfig = field(default_factory=ContentConfig)
     prefixes: tuple[int, ...] = ()
+    query: QueryConfig = field(default_factory=lambda: QueryConfig(encoder="mean"))

@@ -29,6 +29,8 @@ class Queries:
         targets: Items that the query should find, with weights.
         seen: Items that must never be negatives of the query.
         hard: Negatives of the query alone, with weights, or None.
+        places: Where ``history`` holds fewer lists than there are queries: the entry
+            from which on it is the history of each query, shape (B,), int64.
     """
 
     user: Tensor
@@ -37,6 +39,7 @@ class Queries:
     targets: Selection
     seen: Selection
     hard: Selection | None = None
+    places: Tensor | None = None
 
 
 class RowSource(Protocol):
@@ -77,6 +80,7 @@ class Step:
             are places in ``used`` where that is given, else rows of the item tables.
         used: The items of the step; None when items have no content.
         batch: What is compared.
+        places: As in ``Queries``; -1 where nothing is left of a history.
     """
 
     user: Tensor
@@ -84,3 +88,4 @@ class Step:
     history: Selection
     used: Used | None
     batch: LossBatch
+    places: Tensor | None = None

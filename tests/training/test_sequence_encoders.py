@@ -8,6 +8,7 @@ from recsys._query_config import QueryConfig
 from recsys._tower import QueryTower
 from recsys.encoder import FittedSide
 from recsys.encoder.towers import query_tower
+from recsys.training.model import array
 from recsys.training.sequence import Past, SequenceEncoder
 
 DIM, LENGTH, KINDS = 8, 12, 3
@@ -29,7 +30,8 @@ def encoder(name):
 
 def tower(made):
     default = np.linspace(-1, 1, DIM).astype(np.float32)
-    weights = {**made.weights(), "default_query": default}
+    weights = {name: array(value) for name, value in made.named().items()}
+    weights["default_query"] = default
     return QueryTower(
         query_tower(DIM, NONE, NONE, weights), (), (), DIM, sequential=True
     )
