@@ -97,7 +97,7 @@ def _firsts(
     weight: NDArray[np.float32],
     width: int,
 ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """Return whether each event is its pair's oldest, and the greatest weight so far."""
+    """Return which events are their pair's oldest, and the greatest weights so far."""
     key = user * width + item
     # Oldest first within a pair: the events come newest first.
     order = np.lexsort((-np.arange(len(key)), key))
