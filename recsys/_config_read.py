@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any, TypeVar, cast
 
+from recsys import _statement
 from recsys.errors import ConfigError
 
 _T = TypeVar("_T")
@@ -80,3 +81,14 @@ def suggest(word: str, known: Mapping[str, Any] | tuple[str, ...]) -> str:
     """Return a hint that names the nearest known word, or nothing."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"Did you mean {close[0]!r}?" if close else ""
+
+
+def sql_of(part: Mapping[str, Any], here: str) -> str:
+    """Return the ``sql`` of a table, one statement without its semicolon."""
+    value = part.get("sql")
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigError(f'{here} needs sql = "select ..."')
+    text = _statement.cut(value)
+    if not text:
+        raise ConfigError(f'{here} needs sql = "select ..."')
+    return text

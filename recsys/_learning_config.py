@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+OBJECTIVES = ("ranking", "softmax", "cosine", "bpr", "logistic")
+
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
@@ -28,6 +30,12 @@ class TrainConfig:
         seed: Every random choice follows from it.
         prefixes: Lengths that rank by themselves, too: the loss is the mean over them
             and the whole vectors.
+        objective: One of ``OBJECTIVES``.
+        margin: "cosine" only: a negative below this cosine costs nothing.
+        negative_weight: "cosine" and "logistic": weight of the negatives of a query
+            where its positives weigh 1; 0 takes the objective's own.
+        pairs: "bpr" only: negatives per positive.
+        half_life_days: An interaction this old weighs half as a target; 0: no decay.
     """
 
     dim: int = 64
@@ -45,10 +53,51 @@ class TrainConfig:
     validation: float = 0.1
     seed: int = 0
     prefixes: tuple[int, ...] = ()
+    objective: str = "ranking"
+    margin: float = 0.8
+    negative_weight: float = 0.0
+    pairs: int = 4
+    half_life_days: float = 0.0
 
     def __post_init__(self) -> None:
         # TOML and JSON have lists only.
         object.__setattr__(self, "prefixes", tuple(self.prefixes))
+
+
+@dataclass(frozen=True, slots=True)
+class NegativesConfig:
+    """Where the negatives of a step come from.
+
+    The first three are shares of the ``train.negatives`` that a step's queries share;
+    the next three are numbers of negatives that a query has alone. Whatever a query's
+    user has met is a negative of it nowhere, but for explicit dislikes.
+
+    Attributes:
+        uniform: Share drawn uniformly from the trained items.
+        popular: Share drawn with probability popularity ^ ``alpha``.
+        in_batch: Share drawn from the positives of the step, that is by popularity.
+        alpha: Exponent of the popularity.
+        logq: Correct for the sampling: count each negative as the number of items it
+            stands for. Without, what is drawn more is pushed away more.
+        shown: Most items per query that were shown to its user and not chosen.
+        shown_days: How old such an impression may be, in days before the last event.
+        neighbours: Most items per query that the version before holds for similar to
+            one of its positives.
+        disliked: Most explicit dislikes per query, see ``interactions.dislikes``.
+        own_weight: How much a negative of one query counts where one of the shared
+            sample counts 1.
+    """
+
+    uniform: float = 1.0
+    popular: float = 0.0
+    in_batch: float = 0.0
+    alpha: float = 0.75
+    logq: bool = True
+    shown: int = 0
+    shown_days: float = 30.0
+    neighbours: int = 0
+    disliked: int = 8
+    own_weight: float = 1.0
 
 
 def train_problems(train: TrainConfig) -> list[tuple[bool, str]]:
@@ -66,5 +115,39 @@ def train_problems(train: TrainConfig) -> list[tuple[bool, str]]:
         (
             any(type(p) is not int or not 0 < p <= train.dim for p in train.prefixes),
             f"train.prefixes must be lengths from 1 to train.dim, which is {train.dim}",
+        ),
+        (
+            train.objective not in OBJECTIVES,
+            f"train.objective must be one of {', '.join(OBJECTIVES)}",
+        ),
+        (not -1 <= train.margin <= 1, "train.margin must be from -1 to 1"),
+        (
+            not 0 <= train.negative_weight <= 1e6,
+            "train.negative_weight must be from 0 to a million",
+        ),
+        (not 1 <= train.pairs <= 1000, "train.pairs must be 1 to 1000"),
+        (train.half_life_days < 0, "train.half_life_days must be 0 or more"),
+    ]
+
+
+def negatives_problems(config: NegativesConfig) -> list[tuple[bool, str]]:
+    """Return what may be wrong with the values: whether it is, and what to say."""
+    shares = (config.uniform, config.popular, config.in_batch)
+    counts = (config.shown, config.neighbours, config.disliked)
+    return [
+        (
+            min(shares) < 0 or not 0 < sum(shares) <= 1e6,
+            "negatives.uniform, popular and in_batch are shares: 0 or more, one of "
+            "them more",
+        ),
+        (not 0 <= config.alpha <= 2, "negatives.alpha must be from 0 to 2"),
+        (
+            not all(0 <= count <= 1000 for count in counts),
+            "negatives.shown, neighbours and disliked must be from 0 to 1000",
+        ),
+        (not config.shown_days > 0, "negatives.shown_days must be positive days"),
+        (
+            not 0 < config.own_weight <= 1e6,
+            "negatives.own_weight must be positive, up to a million",
         ),
     ]

@@ -9,10 +9,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from recsys import _statement
-from recsys._config_read import keys, plain, suggest, table_of, typed
+from recsys._config_read import keys, plain, sql_of, suggest, table_of, typed
+from recsys._interactions_config import Interactions as Interactions
+from recsys._interactions_config import interactions_of
+from recsys._learning_config import NegativesConfig as NegativesConfig
 from recsys._learning_config import TrainConfig as TrainConfig
-from recsys._learning_config import train_problems
+from recsys._learning_config import negatives_problems, train_problems
 from recsys._query_config import QueryConfig
 from recsys.errors import ConfigError
 from recsys.updates.settings import UpdateConfig as UpdateConfig
@@ -87,28 +89,6 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Interactions:
-    """The interaction source.
-
-    Attributes:
-        sql: Returns ``user_id``, ``item_id`` and optionally ``occurred_at`` (a
-            timestamp), ``kind`` (text) and one column per context feature.
-        weights: Weight per kind. A kind of weight 0 counts as seen, never as taste.
-            Kinds not listed weigh 1 when the table is empty, else 0.
-        targets: Kinds that evaluation counts as hits; empty means every kind of
-            positive weight.
-        record: Statement that ``record()`` runs, with %(user_id)s, %(item_id)s,
-            %(kind)s, %(occurred_at)s and %(request_id)s; empty means the table
-            ``recsys.interaction``.
-    """
-
-    sql: str
-    weights: Mapping[str, float] = field(default_factory=dict[str, float])
-    targets: tuple[str, ...] = ()
-    record: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class ContentConfig:
     """The layers that turn the features of a side into one vector.
 
@@ -163,6 +143,7 @@ class ModelConfig:
     content: ContentConfig = field(default_factory=ContentConfig)
     update: UpdateConfig = field(default_factory=UpdateConfig)
     query: QueryConfig = field(default_factory=QueryConfig)
+    negatives: NegativesConfig = field(default_factory=NegativesConfig)
 
     @property
     def history(self) -> int:
@@ -260,7 +241,9 @@ def model_from_dict(data: Mapping[str, Any]) -> ModelConfig:
         items=source(data["items"]),
         users=source(data["users"]),
         context=source(data["context"]),
-        interactions=Interactions(**_with_tuple(inter, "targets")),
+        interactions=Interactions(
+            **_with_tuple(_with_tuple({"dislikes": (), **inter}, "targets"), "dislikes")
+        ),
         train=TrainConfig(**data["train"]),
         index=IndexConfig(**data["index"]),
         content=ContentConfig(**data.get("content", {})),
@@ -269,6 +252,7 @@ def model_from_dict(data: Mapping[str, Any]) -> ModelConfig:
         query=QueryConfig(
             **_with_tuple(data.get("query", {"encoder": "mean", "kinds": ()}), "kinds")
         ),
+        negatives=NegativesConfig(**data.get("negatives", {})),
     )
 
 
@@ -290,7 +274,7 @@ def _model(name: str, data: object) -> ModelConfig:
     keys(
         table,
         ("item_id", "user_id", "items", "users", "context", "interactions", "train",
-         "index", "content", "update", "query"),
+         "index", "content", "update", "query", "negatives"),
         where,
     )  # fmt: skip
     config = ModelConfig(
@@ -300,12 +284,13 @@ def _model(name: str, data: object) -> ModelConfig:
         items=_source(table, "items", where, required=True),
         users=_source(table, "users", where),
         context=_source(table, "context", where, sql=False),
-        interactions=_interactions(table, where),
+        interactions=interactions_of(table, where),
         train=plain(TrainConfig, table, "train", where),
         index=plain(IndexConfig, table, "index", where),
         content=plain(ContentConfig, table, "content", where),
         update=plain(UpdateConfig, table, "update", where),
         query=_query(table, where),
+        negatives=plain(NegativesConfig, table, "negatives", where),
     )
     _check_ranges(config, where)
     return config
@@ -341,7 +326,11 @@ def _source(
 ) -> Source:
     if key not in table:
         if required:
-            raise ConfigError(f"{where} has no [{key}] table", hint=_example(key))
+            raise ConfigError(
+                f"{where} has no [{key}] table",
+                hint="Add [model.NAME.items] with sql = "
+                '"select id as item_id, ... from ..."',
+            )
         return Source()
     here = f"[{where[1:-1]}.{key}]"
     part = table_of(table, key, where)
@@ -357,7 +346,7 @@ def _source(
                 hint=_WATCH_HINT,
             )
     return Source(
-        sql=_sql(part, here) if sql else "",
+        sql=sql_of(part, here) if sql else "",
         features=tuple(_feature(n, declared[n], here) for n in declared),
         watch={name: str(item).strip() for name, item in watch.items()},
         updated_at=_updated_at(part, here),
@@ -379,50 +368,6 @@ def _sweep(part: Mapping[str, Any], here: str) -> float:
     if type(seconds) not in (int, float) or not 1 <= seconds <= 86_400:
         raise ConfigError(f"{here} sweep_s must be from 1 to 86400 seconds")
     return float(seconds)
-
-
-def _interactions(table: Mapping[str, Any], where: str) -> Interactions:
-    if "interactions" not in table:
-        raise ConfigError(
-            f"{where} has no [interactions] table", hint=_example("interactions")
-        )
-    here = f"[{where[1:-1]}.interactions]"
-    part = table_of(table, "interactions", where)
-    keys(part, ("sql", "weights", "targets", "record"), here)
-    weights = table_of(part, "weights", here)
-    for kind, weight in weights.items():
-        if type(weight) not in (int, float) or not 0 <= weight < 1e6:
-            raise ConfigError(
-                f"{here} weights.{kind} must be a number from 0 to a million",
-                hint="Weight 0 means: seen, but says nothing about taste.",
-            )
-    targets = part.get("targets", [])
-    if not isinstance(targets, list) or not all(
-        isinstance(kind, str) for kind in cast(list[object], targets)
-    ):
-        raise ConfigError(f"{here} targets must be a list of kinds")
-    unknown = set(cast(list[str], targets)) - set(weights) if weights else set[str]()
-    if unknown:
-        raise ConfigError(f"{here} targets names kinds without a weight: {unknown}")
-    record = part.get("record", "")
-    if not isinstance(record, str):
-        raise ConfigError(f"{here} record must be an SQL statement")
-    return Interactions(
-        sql=_sql(part, here),
-        weights={k: float(v) for k, v in weights.items()},
-        targets=tuple(cast(list[str], targets)),
-        record=record,
-    )
-
-
-def _sql(part: Mapping[str, Any], here: str) -> str:
-    value = part.get("sql")
-    if not isinstance(value, str) or not value.strip():
-        raise ConfigError(f'{here} needs sql = "select ..."')
-    text = _statement.cut(value)
-    if not text:
-        raise ConfigError(f'{here} needs sql = "select ..."')
-    return text
 
 
 def _feature(name: str, data: object, where: str) -> Feature:
@@ -474,6 +419,7 @@ def _check_ranges(config: ModelConfig, where: str) -> None:
     train, index, content = config.train, config.index, config.content
     bad = (
         *train_problems(train),
+        *negatives_problems(config.negatives),
         (not 2 <= index.m <= 100, "index.m must be 2 to 100"),
         (
             not max(4, 2 * index.m) <= index.ef_construction <= 1000,
@@ -501,7 +447,7 @@ def _check_ranges(config: ModelConfig, where: str) -> None:
     if problem:
         raise ConfigError(f"{where} update.{problem}")
     names = [f.name for f in config.context.features]
-    reserved = {"user_id", "item_id", "occurred_at", "kind"} & set(names)
+    reserved = {"user_id", "item_id", "occurred_at", "kind", "value"} & set(names)
     if reserved:
         raise ConfigError(f"{where} context feature uses a reserved name: {reserved}")
     if config.users.features and not config.users.sql:
@@ -513,12 +459,3 @@ def _query(table: Mapping[str, Any], where: str) -> QueryConfig:
     here = f"[{where[1:-1]}.query]"
     query.check(here)
     return query
-
-
-def _example(key: str) -> str:
-    if key == "items":
-        return 'Add [model.NAME.items] with sql = "select id as item_id, ... from ..."'
-    return (
-        "Add [model.NAME.interactions] with "
-        'sql = "select user_id, item_id, occurred_at, kind from ..."'
-    )

@@ -124,7 +124,7 @@ def tune_model(
     dataset = _read(dsn, config, until or known, progress)
     found = search.search(
         dataset,
-        config.train,
+        config,
         path,
         only=only,
         resume=resume,

@@ -208,6 +208,7 @@ def test_every_command_and_option_is_described(
         (config.IndexConfig, "index"),
         (config.ContentConfig, "content"),
         (config.UpdateConfig, "update"),
+        (config.NegativesConfig, "negatives"),
     ],
 )
 def test_every_key_of_the_configuration_is_described(cls: type, prefix: str) -> None:
@@ -221,7 +222,9 @@ def test_every_key_of_the_configuration_is_described(cls: type, prefix: str) -> 
             section = text.split(f"## `[model.NAME.{prefix}]`")[1].split("\n## ")[0]
             row = re.search(rf"^\| `{key.name}` \| ([^|]*) \|", section, re.M)
             assert row, f"no row for {key.name}"
-            assert f"`{key.default}`" == row[1].strip(), key.name
+            default = str(key.default)
+            default = default.lower() if default in ("True", "False") else default
+            assert f"`{default}`" == row[1].strip(), key.name
 
 
 def test_every_public_method_and_parameter_is_described() -> None:

@@ -8,11 +8,11 @@ kept: the snapshot makes the passes agree.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, LiteralString, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import psycopg
@@ -20,13 +20,32 @@ from numpy.typing import NDArray
 from psycopg import sql
 from psycopg.pq import TransactionStatus
 
-from recsys.config import Feature, IdType, ModelConfig
-from recsys.encoder.values import Columns, Side, projection
+from recsys.config import Interactions, ModelConfig
+from recsys.encoder.values import Columns, Side
 from recsys.errors import SourceError, TrainingError
 from recsys.progress import SILENT, Progress, Stage
-from recsys.training.dataset import Dataset, index_of, kind_weights, latest
+from recsys.training import mining
+from recsys.training.dataset import (
+    Dataset,
+    index_of,
+    kind_dislikes,
+    kind_weights,
+    known_times,
+    latest,
+)
 from recsys.training.features import EncodedSide, encode_rows, fit_side
+from recsys.training.reading import (
+    column_types,
+    errors_of,
+    feature_columns,
+    id_column,
+    source_table,
+    stream,
+)
+from recsys.training.value import value_weights
 from recsys.types import ItemId, UserId
+
+logger = logging.getLogger(__name__)
 
 FETCH_ROWS = 50_000
 _FETCH_WITH_FEATURES = 10_000
@@ -36,12 +55,8 @@ _Connection = psycopg.Connection[Any]
 _Row = tuple[Any, ...]
 _Number = TypeVar("_Number", bound=np.generic)
 
-_ID_TYPES: dict[IdType, tuple[str, ...]] = {
-    "bigint": ("int2", "int4", "int8"),
-    "uuid": ("uuid",),
-    "text": ("text", "varchar", "bpchar", "name"),
-}
 _TIMES = ("timestamptz", "timestamp", "date")
+_NUMBERS = ("int2", "int4", "int8", "float4", "float8", "numeric")
 
 
 def read(
@@ -76,15 +91,24 @@ def read(
     with conn.transaction():
         conn.execute("set transaction isolation level repeatable read, read only")
         item_index = _read_ids(conn, config, progress)
-        found = _Interactions(item_index, config.context.features)
+        found = _Interactions(item_index, config, _now(conn))
         end = until.replace(tzinfo=until.tzinfo or UTC).timestamp() if until else None
         contexts = _read_interactions(conn, config, found, end, progress)
         arrays = found.arrays()
         end = end or latest(arrays.time)
         items = _read_side(conn, config, "item", item_index, end, progress)
         users = _read_side(conn, config, "user", found.users, end, progress)
+        shown = mining.shown(conn, config, item_index, found.users, end)
+        counts = np.bincount(arrays.item, minlength=len(item_index))
+        neighbours = mining.neighbours(conn, config, item_index, counts, until)
+    if found.future:
+        logger.warning(
+            "%d interactions lie in the future: their time counts as unknown",
+            found.future,
+        )
     kinds = list(found.kinds) or [""]
     weight, target = kind_weights(config.interactions, kinds)
+    timed = np.isfinite(arrays.time)
     return Dataset(
         item_ids=cast(list[ItemId], list(item_index)),
         user_ids=cast(list[UserId], list(found.users)),
@@ -101,6 +125,12 @@ def read(
         contexts=contexts,
         dropped=found.dropped,
         until=latest(arrays.time),
+        value=arrays.weight(config.interactions),
+        kind_dislike=kind_dislikes(config.interactions, kinds),
+        shown=shown,
+        neighbours=neighbours,
+        future=found.future,
+        untimed=int((~timed).sum()) - found.future if timed.any() else 0,
     )
 
 
@@ -111,14 +141,26 @@ class _Arrays:
     time: NDArray[np.float64]
     kind: NDArray[np.int16]
     context: NDArray[np.int32]
+    value: NDArray[np.float32]
+
+    def weight(self, interactions: Interactions) -> NDArray[np.float32] | None:
+        """Return what the values weigh, None where they are not used."""
+        if not interactions.value:
+            return None
+        return value_weights(
+            self.value.astype(np.float64), interactions.value, interactions.value_cap
+        )
 
 
 class _Interactions:
     """Collects interactions by index."""
 
-    def __init__(self, items: dict[Any, int], features: Sequence[Feature]) -> None:
+    def __init__(self, items: dict[Any, int], config: ModelConfig, now: float) -> None:
         self.items = items
-        self.names = [feature.name for feature in features]
+        self.valued = bool(config.interactions.value)
+        self.now = now
+        self.future = 0
+        self.names = [feature.name for feature in config.context.features]
         self.users: dict[Any, int] = {}
         self.kinds: dict[str, int] = {}
         self.contexts: dict[_Row, int] = {}
@@ -126,16 +168,18 @@ class _Interactions:
         self._parts: list[_Arrays] = []
 
     def add(self, rows: Sequence[_Row]) -> Columns:
-        """Take rows of user, item, time, kind and context; return the context."""
+        """Take rows of user, item, time, kind, value and context; return the last."""
         find = self.items.get
         kept = [row for row in rows if row[0] is not None and find(row[1]) is not None]
         self.dropped += len(rows) - len(kept)
         if not kept:
             return {name: [] for name in self.names}
-        users, items, times, kinds, *context = zip(*kept, strict=True)
+        users, items, times, kinds, values, *context = zip(*kept, strict=True)
         number, code, place = self.users, self.kinds, self.contexts
         time = np.array(times, np.float64)  # None becomes NaN
         time[~np.isfinite(time)] = np.nan
+        time, late = known_times(time, self.now)
+        self.future += late
         part = _Arrays(
             user=_indices((number.setdefault(u, len(number)) for u in users), np.int32),
             item=_indices((self.items[i] for i in items), np.int32),
@@ -145,6 +189,7 @@ class _Interactions:
                 (place.setdefault(c, len(place)) for c in zip(*context, strict=True)),
                 np.int32,
             ),
+            value=np.array(values if self.valued else [], np.float32),
         )
         if len(code) > _MOST_KINDS:
             raise SourceError(
@@ -168,6 +213,7 @@ class _Interactions:
             time=joined("time", np.float64),
             kind=joined("kind", np.int16),
             context=joined("context", np.int32),
+            value=joined("value", np.float32),
         )
 
     def context_columns(self) -> tuple[Columns, int]:
@@ -187,12 +233,12 @@ def _read_ids(
     """Return the index of each item id."""
     what, source = "items.sql", config.items.sql
     names = ["item_id", *(f.name for f in config.items.features)]
-    types = _column_types(conn, what, source, names)
-    id_ = _id_column(what, "item_id", types, config.item_id)
-    query = sql.SQL("select {} from {}").format(id_, _from(source))
+    types = column_types(conn, what, source, names)
+    id_ = id_column(what, "item_id", types, config.item_id)
+    query = sql.SQL("select {} from {}").format(id_, source_table(source))
     ids: list[Any] = []
     with progress.stage("read items") as stage:
-        for rows in _stream(conn, what, query, FETCH_ROWS, stage):
+        for rows in stream(conn, what, query, FETCH_ROWS, stage):
             ids += [row[0] for row in rows]
     if None in ids:
         raise SourceError(
@@ -213,24 +259,29 @@ def _read_interactions(
     what, source = "interactions.sql", config.interactions.sql
     features = config.context.features
     names = ["user_id", "item_id", *(f.name for f in features)]
-    types = _column_types(conn, what, source, names)
+    if config.interactions.value:
+        names.append("value")
+    types = column_types(conn, what, source, names)
     _check_time(types, until)
+    _check_value(types, config.interactions)
     time = sql.SQL("null::float8")
     if "occurred_at" in types:
         time = sql.SQL("extract(epoch from s.occurred_at)::float8")
-    query = sql.SQL("select {}, {}, {} as seconds, {}{} from {}").format(
-        _id_column(what, "user_id", types, config.user_id),
-        _id_column(what, "item_id", types, config.item_id),
+    valued = "s.value::float8" if config.interactions.value else "null::float8"
+    query = sql.SQL("select {}, {}, {} as seconds, {}, {} as worth{} from {}").format(
+        id_column(what, "user_id", types, config.user_id),
+        id_column(what, "item_id", types, config.item_id),
         time,
         sql.SQL("coalesce(s.kind::text, '')" if "kind" in types else "''"),
-        _features(features),
-        _from(source),
+        sql.SQL(valued),
+        feature_columns(features),
+        source_table(source),
     )
     if until is not None:
         limit = sql.SQL(" where {0} is null or {0} < {1}")
         query += limit.format(time, sql.Literal(until))
     with progress.stage("read interactions") as stage:
-        batches = _stream(conn, what, query, FETCH_ROWS, stage)
+        batches = stream(conn, what, query, FETCH_ROWS, stage)
         if not features:
             for rows in batches:
                 found.add(rows)
@@ -257,13 +308,28 @@ def _check_time(types: Mapping[str, str], until: float | None) -> None:
         )
 
 
+def _check_value(types: Mapping[str, str], interactions: Interactions) -> None:
+    if interactions.value and types["value"] not in _NUMBERS:
+        raise SourceError(
+            f"value of interactions.sql is of type {types['value']}, not a number",
+            hint="Select a number, such as extract(epoch from watched) as value.",
+        )
+
+
+def _now(conn: _Connection) -> float:
+    """Return the time of the snapshot by the database's clock."""
+    row = conn.execute("select extract(epoch from now())::float8").fetchone()
+    assert row is not None
+    return row[0]
+
+
 def _last_time(
     conn: _Connection, what: str, time: sql.Composable, source: str
 ) -> float | None:
     query = sql.SQL(
-        "select max({0}) filter (where {0} < 'infinity'::float8) from {1}"
-    ).format(time, _from(source))
-    with _errors_of(what):
+        "select max({0}) filter (where {0} < extract(epoch from now())) from {1}"
+    ).format(time, source_table(source))
+    with errors_of(what):
         row = conn.execute(query).fetchone()
     return row[0] if row else None
 
@@ -282,17 +348,17 @@ def _read_side(
         return None
     what, column = f"{side}s.sql", f"{side}_id"
     names = [feature.name for feature in source.features]
-    types = _column_types(conn, what, source.sql, [column, *names])
+    types = column_types(conn, what, source.sql, [column, *names])
     wanted = config.item_id if side == "item" else config.user_id
     query = sql.SQL("select {}{} from {}").format(
-        _id_column(what, column, types, wanted),
-        _features(source.features),
-        _from(source.sql),
+        id_column(what, column, types, wanted),
+        feature_columns(source.features),
+        source_table(source.sql),
     )
     ids: list[Any] = []
 
     def columns(stage: Stage, keep: list[Any] | None) -> Iterator[tuple[Columns, int]]:
-        for rows in _stream(conn, what, query, _FETCH_WITH_FEATURES, stage):
+        for rows in stream(conn, what, query, _FETCH_WITH_FEATURES, stage):
             # Users without interactions teach the encoder, but no row is kept.
             kept = rows if keep is None else [row for row in rows if row[0] in index]
             if kept:
@@ -308,84 +374,3 @@ def _read_side(
         encoded = encode_rows(side, fitted, columns(stage, ids))
     index_of(ids, column)
     return encoded.reordered(ids, list(index))
-
-
-def _stream(
-    conn: _Connection, what: str, query: sql.Composed, size: int, stage: Stage
-) -> Generator[list[_Row]]:
-    """Yield batches of rows from a binary server-side cursor."""
-    with (
-        _errors_of(what),
-        conn.cursor(name="recsys_training", binary=True) as cursor,
-    ):
-        cursor.execute(query)
-        while rows := cursor.fetchmany(size):
-            yield rows
-            stage.advance(len(rows))
-
-
-def _column_types(
-    conn: _Connection, what: str, source: str, wanted: Sequence[str]
-) -> dict[str, str]:
-    """Return the type name of each column of a source.
-
-    Raises:
-        SourceError: It fails, or lacks a wanted column.
-    """
-    with _errors_of(what):
-        cursor = conn.execute(
-            sql.SQL("select s.* from {} limit 0").format(_from(source))
-        )
-    types: dict[str, str] = {}
-    for column in cursor.description or ():
-        known = conn.adapters.types.get(column.type_code)
-        types[column.name] = known.name if known else f"oid {column.type_code}"
-    missing = [name for name in wanted if name not in types]
-    if missing:
-        raise SourceError(
-            f"{what} returns no column {', '.join(missing)}",
-            hint=f"It returns: {', '.join(types) or 'nothing'}.",
-        )
-    return types
-
-
-def _id_column(
-    what: str, name: str, types: Mapping[str, str], wanted: IdType
-) -> sql.Composed:
-    """Return the expression that reads an id, after a look at its type."""
-    if types[name] not in _ID_TYPES[wanted]:
-        raise SourceError(
-            f"{name} of {what} is of type {types[name]}, but recsys.toml says {wanted}",
-            hint=f"Set {name} in recsys.toml, or select {name}::{wanted} in the SQL.",
-        )
-    return sql.SQL("s.{}::{} as {}").format(
-        sql.Identifier(name), sql.SQL(wanted), sql.Identifier(name)
-    )
-
-
-def _features(features: Sequence[Feature]) -> sql.SQL:
-    """Return the features as the tail of a select list."""
-    # Column names were checked when recsys.toml was read.
-    text = f", {projection(features, 's')}" if features else ""
-    return sql.SQL(cast(LiteralString, text))
-
-
-def _from(source: str) -> sql.SQL:
-    """Return a source as the table ``s``; it may end in a comment."""
-    return sql.SQL(cast(LiteralString, f"(\n{source}\n) s"))
-
-
-@contextmanager
-def _errors_of(what: str) -> Generator[None]:
-    """Turn errors of the source's SQL into ours; lost connections stay as they are."""
-    try:
-        yield
-    except psycopg.OperationalError:
-        raise
-    except psycopg.Error as exc:
-        detail = exc.diag.message_primary or str(exc)
-        raise SourceError(
-            f"{what} fails: {detail}",
-            hint=exc.diag.message_hint
-            or "Run the statement in psql to find the place.",
-        ) from exc

@@ -13,9 +13,26 @@ from recsys.config import Interactions, ModelConfig
 from recsys.encoder.values import Columns, Side
 from recsys.errors import SourceError
 from recsys.training.features import EncodedSide, encode_rows, fit_side
+from recsys.training.value import value_weights
 from recsys.types import ItemId, UserId
 
 _Id = TypeVar("_Id", bound=Hashable)
+_TOLERANCE_S = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What was shown to whom and not chosen, one entry per user and item.
+
+    Attributes:
+        user: Dataset index, shape (m,), int32.
+        item: Dataset index, shape (m,), int32.
+        time: Of the last such answer in seconds since 1970, shape (m,), float64.
+    """
+
+    user: NDArray[np.int32]
+    item: NDArray[np.int32]
+    time: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +46,7 @@ class Dataset:
         user_ids: Every user with an interaction; index = user.
         user: Shape (n,), int32.
         item: Shape (n,), int32.
-        time: Seconds since 1970 UTC, NaN when unknown, shape (n,), float64.
+        time: Seconds since 1970 UTC, NaN when unknown or in the future, shape (n,).
         kind: Index into ``kinds``, shape (n,), int16.
         kinds: Names of the interaction kinds; "" when there is no kind.
         kind_weight: Weight of each kind; 0 = seen only, shape (K,), float32.
@@ -40,6 +57,14 @@ class Dataset:
         contexts: Encoded distinct contexts, None when none are declared.
         dropped: Interactions left out: null ids, or an item outside the source.
         until: The end of the data in seconds since 1970, None when unknown.
+        value: Weight of each interaction by its value, shape (n,), float32; None when
+            the value is not used.
+        kind_dislike: Whether the kind says "not this", shape (K,), bool, or None.
+        shown: Impressions without a choice; None when they are not used.
+        neighbours: Similar items by an earlier version, nearest first, -1 where there
+            is none, shape (N, k), int32; None when they are not used.
+        future: Interactions whose time lies in the future, and is left aside.
+        untimed: Interactions without a time, in a source that has times.
     """
 
     item_ids: Sequence[ItemId]
@@ -57,6 +82,12 @@ class Dataset:
     contexts: EncodedSide | None = None
     dropped: int = 0
     until: float | None = None
+    value: NDArray[np.float32] | None = None
+    kind_dislike: NDArray[np.bool_] | None = None
+    shown: Shown | None = None
+    neighbours: NDArray[np.int32] | None = None
+    future: int = 0
+    untimed: int = 0
 
     def __len__(self) -> int:
         return len(self.user)
@@ -80,6 +111,8 @@ class Dataset:
         *,
         times: Sequence[float] | NDArray[np.float64] | None = None,
         kinds: Sequence[str] | None = None,
+        values: Sequence[float] | NDArray[np.float64] | None = None,
+        now: float | None = None,
         item_ids: Sequence[ItemId] | None = None,
         item_columns: Columns | None = None,
         user_ids: Sequence[UserId] | None = None,
@@ -94,6 +127,8 @@ class Dataset:
             items: Item id of each interaction.
             times: Seconds since 1970 of each interaction.
             kinds: Kind of each interaction.
+            values: Value of each interaction, for ``interactions.value``.
+            now: Times after it are left aside; in seconds since 1970.
             item_ids: The catalogue; by default the items that occur.
             item_columns: Raw feature columns, aligned with ``item_ids``.
             user_ids: Users that have features; by default the users that occur.
@@ -116,8 +151,14 @@ class Dataset:
         code = {name: place for place, name in enumerate(names)}
         kind = np.array([code[k] for k in kinds or [""] * len(user)], np.int16)
         time = np.full(len(user), np.nan) if times is None else np.asarray(times, "f8")
-        if not len(user) == len(item) == len(time) == len(kind):
-            raise SourceError("users, items, times and kinds differ in length")
+        value = None
+        if config.interactions.value and values is not None:
+            value = np.asarray(values, "f8")
+        if not len(user) == len(item) == len(time) == len(kind) or (
+            value is not None and len(value) != len(user)
+        ):
+            raise SourceError("users, items, times, kinds and values differ in length")
+        time, future = known_times(time, now)
         until = latest(time)
         items_side = users_side = contexts_side = None
         context: NDArray[np.int32] | None = None
@@ -150,6 +191,10 @@ class Dataset:
             contexts=contexts_side,
             dropped=int((~known).sum()),
             until=until,
+            value=_value(config.interactions, None if value is None else value[known]),
+            kind_dislike=kind_dislikes(config.interactions, names),
+            future=future,
+            untimed=0 if times is None else int(np.isnan(time[known]).sum()) - future,
         )
 
 
@@ -164,6 +209,37 @@ def kind_weights(
         [not interactions.targets or kind in interactions.targets for kind in kinds]
     )
     return positive, target & (positive > 0)
+
+
+def kind_dislikes(
+    interactions: Interactions, kinds: Sequence[str]
+) -> NDArray[np.bool_] | None:
+    """Return the mark of the kinds that say "not this", None without any."""
+    if not interactions.dislikes:
+        return None
+    return np.array([kind in interactions.dislikes for kind in kinds])
+
+
+def known_times(
+    time: NDArray[np.float64], now: float | None
+) -> tuple[NDArray[np.float64], int]:
+    """Return the times without those in the future, and how many those were.
+
+    An event of tomorrow would be the last of its history, the most recent of its item
+    and the end of the data. A day is allowed for clocks and time zones.
+    """
+    if now is None:
+        return time, 0
+    late = time > now + _TOLERANCE_S
+    return np.where(late, np.nan, time), int(late.sum())
+
+
+def _value(
+    interactions: Interactions, value: NDArray[np.float64] | None
+) -> NDArray[np.float32] | None:
+    if value is None:
+        return None
+    return value_weights(value, interactions.value, interactions.value_cap)
 
 
 def latest(time: NDArray[np.float64]) -> float | None:

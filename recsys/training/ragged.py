@@ -120,6 +120,20 @@ class Selection:
             kind=_at(self.kind, keep),
         )
 
+    def sample(self, most: int, generator: torch.Generator) -> Selection:
+        """Return the same lists, the longer ones cut to ``most`` entries at random."""
+        if not len(self.counts) or int(self.counts.max()) <= most:
+            return self
+        where = self.owner.device
+        draw = torch.rand(
+            len(self.owner), generator=generator, device=where, dtype=torch.float64
+        )
+        order = torch.argsort(self.owner + draw)
+        rank = torch.arange(len(order), device=where) - self.start[self.owner]
+        keep = torch.empty_like(order, dtype=torch.bool)
+        keep[order] = rank < most
+        return self.where(keep)
+
 
 def join(lists: Sequence[tuple[Tensor, Tensor]]) -> Selection:
     """Return lists given as entries and weights."""

@@ -13,7 +13,9 @@ from torch import Tensor
 from recsys.errors import TrainingError
 from recsys.popularity import decayed_counts
 from recsys.training.dataset import Dataset
+from recsys.training.own import own_negatives
 from recsys.training.ragged import Ragged, group
+from recsys.training.weights import target_weights
 
 UNKNOWN = -1e18
 """In place of an unknown time: older than any known one."""
@@ -36,6 +38,10 @@ class QueryRows:
         pop: Users with taste for each item, at least 1, shape (T,), float32.
         decayed: The same, older ones counting less: one row per half-life of
             ``popularity.HALF_LIVES_D``, shape (H, T), float32; None without times.
+        shown: Items each user was shown, for negatives; None where not wanted.
+        disliked: Items each user has refused and not liked, likewise.
+        neighbours: Items an earlier version holds for similar to each trained item,
+            -1 where there is none, shape (T, k), int64; None where not wanted.
     """
 
     items: NDArray[np.int64]
@@ -47,6 +53,9 @@ class QueryRows:
     seen: Ragged
     pop: Tensor
     decayed: Tensor | None
+    shown: Ragged | None = None
+    disliked: Ragged | None = None
+    neighbours: Tensor | None = None
 
     @property
     def pairs(self) -> int:
@@ -67,11 +76,18 @@ class QueryRows:
             seen=self.seen.to(where),
             pop=self.pop.to(where),
             decayed=None if self.decayed is None else self.decayed.to(where),
+            shown=None if self.shown is None else self.shown.to(where),
+            disliked=None if self.disliked is None else self.disliked.to(where),
+            neighbours=None if self.neighbours is None else self.neighbours.to(where),
         )
 
 
 def query_rows(
-    dataset: Dataset, keep: NDArray[np.bool_], end: float | None, history: int
+    dataset: Dataset,
+    keep: NDArray[np.bool_],
+    end: float | None,
+    history: int,
+    half_life_s: float = 0.0,
 ) -> QueryRows:
     """Build the training view of some of the interactions.
 
@@ -80,6 +96,7 @@ def query_rows(
         keep: Marks the interactions to learn from, shape (n,).
         end: The end of that part in seconds since 1970, None without times.
         history: Most items of a user that make the query.
+        half_life_s: Age at which an interaction weighs half as a target; 0: no decay.
 
     Raises:
         TrainingError: No interaction of positive weight is among them.
@@ -94,7 +111,8 @@ def query_rows(
             "of the interactions occur in items.sql.",
         )
     item, user = dataset.item[places], dataset.user[places]
-    items, users = np.unique(item[positive]), np.unique(user[positive])
+    items = np.unique(item[positive]).astype(np.int64)
+    users = np.unique(user[positive]).astype(np.int64)
     usable = np.isin(item, items) & np.isin(user, users)
     places, weight = places[usable], weight[usable]
     local_item = np.searchsorted(items, item[usable])
@@ -108,7 +126,11 @@ def query_rows(
         taste = _Pairs.merge(
             local_user[liked], local_item[liked], weight[liked], time[liked], len(items)
         )
-    rows = _targets(dataset, places, local_user, local_item, weight, taste, len(items))
+    importance = target_weights(dataset, places, end, half_life_s)
+    rows = _targets(
+        dataset, places, local_user, local_item, importance, taste, len(items)
+    )
+    own = own_negatives(dataset, keep, end, items, users, taste.user, taste.item)
     decayed = None
     if end is not None:
         decayed = torch.from_numpy(
@@ -128,8 +150,8 @@ def query_rows(
             kind=torch.from_numpy(_newest_kind(pair, time[liked], kind)[order]),
         )
     return QueryRows(
-        items=items.astype(np.int64),
-        users=users.astype(np.int64),
+        items=items,
+        users=users,
         user=rows[0],
         context=rows[1],
         targets=rows[2],
@@ -137,6 +159,9 @@ def query_rows(
         seen=pairs.ragged(len(users)),
         pop=_counts(taste.item, len(items)),
         decayed=decayed,
+        shown=own.shown,
+        disliked=own.disliked,
+        neighbours=own.neighbours,
     )
 
 
@@ -226,18 +251,35 @@ def _targets(
     places: NDArray[np.int64],
     user: NDArray[np.int64],
     item: NDArray[np.int64],
-    weight: NDArray[np.float32],
+    weight: NDArray[np.float32] | None,
     taste: _Pairs,
     width: int,
 ) -> tuple[Tensor, Tensor | None, Ragged]:
     """Return user and context of each query row, and its positives.
 
     Without contexts a row is a user; with them it is a distinct (user, context).
+    Without weights of their own the targets are the taste.
     """
     users = int(taste.user.max()) + 1
-    if dataset.context is None:
+    if dataset.context is None and weight is None:
         return torch.arange(users), None, taste.ragged(users)
+    if weight is None:
+        weight = dataset.weight[places]
     positive = weight > 0
+    if not positive.any():
+        raise TrainingError(
+            "no interaction has a value above 0 to learn from",
+            hint="Check the column 'value' of interactions.sql.",
+        )
+    if dataset.context is None:
+        pairs = _Pairs.merge(
+            user[positive],
+            item[positive],
+            weight[positive],
+            np.zeros(int(positive.sum())),
+            width,
+        )
+        return torch.arange(users), None, pairs.ragged(users)
     context = dataset.context[places[positive]].astype(np.int64)
     key = user[positive] * (int(context.max()) + 1) + context
     distinct, first, row = np.unique(key, return_index=True, return_inverse=True)

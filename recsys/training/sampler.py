@@ -1,15 +1,15 @@
-"""Draws the steps of a fit: queries, shared negatives, and what is hidden."""
+"""Draws the steps of a fit: queries, negatives, and what is hidden."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from recsys.training.device import Device
-from recsys.training.objectives.batch import LossBatch, log_share
+from recsys.training.negatives import Neighbours, SharedSample
+from recsys.training.objectives.batch import LossBatch, Own, Pairs, log_share
 from recsys.training.ragged import Selection
 from recsys.training.rows import QueryRows
 from recsys.training.settings import Settings
@@ -18,7 +18,10 @@ from recsys.training.step import Queries, RowSource, Step, Used
 # Share of queries whose whole history is hidden, so that the default query, user
 # features and contexts learn to stand alone.
 HIDDEN = 0.02
+# A user of 100,000 items takes part with this many of them per step, drawn anew.
+MOST_TARGETS = 2_000
 _LEAST_SAMPLE = 1024
+_PAIRED = "bpr"
 
 
 class UserRows:
@@ -44,6 +47,8 @@ class UserRows:
             history=rows.history.take(user),
             targets=rows.targets.take(chosen),
             seen=rows.seen.take(user),
+            shown=None if rows.shown is None else rows.shown.take(user),
+            disliked=None if rows.disliked is None else rows.disliked.take(user),
         )
 
 
@@ -52,11 +57,11 @@ class Sampler:
 
     Args:
         source: Makes the queries.
-        rows: The trained items: which they are, and their popularity.
+        rows: The trained items: which they are, their popularity and neighbours.
         settings: Hyper-parameters.
-        content: Whether items have features.
         device: Where everything is.
         generator: Of that device.
+        content: Whether items have features.
     """
 
     def __init__(
@@ -76,12 +81,16 @@ class Sampler:
         self._products = device.products(settings.tau)
         self._items = torch.from_numpy(rows.items).to(device.where)
         self._content = content
-        self._sample = min(settings.negatives, len(rows.items))
+        size = min(settings.negatives, len(rows.items))
         if content:
             # Content is computed for every sampled item, and costs more than its
             # column of the logits: a quarter of a small catalogue does as well.
-            most = max(_LEAST_SAMPLE, len(rows.items) // 4)
-            self._sample = min(self._sample, most)
+            size = min(size, max(_LEAST_SAMPLE, len(rows.items) // 4))
+        self._shared = SharedSample(rows.pop, settings, size, generator)
+        self._neighbours: Neighbours | None = None
+        if rows.neighbours is not None and settings.sources.neighbours:
+            most = settings.sources.neighbours
+            self._neighbours = Neighbours(rows.neighbours, most, generator)
         self._bias = settings.beta * log_popularity(rows.pop)
         # Place of each item in the sample, or among those of the step; else -1.
         self._place = torch.full((len(rows.items),), -1, device=device.where)
@@ -89,51 +98,107 @@ class Sampler:
     def step(self, chosen: Tensor) -> Step:
         """Draw the step of some rows of the source."""
         queries = self._source.take(chosen)
-        batch = self._compare(queries, self._negatives())
+        targets = queries.targets.sample(MOST_TARGETS, self._generator)
+        queries = replace(queries, targets=targets)
+        batch = self._compare(queries)
         history, places = self._hide(queries.history, queries.places)
         used = None
         if self._content:
-            used = self._mark(batch.negatives, batch.positives, history.values)
+            used = self._mark(batch.items(), _paired(batch), history.values)
             history = replace(history, values=self._place[history.values])
             batch = self._local(batch, used.rows)
             self._place[used.rows] = -1
         return Step(queries.user, queries.context, history, used, batch, places)
 
-    def _compare(self, queries: Queries, negatives: Tensor) -> LossBatch:
-        """Return the comparisons, with the negatives that a query has seen marked."""
+    def _compare(self, queries: Queries) -> LossBatch:
+        """Return the comparisons; a negative that its query has met is masked."""
         targets, seen = queries.targets, queries.seen
+        negatives, correction = self._shared.draw(targets.values)
         self._place[negatives] = torch.arange(len(negatives), device=self._where)
-        seen_place = self._place[seen.values]
+        share = log_share(len(self._items), len(negatives))
+        # A source may leave the targets out of what was seen before.
+        place = self._place[torch.cat([seen.values, targets.values])]
+        owner = torch.cat([seen.owner, targets.owner])
         self._place[negatives] = -1
-        met = seen_place >= 0
-        return LossBatch(
+        met = place >= 0
+        batch = LossBatch(
             negatives=negatives,
             positives=targets.values,
             owner=targets.owner,
             start=targets.start,
             weight=targets.weights(self._bias),
-            seen_query=seen.owner[met],
-            seen_place=seen_place[met],
+            seen_query=owner[met],
+            seen_place=place[met],
             bias=self._bias,
-            log_share=log_share(len(self._items), len(negatives)),
+            log_share=share,
+            correction=correction,
+            own=self._own(queries, share),
             products=self._products,
         )
+        if self._settings.objective == _PAIRED:
+            return replace(batch, pairs=self._pairs(batch))
+        return batch
 
-    def _negatives(self) -> Tensor:
-        """Draw distinct items uniformly."""
-        items, wanted = len(self._items), self._sample
-        if items == wanted:
-            return torch.arange(items, device=self._where)
-        if items <= 16 * wanted:
-            return self._permutation(items)[:wanted]
-        # A permutation of millions would cost more than the few repeats it avoids.
-        drawn = torch.randint(
-            items, (wanted,), generator=self._generator, device=self._where
+    def _own(self, queries: Queries, share: float) -> Own | None:
+        """Return the negatives of single queries that none of them has met."""
+        mix, targets, seen = self._settings.sources, queries.targets, queries.seen
+        found: list[tuple[Tensor, Tensor]] = []
+        if self._neighbours is not None:
+            found.append(self._neighbours.draw(targets))
+        if queries.shown is not None:
+            shown = queries.shown.sample(mix.shown, self._generator)
+            found.append((shown.values, shown.owner))
+        found = [self._unmet(*pairs, (targets, seen)) for pairs in found]
+        if queries.disliked is not None:
+            disliked = queries.disliked.sample(mix.disliked, self._generator)
+            # What was refused was met; what is liked all the same is not among them.
+            pairs = (disliked.values, disliked.owner)
+            found.append(self._unmet(*pairs, (targets,)))
+        if not found:
+            return None
+        items = torch.cat([pairs[0] for pairs in found])
+        owner, order = torch.sort(torch.cat([pairs[1] for pairs in found]), stable=True)
+        weight = torch.full((len(items),), mix.own_weight, device=self._where)
+        return Own(items[order], owner, weight.log() + share)
+
+    def _unmet(
+        self, items: Tensor, owner: Tensor, met: tuple[Selection, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the pairs of item and query that are in none of some lists."""
+        width = len(self._items)
+        known = torch.cat([lists.owner * width + lists.values for lists in met])
+        keep = ~torch.isin(owner * width + items, known)
+        return items[keep], owner[keep]
+
+    def _pairs(self, batch: LossBatch) -> Pairs:
+        """Draw negatives of each positive, from the sample and those of its query."""
+        shape = (len(batch.positives), self._settings.pairs)
+        sample = len(batch.negatives)
+        place = torch.randint(
+            sample, shape, generator=self._generator, device=self._where
         )
-        return cast(Tensor, torch.unique(drawn))
+        queries = len(batch.start)
+        met = torch.zeros(queries, sample, dtype=torch.bool, device=self._where)
+        met[batch.seen_query, batch.seen_place] = True
+        weight = (~met[batch.owner.unsqueeze(1), place]).float()
+        if batch.correction is not None:
+            weight = weight * batch.correction.exp()[place]
+        items = batch.negatives[place]
+        if batch.own is not None and len(batch.own.items):
+            self._exchange(batch, batch.own, items, weight)
+        return Pairs(items, weight)
 
-    def _permutation(self, count: int) -> Tensor:
-        return torch.randperm(count, generator=self._generator, device=self._where)
+    def _exchange(
+        self, batch: LossBatch, own: Own, items: Tensor, weight: Tensor
+    ) -> None:
+        """Put one negative of its query into the first place of each positive's."""
+        counts = torch.bincount(own.owner, minlength=len(batch.start))
+        first = counts.cumsum(0) - counts
+        draw = self._uniform(len(batch.owner)) * counts[batch.owner]
+        has = counts[batch.owner] > 0
+        place = (first[batch.owner] + draw.long())[has]
+        items[has, 0] = own.items[place]
+        weight[has, 0] = (own.log_weight[place] - batch.log_share).exp()
 
     def _uniform(self, *shape: int) -> Tensor:
         return torch.rand(shape, generator=self._generator, device=self._where)
@@ -166,12 +231,20 @@ class Sampler:
 
     def _local(self, batch: LossBatch, used: Tensor) -> LossBatch:
         """Return the comparisons by place among the items of the step."""
+        place, own, pairs = self._place, batch.own, batch.pairs
         return replace(
             batch,
-            negatives=self._place[batch.negatives],
-            positives=self._place[batch.positives],
+            negatives=place[batch.negatives],
+            positives=place[batch.positives],
             bias=batch.bias[used],
+            own=None if own is None else replace(own, items=place[own.items]),
+            pairs=None if pairs is None else replace(pairs, items=place[pairs.items]),
         )
+
+
+def _paired(batch: LossBatch) -> Tensor:
+    """Return the items of the pairs, none where there are none."""
+    return batch.negatives[:0] if batch.pairs is None else batch.pairs.items.flatten()
 
 
 def log_popularity(pop: Tensor) -> Tensor:

@@ -22,8 +22,9 @@ from typing import Any
 
 import torch
 
-from recsys.config import TrainConfig
+from recsys.config import ModelConfig, TrainConfig
 from recsys.errors import TrainingError
+from recsys.popularity import DAY_S
 from recsys.progress import Progress, Stage
 from recsys.training import study as studies
 from recsys.training.dataset import Dataset
@@ -99,7 +100,7 @@ class _Deadline(Exception):
 
 def search(
     dataset: Dataset,
-    config: TrainConfig,
+    model: ModelConfig,
     path: Path,
     *,
     only: Sequence[str] = (),
@@ -112,7 +113,7 @@ def search(
 
     Args:
         dataset: All the data; its latest part is the validation slice.
-        config: Today's settings: the first trial, and what is not searched.
+        model: Today's settings: the first trial, and what is not searched.
         path: The study's journal.
         only: Settings to search; empty means the usual ones.
         resume: Go on with an existing study; else the file must not exist.
@@ -125,13 +126,14 @@ def search(
         TrainingError: Nobody can be validated on, or the data are not the study's.
     """
     started = time.perf_counter()
-    study = studies.open_study(path, resume=resume, seed=config.seed)
+    study = studies.open_study(path, resume=resume, seed=model.train.seed)
     if study.settled:
         # recsys.toml may have changed since: a study compares what it began with.
-        config = replace(config, **_plain(study.facts["config"]))
-    runner = _Runner(dataset, config)
+        begun = replace(model.train, **_plain(study.facts["config"]))
+        model = replace(model, train=begun)
+    runner = _Runner(dataset, model)
     if not study.settled:
-        _set_up(study, runner, dataset, config, only, budget_s)
+        _set_up(study, runner, dataset, model.train, only, budget_s)
     _check_data(study, dataset)
     studies.bury_the_dead(study)
     runner.take(study)
@@ -231,7 +233,8 @@ class _Clock:
 class _Runner:
     """Fits trials on the training part and judges them on the validation slice."""
 
-    def __init__(self, dataset: Dataset, config: TrainConfig) -> None:
+    def __init__(self, dataset: Dataset, model: ModelConfig) -> None:
+        config = model.train
         cut = split(dataset, config.validation, config.seed)
         if not len(cut.users):
             raise TrainingError(
@@ -240,12 +243,15 @@ class _Runner:
                 " raise train.validation, or collect more data.",
             )
         self.dataset = dataset
+        self.model = model
         self.config = config
-        self.rows = query_rows(dataset, cut.train, cut.end, config.history)
+        self.rows = query_rows(
+            dataset, cut.train, cut.end, config.history, config.half_life_days * DAY_S
+        )
         self.judge = Judge(dataset, self.rows, cut, config.seed)
         self.epochs = 0
         self.space: list[Dimension] = []
-        settings = first_settings(config)
+        settings = first_settings(model)
         self.current: dict[str, Any] = {
             name: getattr(settings, name, getattr(config, name))
             for name in type(config).__dataclass_fields__
@@ -278,7 +284,7 @@ class _Runner:
             seconds.append(epoch.seconds)
             return False
 
-        self._fit(first_settings(self.config), 1, self.config.seed, after)
+        self._fit(first_settings(self.model), 1, self.config.seed, after)
         return max(seconds[0], 1e-4)
 
     def trial(self, trial: Trial, clock: _Clock, best: float) -> _Look:
@@ -311,7 +317,8 @@ class _Runner:
         Raises:
             _Deadline: The time is over.
         """
-        settings = first_settings(replace(self.config, **values))
+        train = replace(self.config, **values)
+        settings = first_settings(replace(self.model, train=train))
         biases = biases_of(settings, self.rows)[1]
         every = max(1, math.ceil(self.epochs / _LOOKS))
         best = _Look()

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from recsys._query_config import QueryConfig
-from recsys.config import ContentConfig
+from recsys.config import ContentConfig, ModelConfig, NegativesConfig
+
+# Where the configuration leaves the weight of the negatives to the objective.
+_NEGATIVE_WEIGHT = {"cosine": 100.0, "logistic": 1.0}
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Hyper-parameters of one fit; see ``TrainConfig``."""
+    """Hyper-parameters of one fit; see the configuration."""
 
     dim: int
     tau: float
@@ -24,3 +27,29 @@ class Settings:
     content: ContentConfig = field(default_factory=ContentConfig)
     prefixes: tuple[int, ...] = ()
     query: QueryConfig = field(default_factory=lambda: QueryConfig(encoder="mean"))
+    margin: float = 0.8
+    negative_weight: float = 1.0
+    pairs: int = 4
+    sources: NegativesConfig = field(default_factory=NegativesConfig)
+
+
+def settings_of(model: ModelConfig, tau: float, dropout: float) -> Settings:
+    """Return what the configuration says, with a temperature and a dropout."""
+    config = model.train
+    weight = config.negative_weight or _NEGATIVE_WEIGHT.get(config.objective, 1.0)
+    return Settings(
+        dim=config.dim,
+        tau=tau,
+        dropout=dropout,
+        beta=config.beta,
+        lr=config.lr,
+        batch=config.batch,
+        negatives=config.negatives,
+        id_dropout=config.id_dropout,
+        objective=config.objective,
+        content=model.content,
+        margin=config.margin,
+        negative_weight=weight,
+        pairs=config.pairs,
+        sources=model.negatives,
+    )

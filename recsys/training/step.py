@@ -28,9 +28,10 @@ class Queries:
         history: Items that make the query, latest first, with weights.
         targets: Items that the query should find, with weights.
         seen: Items that must never be negatives of the query.
-        hard: Negatives of the query alone, with weights, or None.
         places: Where ``history`` holds fewer lists than there are queries: the entry
             from which on it is the history of each query, shape (B,), int64.
+        shown: Items the user was shown and did not choose, or None.
+        disliked: Items the user has refused, or None. They may be among ``seen``.
     """
 
     user: Tensor
@@ -38,8 +39,9 @@ class Queries:
     history: Selection
     targets: Selection
     seen: Selection
-    hard: Selection | None = None
     places: Tensor | None = None
+    shown: Selection | None = None
+    disliked: Selection | None = None
 
 
 class RowSource(Protocol):

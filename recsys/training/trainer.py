@@ -12,7 +12,7 @@ import numpy as np
 
 from recsys.config import ModelConfig, TrainConfig
 from recsys.errors import TrainingError
-from recsys.popularity import Counts, Trend
+from recsys.popularity import DAY_S, Counts, Trend
 from recsys.progress import SILENT, Progress
 from recsys.training.dataset import Dataset
 from recsys.training.export import TrainedModel, export
@@ -51,8 +51,9 @@ def train(
     progress = progress or SILENT
     _check(dataset)
     every = np.ones(len(dataset), np.bool_)
-    rows = query_rows(dataset, every, dataset.until, config.train.history)
-    choice = choose(dataset, config.train, progress, config.content)
+    half_life_s = config.train.half_life_days * DAY_S
+    rows = query_rows(dataset, every, dataset.until, config.train.history, half_life_s)
+    choice = choose(dataset, config, progress)
     chosen_at = time.perf_counter()
     left_s = math.inf
     if not config.train.epochs:
@@ -159,6 +160,7 @@ def _settings(choice: Choice, epochs: int) -> dict[str, Any]:
         "batch": settings.batch,
         "negatives": settings.negatives,
         "id_dropout": settings.id_dropout,
+        "objective": settings.objective,
         "epochs": epochs,
         "trend": choice.trend.to_dict(),
         "prefixes": list(settings.prefixes),
@@ -173,5 +175,7 @@ def _data(dataset: Dataset, rows: QueryRows) -> dict[str, Any]:
         "interactions": len(dataset),
         "positives": rows.pairs,
         "dropped": dataset.dropped,
+        "untimed": dataset.untimed,
+        "future": dataset.future,
         "until": dataset.until,
     }

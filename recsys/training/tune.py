@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recsys.config import ContentConfig, TrainConfig
-from recsys.popularity import Trend
+from recsys.config import ModelConfig, TrainConfig
+from recsys.popularity import DAY_S, Trend
 from recsys.progress import Progress
 from recsys.training.dataset import Dataset
 from recsys.training.evaluation import Judge
@@ -29,7 +29,7 @@ from recsys.training.loop import Epoch, fit
 from recsys.training.matryoshka import fitting
 from recsys.training.model import Towers
 from recsys.training.rows import QueryRows, query_rows
-from recsys.training.settings import Settings
+from recsys.training.settings import Settings, settings_of
 from recsys.training.split import Split, pair_keys, split
 from recsys.training.svd import first_rows
 from recsys.training.trend import bias, grid
@@ -91,28 +91,25 @@ class _Run:
         return score_of(self.metrics)
 
 
-def choose(
-    dataset: Dataset,
-    config: TrainConfig,
-    progress: Progress,
-    content: ContentConfig = ContentConfig(),  # noqa: B008 # frozen
-) -> Choice:
+def choose(dataset: Dataset, model: ModelConfig, progress: Progress) -> Choice:
     """Choose the settings of the final fit.
 
     Args:
         dataset: All the data.
-        config: What is fixed, and the budget.
+        model: What is fixed, and the budget.
         progress: Receives one unit per epoch.
-        content: Layers over the features.
     """
     started = time.perf_counter()
-    settings = replace(first_settings(config), content=content)
+    config = model.train
+    settings = first_settings(model)
     cut = split(dataset, config.validation, config.seed)
     if not len(cut.users):
         logger.warning("no user can be validated on; default settings are used")
         trend = grid(settings.tau, settings.beta, timed=dataset.until is not None)[-1]
         return Choice(settings, trend, config.epochs or _DEFAULT_EPOCHS)
-    rows = query_rows(dataset, cut.train, cut.end, config.history)
+    rows = query_rows(
+        dataset, cut.train, cut.end, config.history, config.half_life_days * DAY_S
+    )
     judge = Judge(dataset, rows, cut, config.seed)
     deadline = started + SHARE * config.budget_s
     with progress.stage("choose settings") as stage:
@@ -134,19 +131,12 @@ def choose(
     return choice
 
 
-def first_settings(config: TrainConfig) -> Settings:
+def first_settings(model: ModelConfig) -> Settings:
     """Return the settings that the search starts from."""
-    return Settings(
-        dim=config.dim,
-        tau=config.tau or TAUS[0],
-        dropout=config.dropout if config.dropout >= 0 else DROPOUTS[0],
-        beta=config.beta,
-        lr=config.lr,
-        batch=config.batch,
-        negatives=config.negatives,
-        id_dropout=config.id_dropout,
-        prefixes=fitting(config.prefixes, config.dim),
-    )
+    config = model.train
+    dropout = config.dropout if config.dropout >= 0 else DROPOUTS[0]
+    settings = settings_of(model, config.tau or TAUS[0], dropout)
+    return replace(settings, prefixes=fitting(config.prefixes, config.dim))
 
 
 class _Search:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from toys import FAST, checkerboard, make_config
 
-from recsys.config import Feature, Source, TrainConfig
+from recsys.config import Feature, ModelConfig, Source, TrainConfig
 from recsys.errors import ConfigError, TrainingError
 from recsys.progress import SILENT, Stage
 from recsys.training import space, study
@@ -24,15 +24,15 @@ from recsys.training.search import Found, search
 QUICK = replace(FAST, epochs=3, dim=8)
 
 
-def toy(train: TrainConfig = QUICK, users: int = 60) -> tuple[Dataset, TrainConfig]:
+def toy(train: TrainConfig = QUICK, users: int = 60) -> tuple[Dataset, ModelConfig]:
     config = make_config(train=train)
-    return Dataset.from_arrays(config, *checkerboard(users=users)), train
+    return Dataset.from_arrays(config, *checkerboard(users=users)), config
 
 
 def run(path: Path, trials: int, **options: object) -> Found:
-    dataset, train = toy()
+    dataset, config = toy()
     options = {"progress": SILENT, "only": ("tau", "lr"), **options}
-    return search(dataset, train, path, trials=trials, **options)  # type: ignore[arg-type]
+    return search(dataset, config, path, trials=trials, **options)  # type: ignore[arg-type]
 
 
 def test_the_first_trial_has_todays_settings_and_the_best_is_the_best(
@@ -90,11 +90,11 @@ def test_a_line_cut_off_by_a_crash_costs_only_itself(tmp_path: Path) -> None:
 
 def test_other_data_are_refused(tmp_path: Path) -> None:
     run(tmp_path / "toy.study", 1)
-    dataset, train = toy(users=90)
+    dataset, config = toy(users=90)
 
     with pytest.raises(TrainingError, match="cannot be compared"):
         search(
-            dataset, train, tmp_path / "toy.study", resume=True, trials=1,
+            dataset, config, tmp_path / "toy.study", resume=True, trials=1,
             progress=SILENT,
         )  # fmt: skip
 
@@ -103,9 +103,9 @@ def test_a_study_compares_under_the_settings_it_began_with(tmp_path: Path) -> No
     """--write changes recsys.toml; the study goes on as it was."""
     path = tmp_path / "toy.study"
     first = run(path, 1)
-    dataset, train = toy(replace(QUICK, epochs=9, seed=5, validation=0.3))
+    dataset, config = toy(replace(QUICK, epochs=9, seed=5, validation=0.3))
 
-    found = search(dataset, train, path, resume=True, trials=1, progress=SILENT)
+    found = search(dataset, config, path, resume=True, trials=1, progress=SILENT)
 
     assert (found.epochs, found.users) == (first.epochs, first.users)
     assert set(found.trials[1].settings) == {"tau", "lr"}
@@ -140,10 +140,10 @@ def test_ctrl_c_ends_with_what_was_found(tmp_path: Path) -> None:
 
 
 def test_a_setting_that_diverges_is_told_and_not_the_end(tmp_path: Path) -> None:
-    dataset, train = toy(replace(QUICK, lr=1e38))
+    dataset, config = toy(replace(QUICK, lr=1e38))
 
     found = search(
-        dataset, train, tmp_path / "s", only=("lr",), trials=2, progress=SILENT
+        dataset, config, tmp_path / "s", only=("lr",), trials=2, progress=SILENT
     )
 
     assert found.trials[0].state == "failed"
@@ -151,10 +151,10 @@ def test_a_setting_that_diverges_is_told_and_not_the_end(tmp_path: Path) -> None
 
 
 def test_a_trial_below_the_others_is_ended_early(tmp_path: Path) -> None:
-    dataset, train = toy(replace(QUICK, epochs=6))
+    dataset, config = toy(replace(QUICK, epochs=6))
 
     found = search(
-        dataset, train, tmp_path / "s", only=("lr", "dropout"), trials=12,
+        dataset, config, tmp_path / "s", only=("lr", "dropout"), trials=12,
         progress=SILENT,
     )  # fmt: skip
 
@@ -164,11 +164,11 @@ def test_a_trial_below_the_others_is_ended_early(tmp_path: Path) -> None:
 
 
 def test_the_budget_ends_the_search_in_the_middle_of_a_trial(tmp_path: Path) -> None:
-    dataset, train = toy(replace(QUICK, epochs=5000))
+    dataset, config = toy(replace(QUICK, epochs=5000))
     started = time.perf_counter()
 
     found = search(
-        dataset, train, tmp_path / "s", only=("tau",), budget_s=0.3, progress=SILENT
+        dataset, config, tmp_path / "s", only=("tau",), budget_s=0.3, progress=SILENT
     )
 
     assert time.perf_counter() - started < 20  # five thousand epochs take minutes
@@ -237,7 +237,7 @@ def test_a_setting_of_content_is_searched_only_with_content(tmp_path: Path) -> N
         item_columns={"colour": ["red", "blue"] * 20},
     )  # fmt: skip
 
-    found = search(dataset, QUICK, tmp_path / "s", trials=1, progress=SILENT)
+    found = search(dataset, config, tmp_path / "s", trials=1, progress=SILENT)
 
     assert "id_dropout" in found.trials[0].settings
     with pytest.raises(ConfigError, match="nothing to search"):

@@ -8,6 +8,36 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+TINY = 1e-30
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """Negatives of one query each, such as what was shown and not chosen.
+
+    Attributes:
+        items: Their rows among the item rows given to the loss, shape (h,), int64.
+        owner: Query of each, ascending, shape (h,), int64.
+        log_weight: Log of how many items of the catalogue each counts as, shape (h,).
+    """
+
+    items: Tensor
+    owner: Tensor
+    log_weight: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Negatives of one positive each.
+
+    Attributes:
+        items: Their rows among the item rows given to the loss, shape (n, K), int64.
+        weight: 0 for one that the query has met, shape (n, K), float32.
+    """
+
+    items: Tensor
+    weight: Tensor
+
 
 @dataclass(frozen=True, slots=True)
 class LossBatch:
@@ -23,6 +53,11 @@ class LossBatch:
         seen_place: Its place in ``negatives``, shape (m,), int64.
         bias: Additive bias of each item row, shape (R,), float32.
         log_share: log(|items| / |S|).
+        correction: What is added to ``log_share`` for each negative, so that the sum
+            is the log of how many items it stands for: its sampling probability is
+            corrected. Shape (S,), float32; None where all are alike.
+        own: Negatives of single queries, or None.
+        pairs: Negatives of single positives, where the objective asks for them.
         products: Type of the (B, S) products: bfloat16 where the device is fast at it.
     """
 
@@ -35,7 +70,15 @@ class LossBatch:
     seen_place: Tensor
     bias: Tensor
     log_share: float
+    correction: Tensor | None = None
+    own: Own | None = None
+    pairs: Pairs | None = None
     products: torch.dtype = torch.float32
+
+    def items(self) -> Tensor:
+        """Return the rows of negatives, positives and own negatives; (S + n + h,)."""
+        own = [self.own.items] if self.own is not None else []
+        return torch.cat([self.negatives, self.positives, *own])
 
 
 def log_share(items: int, sample: int) -> float:
