@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from recsys import _db, artifacts
 from recsys._db import Connection
+from recsys._texts import Texts
 from recsys._tower import ItemTower
 from recsys.encoder.values import Columns, projection
 from recsys.errors import ArtifactError, SourceError
@@ -60,8 +61,16 @@ class ItemInputs:
 class ItemEncoder:
     """The item tower of a version, with the query that feeds it."""
 
-    def __init__(self, conn: Connection, version: ModelVersion) -> None:
+    def __init__(
+        self, conn: Connection, version: ModelVersion, *, run_encoders: bool = True
+    ) -> None:
         """Load the tower.
+
+        Args:
+            conn: An open connection.
+            version: The version.
+            run_encoders: Whether text encoders may run here, or what they gave
+                before must do.
 
         Raises:
             ArtifactError: It is missing, corrupted or does not fit the tables.
@@ -75,6 +84,7 @@ class ItemEncoder:
             )
         self.version = version
         self.config = config
+        self.texts = Texts(config.items.features, run=run_encoders)
         self.tower = ItemTower(
             artifacts.get(conn, version.artifacts["item_tower"]),
             config.items.features,
@@ -97,27 +107,42 @@ class ItemEncoder:
             f" on e.item_id = s.item_id::{id_type}"
         )
 
-    def encode(self, rows: Sequence[Sequence[Any]]) -> Encoded:
+    def encode(
+        self, rows: Sequence[Sequence[Any]], conn: Connection | None = None
+    ) -> Encoded:
         """Encode rows of ``select``; further columns are passed over.
+
+        Args:
+            rows: The rows.
+            conn: An open connection; needed when a text has an encoder. What that
+                gives is kept in its transaction.
 
         Raises:
             SourceError: An item id is null.
+            ConfigError: A text encoder is needed that is not on this machine.
         """
         dim = self.tower.dim
         if not rows:
             none = np.empty((0, dim), np.float32)
             return Encoded([], np.empty((0, dim + 1), np.float32), none)
-        given = self.inputs(rows)
+        given = self.inputs(rows, conn)
         vectors, past = self.tower.encode(
             given.columns, len(given.ids), given.served, given.history, given.bias
         )
         return Encoded(given.ids, vectors, past)
 
-    def inputs(self, rows: Sequence[Sequence[Any]]) -> ItemInputs:
+    def inputs(
+        self, rows: Sequence[Sequence[Any]], conn: Connection | None = None
+    ) -> ItemInputs:
         """Return rows of ``select``, at least one, as the tower takes them.
+
+        Args:
+            rows: The rows.
+            conn: As for ``encode``.
 
         Raises:
             SourceError: An item id is null.
+            ConfigError: A text encoder is needed that is not on this machine.
         """
         dim = self.tower.dim
         ids, served, history, bias, *cells = zip(*rows, strict=True)
@@ -127,12 +152,17 @@ class ItemEncoder:
                 hint="Add 'where ... is not null' to items.sql.",
             )
         names = [feature.name for feature in self.config.items.features]
+        columns: Columns = dict(zip(names, cells, strict=False))
+        if self.texts.features:
+            if conn is None:
+                raise ValueError("texts with an encoder need a connection")
+            columns = self.texts.fill(conn, columns)
         return ItemInputs(
             list(ids),
             unpack_rows(served, dim),
             unpack_rows(history, dim),
             np.array([math.nan if b is None else b for b in bias], np.float32),
-            dict(zip(names, cells, strict=False)),
+            columns,
         )
 
 

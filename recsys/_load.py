@@ -196,7 +196,9 @@ def _write(
     What others hold for longer than a few attempts, such as the application between
     ``sync_items`` and its commit, is left to the queue.
     """
-    encoded = encoder.encode(rows)
+    encoded = encoder.encode(rows, conn)
+    # What text encoders gave stays, whatever becomes of the chunk.
+    conn.commit()
     duplicates = 0
     for attempt in range(_ATTEMPTS):
         busy: list[ItemId] = []

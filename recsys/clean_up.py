@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from psycopg import sql
 
-from recsys import rollout, slow, versions
+from recsys import _texts, rollout, slow, versions
 from recsys._db import Connection
 from recsys.errors import ConfigError, UnknownVersion, VersionStateError
 
@@ -53,6 +53,7 @@ def run(conn: Connection, model: str) -> str:
             logger.info("version %d of %s is not dropped yet: %s", number, model, exc)
     forget(conn, model)
     slow.forget(conn, model)
+    _texts.forget(conn)
     conn.execute("delete from recsys.worker where seen_at < now() - interval '1 day'")
     return "; ".join(done)
 

@@ -49,8 +49,12 @@ class Feature:
         ngrams: ``text``: hash word n-grams up to this length, 1 to 3.
         buckets: ``text``: number of hash buckets.
         max_words: ``text``: words after this many are ignored.
-        dim: ``vector``: its length.
+        dim: ``vector``: its length; with an encoder that of its vectors.
         parts: ``time``: any of ``TIME_PARTS``.
+        encoder: ``text`` of items: directory of a text encoder that makes it a vector.
+        fine_tune: ``vector``, and ``text`` with an encoder: learn a small network over
+            the vector, which itself stays as it is.
+        sha256: The encoder's, in hex; filled in when training starts.
     """
 
     name: str
@@ -64,6 +68,14 @@ class Feature:
     max_words: int = 32
     dim: int = 0
     parts: tuple[str, ...] = ("age", "year", "week")
+    encoder: str = ""
+    fine_tune: bool = False
+    sha256: str = ""
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether the towers take it as a vector of ``dim`` numbers."""
+        return self.type == "vector" or bool(self.encoder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,12 +402,13 @@ def _feature(name: str, data: object, where: str) -> Feature:
     allowed: dict[str, tuple[str, ...]] = {
         "category": ("min_count", "max_size"),
         "categories": ("min_count", "max_size", "separator"),
-        "text": ("ngrams", "buckets", "max_words"),
+        "text": ("ngrams", "buckets", "max_words", "encoder", "fine_tune"),
         "number": ("scale",),
         "time": ("parts",),
-        "vector": ("dim",),
+        "vector": ("dim", "fine_tune"),
     }
     keys(options, ("type", *allowed[kind]), here)
+    _check_encoder(options, here)
     if "parts" in options:
         options["parts"] = tuple(options["parts"])
     feature = Feature(name=name, **typed(Feature, options, here))
@@ -413,6 +426,29 @@ def _feature(name: str, data: object, where: str) -> Feature:
         if wrong:
             raise ConfigError(f"{here}: {message}")
     return feature
+
+
+def _check_encoder(options: Mapping[str, Any], here: str) -> None:
+    if "encoder" not in options:
+        if options.get("fine_tune") and options["type"] == "text":
+            raise ConfigError(
+                f"{here}: fine_tune is for a vector, or a text with an encoder",
+                hint="Hashed words are learned anyway.",
+            )
+        return
+    if not here.partition(" feature ")[0].endswith(".items]"):
+        raise ConfigError(
+            f"{here}: only texts of items can have an encoder",
+            hint="It would run in every request; select a vector instead.",
+        )
+    if options["encoder"] == "":
+        raise ConfigError(f"{here}: encoder must be a directory")
+    hashed = sorted({"ngrams", "buckets", "max_words"} & set(options))
+    if hashed:
+        raise ConfigError(
+            f"{here}: {hashed[0]} is about hashed words, which an encoder replaces",
+            hint="For both, select the column a second time under another name.",
+        )
 
 
 def _check_ranges(config: ModelConfig, where: str) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recsys import _db, _sql, artifacts, embeddings, revisions, schema, versions
+from recsys import _db, _sql, _texts, artifacts, embeddings, revisions, schema, versions
 from recsys._db import Connection
 from recsys._guard import exclusive
 from recsys._source import source_errors
@@ -85,6 +85,7 @@ def train_version(
         SchemaError: The recsys schema is missing or does not fit.
     """
     config = _overridden(project.model(model), budget_s, seed, dims)
+    config = _texts.with_encoders(config, project.path)
     with _db.connect(dsn) as conn:
         schema.check(conn)
     if revision:
@@ -97,6 +98,7 @@ def train_version(
     )
     path = None
     with exclusive(dsn, f"recsys.train.{model}", refusal):
+        _texts.warm(dsn, config, progress)
         # No connection waits for the fit: servers and poolers end idle ones.
         with _db.connect(dsn) as conn:
             columns = interaction_columns(conn, config)

@@ -29,6 +29,16 @@ class Settings:
         )
 
 
+def encoder_folders(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
+    """Return where text encoders are looked for, in this order.
+
+    ``RECSYS_ENCODERS``, the folder of ``RECSYS_CONFIG``, the working directory.
+    """
+    named = environ.get("RECSYS_ENCODERS", "")
+    config = Path(environ.get("RECSYS_CONFIG", "recsys.toml"))
+    return (*([Path(named)] if named else []), config.resolve().parent, Path.cwd())
+
+
 def names_a_server(environ: Mapping[str, str] = os.environ) -> bool:
     """Say whether the environment points to a server of the user's own."""
     return any(

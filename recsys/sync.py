@@ -105,7 +105,8 @@ def _sync(conn: Connection, given: list[object], model: str | None) -> bool:
     key = (os.getpid(), info.host, info.port, info.dbname, name)
     try:
         with _inside(conn), conn.cursor() as cur, _short_waits(cur):
-            _live.setdefault(key, LiveModel(name)).sync(conn, ids)
+            # A text that is new would take the application's time: the worker's.
+            _live.setdefault(key, LiveModel(name, run_encoders=False)).sync(conn, ids)
     except (RecsysError, psycopg.DatabaseError, ArithmeticError, ValueError) as exc:
         if conn.closed:
             raise

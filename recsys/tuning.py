@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recsys import _db, _toml_edit, schema
+from recsys import _db, _texts, _toml_edit, schema
 from recsys.config import ModelConfig, ProjectConfig
 from recsys.errors import ConfigError, TrainingError
 from recsys.progress import SILENT, Progress
@@ -93,7 +93,8 @@ def tune_model(
 ) -> Tuned:
     """Search for better settings of a model on its validation slice.
 
-    Nothing is written but the study, and nothing in the database changes.
+    Nothing is written but the study, and nothing in the database changes but the kept
+    vectors of encoded texts.
 
     Args:
         dsn: Connection string; empty means the ``PG*`` variables.
@@ -112,7 +113,7 @@ def tune_model(
         SourceError: A source fails or returns bad rows.
         TrainingError: Nobody can be validated on, or the data are not the study's.
     """
-    config = project.model(model)
+    config = _texts.with_encoders(project.model(model), project.path)
     if budget_s is None and trials is None:
         budget_s = DEFAULT_BUDGET_S
     for name, value in (("budget", budget_s), ("number of trials", trials)):
@@ -176,6 +177,7 @@ def _read(
     with _db.connect(dsn) as conn:
         schema.check(conn)
         conn.rollback()
+        _texts.warm(dsn, config, progress)
         return read(conn, config, until=until, progress=progress)
 
 

@@ -497,6 +497,17 @@ create table recsys.slow_request (
 CREATE INDEX slow_request_model ON recsys.slow_request USING btree (model, id);
 comment on table recsys.slow_request is 'Requests that took longer than an observer allows, with plans; the newest 200 of a model, for 14 days.';
 
+create table recsys.text_embedding (
+    encoder bytea not null,
+    text_hash bytea not null,
+    embedding public.halfvec not null,
+    kept_at timestamp with time zone not null default now(),
+    constraint text_embedding_pkey PRIMARY KEY (encoder, text_hash),
+    constraint text_embedding_encoder_check CHECK (octet_length(encoder) = 32),
+    constraint text_embedding_text_hash_check CHECK (octet_length(text_hash) = 32)
+);
+comment on table recsys.text_embedding is 'What a text encoder gave for a text, by the sha256 of both; a cache.';
+
 create table recsys.worker (
     id uuid not null,
     host text not null,
@@ -2165,6 +2176,8 @@ begin
         grant select, insert, update, delete on recsys.id_update, recsys.id_update_row, recsys.id_update_seen,
             recsys.item_trend to recsys_trainer;
         grant select on recsys.update_log to recsys_trainer;
+        grant select, insert, delete on recsys.text_embedding to recsys_trainer;
+        revoke update, trigger, truncate, references on recsys.text_embedding from recsys_trainer;
         revoke trigger, truncate, references on recsys.id_update, recsys.id_update_row, recsys.id_update_seen,
             recsys.item_trend from recsys_trainer;
     end if;
@@ -3402,6 +3415,7 @@ grant delete, insert, maintain, select, update on table recsys.interaction to re
 grant delete, insert, maintain, select, update on table recsys.model to recsys_trainer;
 grant delete, insert, maintain, select, update on table recsys.model_version to recsys_trainer;
 grant delete, insert, maintain, select, update on table recsys.rollout to recsys_trainer;
+grant delete, insert, select on table recsys.text_embedding to recsys_trainer;
 grant delete, insert, select, update on table recsys.audit_log to recsys_trainer;
 grant delete, insert, select, update on table recsys.capture to recsys_trainer;
 grant delete, insert, select, update on table recsys.change_status to recsys_trainer;

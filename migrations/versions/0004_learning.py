@@ -1,4 +1,4 @@
-"""Learning: incremental updates of the learned rows.
+"""Learning: incremental updates of the learned rows, kept vectors of texts.
 
 Safe before new code: no
 """
@@ -16,13 +16,14 @@ UPDATES = (
 )
 SEARCH = ("functions/_candidates.v2.sql",)
 TREND = ("tables/item_trend.v1.sql",)
+TEXTS = ("tables/text_embedding.v1.sql",)
 # The grants come last: they name what every area made.
 GRANTS = ("functions/_grant_part_learning.v1.sql",)
 
 
 def upgrade() -> None:
     """Make the tables, functions, views and grants of every area."""
-    for name in (*UPDATES, *SEARCH, *TREND, *GRANTS):
+    for name in (*UPDATES, *SEARCH, *TREND, *TEXTS, *GRANTS):
         _ddl.run(name)
     _ddl.run("functions/schema_version.v4.sql")
     _ddl.run("functions/_grant_core.v2.sql")

@@ -4,12 +4,16 @@ A field is what one feature with a table, or all dense features together, say as
 vector of length d; F is their number, n = F d.
 
     field_f = pool(table_f[rows]),  pool: sum over the tokens / root of their number
-    field_dense = dense @ weight + bias
+    field_dense = dense @ weight + bias (+ relu(v @ w1 + b1) @ w2 of each vector v that
+        has an adapter)
     x = sum of the fields (+ bias, without a dense feature)
     content = x + relu(x @ w1 + b1) @ w2 + y_L @ out
     y_0 = the fields side by side, y_{l+1} = y_0 * (y_l @ W_l + b_l) + y_l
 
-Weights beside those named in ``towers``, for each cross layer l from 0:
+Weights beside those named in ``towers``, for each vector with ``fine_tune`` and each
+cross layer l from 0:
+
+    <side>.<feature>.adapter.w1, b1, w2    (feature's dim, h), (h,), (h, d)
 
     <side>.cross.<l>.weight     (n, n)           or, of low rank r,
     <side>.cross.<l>.down, up   (n, r), (r, n)
@@ -64,14 +68,36 @@ def content_of(net: Net, side: Side, fitted: FittedSide) -> str | None:
     bias = net.weight(f"{side}.dense.bias", (dim,))
     if encoded.dense:
         weight = net.weight(f"{side}.dense.weight", (fitted.dense_width, dim))
-        fields.append(
-            graph.add("Gemm", [encoded.dense, weight, bias], f"{side}/projected")
-        )
+        dense = graph.add("Gemm", [encoded.dense, weight, bias], f"{side}/projected")
+        for feature in (f for f in fitted.declared if f.fine_tune):
+            part = fitted.vector_columns[feature.name]
+            dense = _adapted(net, side, feature, encoded.dense, part, dense)
+        fields.append(dense)
     parts = fields if encoded.dense else [*fields, bias]
     total = parts[0]
     if len(parts) > 1:
         total = graph.add("Sum", parts, f"{side}/sum")
     return _crossed(net, side, fields, _residual(net, side, total))
+
+
+def _adapted(
+    net: Net, side: Side, feature: Feature, dense: str, part: slice, field: str
+) -> str:
+    """Append field + relu(v @ w1 + b1) @ w2 of one vector, a part of dense."""
+    graph, at = net.graph, f"{side}/{feature.name}"
+    key = f"{side}.{feature.name}.adapter"
+    first, last = (
+        graph.constant(f"{at}/{name}", np.array([place]))
+        for name, place in (("first", part.start), ("last", part.stop))
+    )
+    vector = graph.add("Slice", [dense, first, last, net.axis(1)], f"{at}/vector")
+    w1 = net.weight(f"{key}.w1", (feature.dim, None))
+    hidden = net.weights[f"{key}.w1"].shape[1]
+    b1 = net.weight(f"{key}.b1", (hidden,))
+    w2 = net.weight(f"{key}.w2", (hidden, net.dim))
+    raw = graph.add("Gemm", [vector, w1, b1], f"{at}/adapter")
+    active = graph.add("Relu", [raw], f"{at}/active")
+    return graph.add("Gemm", [active, w2, field], f"{at}/adapted")
 
 
 def _pooled(

@@ -40,6 +40,8 @@ class FittedFeature:
     @property
     def table_rows(self) -> int:
         """Rows of the embedding table, with rows 0 and 1; 0 for a dense feature."""
+        if self.feature.is_vector:
+            return 0
         if self.feature.type == "text":
             return self.feature.buckets + FIRST_ROW
         if self.feature.type in ("category", "categories"):
@@ -49,14 +51,14 @@ class FittedFeature:
     @property
     def dense_width(self) -> int:
         """Columns of the dense tensor that this feature fills."""
+        if self.feature.is_vector:
+            return self.feature.dim
         match self.feature.type:
             case "number":
                 return 2
             case "time":
                 cyclic = sum(part != "age" for part in self.feature.parts)
                 return 2 * cyclic + ("age" in self.feature.parts) + 1
-            case "vector":
-                return self.feature.dim
             case _:
                 return 0
 
@@ -88,6 +90,17 @@ class FittedSide:
     def dense_width(self) -> int:
         """Columns M of the dense tensor; 0 when no feature is dense."""
         return sum(f.dense_width for f in self.features)
+
+    @property
+    def vector_columns(self) -> dict[str, slice]:
+        """Columns of the dense tensor that each vector fills, by feature name."""
+        vectors = [f.feature for f in self.features if f.feature.is_vector]
+        first = self.dense_width - sum(feature.dim for feature in vectors)
+        columns: dict[str, slice] = {}
+        for feature in vectors:
+            columns[feature.name] = slice(first, first + feature.dim)
+            first += feature.dim
+        return columns
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-serialisable copy; ``from_dict`` reads it back."""
@@ -154,6 +167,7 @@ class _Learner:
         self.feature = feature
         self.reference = reference
         listed = feature.type in ("category", "categories", "text")
+        listed = listed and not feature.is_vector
         self.counts: Counter[str] | None = Counter() if listed else None
         self.n = 0
         self.mean = 0.0

@@ -146,9 +146,9 @@ def add_encoder(graph: Graph, side: Side, fitted: FittedSide) -> Encoded:
         dense += _numbers(graph, side, numbers)
     for kind in ("time", "vector"):
         for item in fitted.features:
-            if item.feature.type == kind == "time":
+            if kind == item.feature.type == "time":
                 dense.append(_time(graph, side, item, fitted.reference))
-            elif item.feature.type == kind:
+            elif kind == "vector" and item.feature.is_vector:
                 dense.append(_vector(graph, side, item.feature))
     counts: dict[str, str] = {}
     for item in (f for f in fitted.features if f.table_rows):

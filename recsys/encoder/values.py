@@ -11,6 +11,8 @@ Everything learned or hashed happens inside the graph (``graph.py``).
     number       float or None                         float64 (B, 1), NaN is missing
     time         float (epoch s), datetime or None     float64 (B, 1), NaN is missing
     vector       "[1,2]", "{1,2}", sequence or None    float32 (B, dim), 0 is missing
+
+A text with an encoder comes as a vector: ``_texts`` puts one in its place.
 """
 
 from __future__ import annotations
@@ -144,12 +146,13 @@ def prepare_column(feature: Feature, values: Cells | None, n: int) -> NDArray[An
         values = (None,) * n
     if len(values) != n:
         raise ValueError(f"column {feature.name!r} has {len(values)} of {n} rows")
-    return _READERS[feature.type](feature, values)
+    kind = "vector" if feature.is_vector else feature.type
+    return _READERS[kind](feature, values)
 
 
 def longest(feature: Feature) -> int:
     """Return the most tokens that ``prepare`` lets through in one row."""
-    if feature.type == "text":
+    if feature.type == "text" and not feature.is_vector:
         return feature.max_words * feature.ngrams
     return MAX_LIST if feature.type == "categories" else 1
 

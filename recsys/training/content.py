@@ -27,7 +27,8 @@ class Content(nn.Module):
 
     A field is what one feature with a table, or all dense features together, say as a
     vector: pool(table_f[index_f]), or dense @ W + b. The pool is a sum over the tokens
-    divided by the root of their number. Then
+    divided by the root of their number. A vector v with ``fine_tune`` adds a network of
+    its own to the dense field: relu(v a1 + c1) a2. Then
 
         x = sum of the fields;  deep = x + relu(x w1 + b1) w2
         y_0 = the fields side by side;  y_{l+1} = y_0 * (y_l W_l + b_l) + y_l
@@ -61,6 +62,14 @@ class Content(nn.Module):
         self.dense_weight = normal((width, dim), _TABLE_STD, generator)
         self.dense_bias = nn.Parameter(torch.zeros(dim))
         hidden = config.hidden or dim
+        columns = side.fitted.vector_columns
+        self._adapted = [
+            (f.name, columns[f.name]) for f in side.fitted.declared if f.fine_tune
+        ]
+        self.adapters = nn.ModuleList(
+            _Adapter(part.stop - part.start, hidden, dim, generator)
+            for _, part in self._adapted
+        )
         self.w1 = normal((dim, hidden), 1 / math.sqrt(dim), generator)
         self.b1 = nn.Parameter(torch.zeros(hidden))
         self.w2 = nn.Parameter(torch.zeros(hidden, dim))
@@ -84,6 +93,8 @@ class Content(nn.Module):
             for name, table in zip(self._names, self.tables, strict=True)
         ]
         dense = inputs.dense[rows] @ self.dense_weight + self.dense_bias
+        for (_, part), adapter in zip(self._adapted, self.adapters, strict=True):
+            dense = dense + adapter(inputs.dense[rows, part])
         x = sum(fields, start=dense)  # (n, d)
         deep = x + torch.relu(x @ self.w1 + self.b1) @ self.w2
         if not self.cross.layers:
@@ -108,9 +119,28 @@ class Content(nn.Module):
         named[f"{side}.hidden.w1"] = self.w1
         named[f"{side}.hidden.b1"] = self.b1
         named[f"{side}.hidden.w2"] = self.w2
+        for (name, _), adapter in zip(self._adapted, self.adapters, strict=True):
+            for key, value in adapter.named_parameters():
+                named[f"{side}.{name}.adapter.{key}"] = value
         for name, value in self.cross.named().items():
             named[f"{side}.cross.{name}"] = value
         return named
+
+
+class _Adapter(nn.Module):
+    """What is learned over a pretrained vector; it starts as nothing."""
+
+    def __init__(
+        self, width: int, hidden: int, dim: int, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        # The vectors are of length 1, so that their numbers shrink with the width.
+        self.w1 = normal((width, hidden), 1.0, generator)
+        self.b1 = nn.Parameter(torch.zeros(hidden))
+        self.w2 = nn.Parameter(torch.zeros(hidden, dim))
+
+    def forward(self, vector: Tensor) -> Tensor:
+        return torch.relu(vector @ self.w1 + self.b1) @ self.w2
 
 
 class Cross(nn.Module):

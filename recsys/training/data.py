@@ -20,8 +20,14 @@ from numpy.typing import NDArray
 from psycopg import sql
 from psycopg.pq import TransactionStatus
 
+<<<<<<< HEAD
 from recsys.config import Interactions, ModelConfig
 from recsys.encoder.values import Columns, Side
+=======
+from recsys._texts import Texts
+from recsys.config import Feature, IdType, ModelConfig
+from recsys.encoder.values import Columns, Side, projection
+>>>>>>> d5de72d (Encode texts with a local ONNX encoder, each once)
 from recsys.errors import SourceError, TrainingError
 from recsys.progress import SILENT, Progress, Stage
 from recsys.training import mining
@@ -356,6 +362,8 @@ def _read_side(
         source_table(source.sql),
     )
     ids: list[Any] = []
+    # In this read-only transaction nothing can be kept; 'recsys train' did it before.
+    texts = Texts(source.features, keep=False)
 
     def columns(stage: Stage, keep: list[Any] | None) -> Iterator[tuple[Columns, int]]:
         for rows in stream(conn, what, query, _FETCH_WITH_FEATURES, stage):
@@ -365,7 +373,9 @@ def _read_side(
                 first, *rest = zip(*kept, strict=True)
                 if keep is not None:
                     keep += first
-                yield dict(zip(names, rest, strict=True)), len(kept)
+                part: Columns = dict(zip(names, rest, strict=True))
+                # Vectors teach the encoder nothing: the first pass does without.
+                yield part if keep is None else texts.fill(conn, part), len(kept)
 
     with progress.stage(f"learn {side} features") as stage:
         batches = (part for part, _ in columns(stage, None))

@@ -327,7 +327,10 @@ def _edges(side: EncodedSide) -> dict[str, list[object]]:
         "time": [None, float("nan"), 0.0, 1e12],
         "vector": [None, None, None, None],
     }
-    return {feature.name: odd[feature.type] for feature in side.fitted.declared}
+    return {
+        feature.name: odd["vector" if feature.is_vector else feature.type]
+        for feature in side.fitted.declared
+    }
 
 
 def _height(columns: Mapping[str, Sequence[object]]) -> int:

@@ -50,8 +50,9 @@ class Applied:
 class LiveModel:
     """The live versions of one model, as this process has loaded them."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, *, run_encoders: bool = True) -> None:
         self.model = model
+        self._run_encoders = run_encoders
         self._followers: dict[tuple[int, str], LoadedItems] = {}
         self._at_once = _MOST
 
@@ -147,7 +148,9 @@ class LiveModel:
                 version = versions.get(conn, self.model, number)
                 try:
                     with conn.transaction():
-                        known = LoadedItems(conn, version)
+                        known = LoadedItems(
+                            conn, version, run_encoders=self._run_encoders
+                        )
                 except _UNLOADABLE as exc:
                     # Its tower or its source is broken: no reason for the others to
                     # wait.
@@ -163,9 +166,11 @@ class LiveModel:
 class LoadedItems:
     """One version: its item tower and the statements that read and write its items."""
 
-    def __init__(self, conn: Connection, version: ModelVersion) -> None:
+    def __init__(
+        self, conn: Connection, version: ModelVersion, *, run_encoders: bool = True
+    ) -> None:
         self.version = version
-        self.encoder = ItemEncoder(conn, version)
+        self.encoder = ItemEncoder(conn, version, run_encoders=run_encoders)
         config, suffix = version.config, version.suffix
         with _db.binary_cursor(conn) as cur:
             cur.execute(_sql.trusted(f"select item_id from ({config.items.sql}\n) as s"
@@ -263,7 +268,7 @@ class Follower:
             raise ArtifactError(self.problem)
         with _db.binary_cursor(conn) as cur:
             rows, gone = self.loaded.find(cur, ids)
-            self._store(cur, self.loaded, self.loaded.encoder.encode(rows))
+            self._store(cur, self.loaded, self.loaded.encoder.encode(rows, conn))
             if gone:
                 self._remove(cur, self.loaded, gone)
 

@@ -18,6 +18,8 @@ begin
         grant select, insert, update, delete on recsys.id_update, recsys.id_update_row, recsys.id_update_seen,
             recsys.item_trend to recsys_trainer;
         grant select on recsys.update_log to recsys_trainer;
+        grant select, insert, delete on recsys.text_embedding to recsys_trainer;
+        revoke update, trigger, truncate, references on recsys.text_embedding from recsys_trainer;
         revoke trigger, truncate, references on recsys.id_update, recsys.id_update_row, recsys.id_update_seen,
             recsys.item_trend from recsys_trainer;
     end if;

@@ -26,6 +26,7 @@ FEATURES = (
     Feature("price", "number", scale="log"),
     Feature("added", "time"),
     Feature("image", "vector", dim=3),
+    Feature("blurb", "text", encoder="models/mini", dim=4, fine_tune=True),
 )
 Fit = tuple[Dataset, QueryRows, Towers, torch.Tensor]
 
@@ -66,6 +67,7 @@ def rich_fit(content: ContentConfig) -> Fit:
             "price": [float(i) if i % 5 else None for i in ids],
             "added": [1e9 + 86_400.0 * i for i in ids],
             "image": [f"[{i},1,2]" if i % 4 else None for i in ids],
+            "blurb": rng.normal(size=(45, 4)).astype(np.float32),
         },
         user_ids=list(range(100)),
         user_columns={"team": ["x" if u % 2 else None for u in range(100)]},
@@ -90,8 +92,8 @@ def test_towers_with_every_feature_type_equal_torch(content: ContentConfig) -> N
 
 @pytest.mark.parametrize(
     "name",
-    ["served", "history", "default_query", "history_weight", "user.w2",
-     "item.cross.out", "item.cross.layers.1.up"],
+    ["served", "history", "default_query", "history_weight", "user.dense_bias",
+     "item.adapters.0.w2", "item.cross.out", "item.cross.layers.1.up"],
 )  # fmt: skip
 def test_a_changed_weight_is_never_published(
     rich: Fit, name: str, monkeypatch: pytest.MonkeyPatch

@@ -50,7 +50,7 @@ def dense(fitted, row):
     """The dense vector of one row of raw cells."""
     by_type = {
         kind: [f for f in fitted.features if f.feature.type == kind]
-        for kind in ("number", "time", "vector")
+        for kind in ("number", "time")
     }
     numbers = [_finite(row[f.feature.name]) for f in by_type["number"]]
     out = [
@@ -60,11 +60,16 @@ def dense(fitted, row):
     out += [float(x is None) for x in numbers]
     for f in by_type["time"]:
         out += _time(f, _finite(row[f.feature.name]), fitted.reference)
-    for f in by_type["vector"]:
-        vector = np.array(row[f.feature.name] or [0.0] * f.feature.dim)
-        length = np.linalg.norm(vector)
-        out += list(vector / length if length else vector)
+    for f in fitted.features:
+        if f.feature.is_vector:
+            out += list(_vector(row[f.feature.name], f.feature.dim))
     return np.array(out)
+
+
+def _vector(value, dim):
+    vector = np.zeros(dim) if value is None else np.array(value, float)
+    length = np.linalg.norm(vector)
+    return vector / length if length else vector
 
 
 def content(side, fitted, weights, row):
@@ -77,7 +82,14 @@ def content(side, fitted, weights, row):
             fields.append(table[found].sum(0) / math.sqrt(max(len(found), 1)))
     total = sum(fields) + bias
     if fitted.dense_width:
-        fields.append(dense(fitted, row) @ weights[f"{side}.dense.weight"] + bias)
+        whole = dense(fitted, row)
+        fields.append(whole @ weights[f"{side}.dense.weight"] + bias)
+        for f in (f for f in fitted.features if f.feature.fine_tune):
+            at = f"{side}.{f.feature.name}.adapter"
+            inner = _vector(row[f.feature.name], f.feature.dim) @ weights[f"{at}.w1"]
+            fields[-1] += (
+                np.maximum(inner + weights[f"{at}.b1"], 0) @ weights[f"{at}.w2"]
+            )
         total = sum(fields)
     hidden = total @ weights[f"{side}.hidden.w1"] + weights[f"{side}.hidden.b1"]
     out = total + np.maximum(hidden, 0) @ weights[f"{side}.hidden.w2"]
@@ -141,6 +153,11 @@ def random_weights(dim, items, users, contexts, seed=0, hidden=8, cross=0, rank=
         if fitted.dense_width:
             weights[f"{side}.dense.weight"] = normal(fitted.dense_width, dim)
         weights[f"{side}.dense.bias"] = normal(dim)
+        for f in (f for f in fitted.declared if f.fine_tune):
+            at = f"{side}.{f.name}.adapter"
+            weights[f"{at}.w1"] = normal(f.dim, hidden)
+            weights[f"{at}.b1"] = normal(hidden)
+            weights[f"{at}.w2"] = normal(hidden, dim)
         weights[f"{side}.hidden.w1"] = normal(dim, hidden)
         weights[f"{side}.hidden.b1"] = normal(hidden)
         weights[f"{side}.hidden.w2"] = normal(hidden, dim)

@@ -20,6 +20,7 @@ FEATURES = (
     Feature("price", "number"),
     Feature("made", "time"),
     Feature("image", "vector", dim=2),
+    Feature("blurb", "text", encoder="models/mini", dim=3, fine_tune=True),
 )
 COLUMNS = {
     "brand": ["a", "b", None, "new"],
@@ -28,6 +29,7 @@ COLUMNS = {
     "price": [1.0, 5.0, None, 1e30],
     "made": [1.5e9, None, 1.6e9, float("inf")],
     "image": [[3.0, 4.0], None, [0.0, 0.0], [1.0, -1.0]],
+    "blurb": [[1.0, 2.0, -2.0], [0.0, 0.5, 0.0], None, [0.0, 0.0, 0.0]],
 }
 SIDES = {
     "all": FEATURES,
