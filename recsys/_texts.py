@@ -202,11 +202,14 @@ def _store(
 ) -> None:
     """Keep vectors, unless another transaction is keeping some of this encoder.
 
+    In a transaction that only reads, nothing is kept.
+
     To wait for it could end in a deadlock; the text is then computed once more, by
     whoever needs it next.
     """
     row = conn.execute(
-        "select 'halfvec'::regtype::oid, pg_try_advisory_xact_lock("
+        "select 'halfvec'::regtype::oid, current_setting('transaction_read_only') ="
+        " 'off' and pg_try_advisory_xact_lock("
         "hashtextextended('recsys.text_embedding ' || %s, 0))",
         (feature.sha256,),
     ).fetchone()

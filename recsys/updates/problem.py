@@ -162,7 +162,7 @@ def _read_items(conn: Connection, loaded: LoadedItems, wanted: list[ItemId]) -> 
             names = [str(item) for item in wanted[first : first + _ITEMS_AT_ONCE]]
             rows, _ = loaded.find(cur, names)
             if rows:
-                given = encoder.inputs(rows)
+                given = encoder.inputs(rows, conn)
                 rests = frozen.item_rests(encoder.tower, given)
                 parts.append((given, [row[1] is not None for row in rows], rests))
     dim = encoder.tower.dim
