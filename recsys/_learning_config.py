@@ -22,6 +22,9 @@ class TrainConfig:
         tau: Temperature; 0 chooses.
         dropout: Share of history items hidden per step; negative chooses.
         beta: Weight of log popularity inside the loss.
+        recent_beta: The same for the popularity at the time of each interaction,
+            instead of that of all time; 0 leaves it at that, negative chooses. Only
+            with times.
         lr: Peak learning rate of Adam.
         id_dropout: Share of items per step that must do with their content alone;
             only when item features are declared.
@@ -48,6 +51,7 @@ class TrainConfig:
     tau: float = 0.0
     dropout: float = -1.0
     beta: float = 0.5
+    recent_beta: float = -1.0
     lr: float = 6e-3
     id_dropout: float = 0.15
     validation: float = 0.1

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,11 +27,12 @@ from recsys.training.device import Device, resolve
 from recsys.training.matryoshka import nested
 from recsys.training.model import Towers
 from recsys.training.objectives import OBJECTIVES
+from recsys.training.periods import PeriodRows
 from recsys.training.query import taste_of
 from recsys.training.rows import QueryRows
 from recsys.training.sampler import Sampler, UserRows
 from recsys.training.settings import Settings
-from recsys.training.step import RowSource
+from recsys.training.step import Batched, RowSource
 from recsys.training.windows import SequenceRows
 
 WARM_UP_STEPS = 100
@@ -95,7 +96,8 @@ def fit(
             item rows as "served" and "history", shape (T, d); whatever is not among
             them starts as without it.
         device: Where to fit; None is the processor.
-        source: Makes the queries; None is one per row of ``rows``.
+        source: Makes the queries; None is one per row of ``rows``, or one for each of
+            its periods where ``recent_beta`` is set.
 
     Returns:
         The towers, on the device.
@@ -115,12 +117,20 @@ def fit(
     rows = rows.to(device.where)
     if device.where.type != "cpu":
         generator = device.generator(seed)
-    source = source or UserRows(rows)
+    source = source or _source(rows, settings)
     content = dataset.items is not None
     sampler = Sampler(source, rows, settings, device, generator, content=content)
-    return _Fit(towers, sampler, settings, generator, len(source)).run(
+    return _Fit(towers, sampler, settings, generator, source).run(
         epochs, after, limit_s, observe
     )
+
+
+def _source(rows: QueryRows, settings: Settings) -> RowSource:
+    """Return what makes the queries where nothing else is given."""
+    source = UserRows(rows)
+    if rows.periods is None or not settings.recent_beta:
+        return source
+    return PeriodRows(source, rows.periods, settings.recent_beta)
 
 
 class _Fit:
@@ -132,14 +142,14 @@ class _Fit:
         sampler: Sampler,
         settings: Settings,
         generator: torch.Generator,
-        count: int,
+        source: RowSource,
     ) -> None:
         self.towers = towers
         self.sampler = sampler
         self.settings = settings
         self.generator = generator
-        self.count = count
-        few = math.ceil(count / STEPS_PER_EPOCH)
+        self.source = source
+        few = math.ceil(len(source) / STEPS_PER_EPOCH)
         self.batch = min(settings.batch, max(LEAST_BATCH, few))
         self.optimiser = torch.optim.Adam(
             towers.parameters(), lr=settings.lr, fused=True
@@ -152,13 +162,14 @@ class _Fit:
         limit_s: float,
         observe: Observer | None,
     ) -> Towers:
-        total = epochs * math.ceil(self.count / self.batch)
         began = time.perf_counter()
-        step, done = 0, 0.0
+        step, done, total = 0, 0.0, 0
         for number in range(1, epochs + 1):
             started = time.perf_counter()
             losses: list[Tensor] = []
-            for chosen in torch.split(self._order(), self.batch):
+            batches = self._batches()
+            total = total or epochs * len(batches)
+            for chosen in batches:
                 loss = self._step(chosen, _schedule(step, total, done))
                 losses.append(loss)
                 if observe is not None:
@@ -173,10 +184,13 @@ class _Fit:
                 break
         return self.towers
 
-    def _order(self) -> Tensor:
-        """Return the rows of an epoch in random order."""
-        where = self.generator.device
-        return torch.randperm(self.count, generator=self.generator, device=where)
+    def _batches(self) -> Sequence[Tensor]:
+        """Return the rows of the steps of an epoch, in random order."""
+        if isinstance(self.source, Batched):
+            return self.source.batches(self.batch, self.generator)
+        where, count = self.generator.device, len(self.source)
+        order = torch.randperm(count, generator=self.generator, device=where)
+        return torch.split(order, self.batch)
 
     def _step(self, chosen: Tensor, share: float) -> Tensor:
         """Learn from some rows, at a share of the peak learning rate."""

@@ -14,6 +14,7 @@ from recsys.errors import TrainingError
 from recsys.popularity import decayed_counts
 from recsys.training.dataset import Dataset
 from recsys.training.own import own_negatives
+from recsys.training.periods import Periods, Positives, cut
 from recsys.training.ragged import Ragged, group
 from recsys.training.weights import target_weights
 
@@ -42,6 +43,7 @@ class QueryRows:
         disliked: Items each user has refused and not liked, likewise.
         neighbours: Items an earlier version holds for similar to each trained item,
             -1 where there is none, shape (T, k), int64; None where not wanted.
+        periods: The query rows, cut by time; None without times.
     """
 
     items: NDArray[np.int64]
@@ -56,6 +58,7 @@ class QueryRows:
     shown: Ragged | None = None
     disliked: Ragged | None = None
     neighbours: Tensor | None = None
+    periods: Periods | None = None
 
     @property
     def pairs(self) -> int:
@@ -79,6 +82,7 @@ class QueryRows:
             shown=None if self.shown is None else self.shown.to(where),
             disliked=None if self.disliked is None else self.disliked.to(where),
             neighbours=None if self.neighbours is None else self.neighbours.to(where),
+            periods=None if self.periods is None else self.periods.to(where),
         )
 
 
@@ -131,8 +135,9 @@ def query_rows(
         dataset, places, local_user, local_item, importance, taste, len(items)
     )
     own = own_negatives(dataset, keep, end, items, users, taste.user, taste.item)
-    decayed = None
+    decayed = periods = None
     if end is not None:
+        periods = cut(rows[3], len(items), end)
         decayed = torch.from_numpy(
             decayed_counts(taste.item, taste.time, len(items), end)
         )
@@ -162,6 +167,7 @@ def query_rows(
         shown=own.shown,
         disliked=own.disliked,
         neighbours=own.neighbours,
+        periods=periods,
     )
 
 
@@ -254,15 +260,13 @@ def _targets(
     weight: NDArray[np.float32] | None,
     taste: _Pairs,
     width: int,
-) -> tuple[Tensor, Tensor | None, Ragged]:
-    """Return user and context of each query row, and its positives.
+) -> tuple[Tensor, Tensor | None, Ragged, Positives]:
+    """Return user, context and targets of each query row, and the positive events.
 
     Without contexts a row is a user; with them it is a distinct (user, context).
     Without weights of their own the targets are the taste.
     """
     users = int(taste.user.max()) + 1
-    if dataset.context is None and weight is None:
-        return torch.arange(users), None, taste.ragged(users)
     if weight is None:
         weight = dataset.weight[places]
     positive = weight > 0
@@ -271,29 +275,27 @@ def _targets(
             "no interaction has a value above 0 to learn from",
             hint="Check the column 'value' of interactions.sql.",
         )
+    time = dataset.time[places[positive]]
+    user, item, weight = user[positive], item[positive], weight[positive]
     if dataset.context is None:
-        pairs = _Pairs.merge(
-            user[positive],
-            item[positive],
-            weight[positive],
-            np.zeros(int(positive.sum())),
-            width,
-        )
-        return torch.arange(users), None, pairs.ragged(users)
+        events = Positives(user, user, item, weight, time)
+        return torch.arange(users), None, _merged(events, width).ragged(users), events
     context = dataset.context[places[positive]].astype(np.int64)
-    key = user[positive] * (int(context.max()) + 1) + context
+    key = user * (int(context.max()) + 1) + context
     distinct, first, row = np.unique(key, return_index=True, return_inverse=True)
-    pairs = _Pairs.merge(
-        row.reshape(-1),
-        item[positive],
-        weight[positive],
-        np.zeros(len(key)),
-        width,
-    )
+    events = Positives(row.reshape(-1), user, item, weight, time)
     return (
-        torch.from_numpy(user[positive][first]),
+        torch.from_numpy(user[first]),
         torch.from_numpy(context[first]),
-        pairs.ragged(len(distinct)),
+        _merged(events, width).ragged(len(distinct)),
+        events,
+    )
+
+
+def _merged(events: Positives, width: int) -> _Pairs:
+    """Return the distinct pairs of row and item."""
+    return _Pairs.merge(
+        events.row, events.item, events.weight, np.zeros(len(events.row)), width
     )
 
 

@@ -129,7 +129,7 @@ class Sampler:
             weight=targets.weights(self._bias),
             seen_query=owner[met],
             seen_place=place[met],
-            bias=self._bias,
+            bias=self._bias if queries.bias is None else queries.bias,
             log_share=share,
             correction=correction,
             own=self._own(queries, share),

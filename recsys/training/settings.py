@@ -11,6 +11,10 @@ from recsys.config import ContentConfig, ModelConfig, NegativesConfig
 _NEGATIVE_WEIGHT = {"cosine": 100.0, "logistic": 1.0}
 
 
+RECENT_BETA = 1.2
+"""Weight of the popularity of the time, where it is to be chosen."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Hyper-parameters of one fit; see the configuration."""
@@ -23,6 +27,7 @@ class Settings:
     batch: int
     negatives: int
     id_dropout: float
+    recent_beta: float = 0.0
     objective: str = "ranking"
     content: ContentConfig = field(default_factory=ContentConfig)
     prefixes: tuple[int, ...] = ()
@@ -42,6 +47,7 @@ def settings_of(model: ModelConfig, tau: float, dropout: float) -> Settings:
         tau=tau,
         dropout=dropout,
         beta=config.beta,
+        recent_beta=RECENT_BETA if config.recent_beta < 0 else config.recent_beta,
         lr=config.lr,
         batch=config.batch,
         negatives=config.negatives,

@@ -7,9 +7,11 @@ objective compares those as ``Step.batch`` says.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from recsys.training.objectives.batch import LossBatch
@@ -32,6 +34,8 @@ class Queries:
             from which on it is the history of each query, shape (B,), int64.
         shown: Items the user was shown and did not choose, or None.
         disliked: Items the user has refused, or None. They may be among ``seen``.
+        bias: What the loss adds to each trained item, the same for all queries, shape
+            (T,); None for the popularity of all time.
     """
 
     user: Tensor
@@ -42,6 +46,7 @@ class Queries:
     places: Tensor | None = None
     shown: Selection | None = None
     disliked: Selection | None = None
+    bias: Tensor | None = None
 
 
 class RowSource(Protocol):
@@ -53,6 +58,15 @@ class RowSource(Protocol):
 
     def take(self, chosen: Tensor) -> Queries:
         """Return the queries of some rows, of shape (B,), int64."""
+        ...
+
+
+@runtime_checkable
+class Batched(Protocol):
+    """A source of rows that says itself which rows may be in one step."""
+
+    def batches(self, size: int, generator: torch.Generator) -> Sequence[Tensor]:
+        """Return the rows of an epoch, at most ``size`` at once, in random order."""
         ...
 
 

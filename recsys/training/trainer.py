@@ -156,6 +156,7 @@ def _settings(choice: Choice, epochs: int) -> dict[str, Any]:
         "tau": settings.tau,
         "dropout": settings.dropout,
         "beta": settings.beta,
+        "recent_beta": settings.recent_beta,
         "lr": settings.lr,
         "batch": settings.batch,
         "negatives": settings.negatives,

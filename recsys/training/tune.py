@@ -167,17 +167,23 @@ class _Search:
         """Return the longest fit with the best settings found."""
         taus = [] if self.config.tau else list(TAUS[1:])
         dropouts = [] if self.config.dropout >= 0 else list(DROPOUTS[1:])
+        timed = self.config.recent_beta < 0 and self.rows.periods is not None
+        betas = [0.0] if timed else []
         if not self.config.epochs:
             self._calibrate(settings)
-        short = self._short(1 + len(taus) + len(dropouts))
+        short = self._short(1 + len(betas) + len(taus) + len(dropouts))
         if short < _FAIR_EPOCHS and not self.config.epochs:
             dropouts = []
-            short = self._short(1 + len(taus))
+            short = self._short(1 + len(betas) + len(taus))
         best: _Run | None = None
-        if taus or dropouts:
+        if betas or taus or dropouts:
             best = self._run(settings, short, looks=1)
+            for beta in betas:
+                other = replace(settings, recent_beta=beta)
+                best = self._better(best, other, short, 0.0)
             for tau in taus:
-                best = self._better(best, replace(settings, tau=tau), short, 0.0)
+                other = replace(best.settings, tau=tau)
+                best = self._better(best, other, short, 0.0)
             for share in dropouts:
                 other = replace(best.settings, dropout=share)
                 lead = _LEAD if share < settings.dropout else 0.0
@@ -272,6 +278,7 @@ class _Search:
                 "run": self._runs,
                 "tau": settings.tau,
                 "dropout": settings.dropout,
+                "recent_beta": settings.recent_beta,
                 "epoch": epoch.number,
                 "seconds": round(epoch.seconds, 4),
                 "train_loss": epoch.loss,
