@@ -20,14 +20,9 @@ from numpy.typing import NDArray
 from psycopg import sql
 from psycopg.pq import TransactionStatus
 
-<<<<<<< HEAD
+from recsys._texts import Texts
 from recsys.config import Interactions, ModelConfig
 from recsys.encoder.values import Columns, Side
-=======
-from recsys._texts import Texts
-from recsys.config import Feature, IdType, ModelConfig
-from recsys.encoder.values import Columns, Side, projection
->>>>>>> d5de72d (Encode texts with a local ONNX encoder, each once)
 from recsys.errors import SourceError, TrainingError
 from recsys.progress import SILENT, Progress, Stage
 from recsys.training import mining
