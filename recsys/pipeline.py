@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recsys import _db, _sql, _texts, artifacts, embeddings, revisions, schema, versions
+from recsys import (
+    _db,
+    _parent,
+    _sql,
+    _texts,
+    artifacts,
+    embeddings,
+    revisions,
+    schema,
+    versions,
+)
 from recsys._db import Connection
 from recsys._guard import exclusive
 from recsys._source import source_errors
@@ -53,6 +63,8 @@ def train_version(
     *,
     until: datetime | None = None,
     revision: bool = True,
+    full: bool = False,
+    parent: int | None = None,
     budget_s: float | None = None,
     seed: int | None = None,
     dims: Sequence[int] = (),
@@ -69,6 +81,8 @@ def train_version(
         model: Name of the model.
         until: Leave out interactions from this time on.
         revision: Write a revision file; else make the version directly.
+        full: Go on from a version, on what came since, instead of from the start.
+        parent: With ``full``: that version; default the base that serves.
         budget_s: Seconds for tuning and fitting, instead of the configured ones.
         seed: Seed, instead of the configured one.
         dims: The longest is the length of the vectors, the others are prefixes that
@@ -105,15 +119,18 @@ def train_version(
             number = _number(conn, config, project.versions)
             conn.commit()
             started = datetime.now(UTC)
+            before = _parent.find(conn, model, parent) if full else None
+            conn.commit()
             dataset = _read(conn, config, until, progress)
         end = trained_until(dataset.until, until, started)
-        trained = _fit(dataset, config, progress)
+        trained = _fit(dataset, config, before, progress)
         del dataset
         with _db.connect(dsn) as conn:
             if number in revisions.numbers(project.versions, model):
                 # Someone else's file of that number came while we trained.
                 number = _number(conn, config, project.versions)
-            plan = _store(conn, config, columns, number, trained, end)
+            more = {"parent": before.number} if before else {}
+            plan = _store(conn, config, columns, number, trained, end, more)
             if not revision:
                 versions.create(conn, plan)
         if revision:
@@ -212,11 +229,19 @@ def _read(
     return read(conn, config, until=until, progress=progress)
 
 
-def _fit(dataset: Dataset, config: ModelConfig, progress: Progress) -> TrainedModel:
+def _fit(
+    dataset: Dataset,
+    config: ModelConfig,
+    before: _parent.Parent | None,
+    progress: Progress,
+) -> TrainedModel:
     try:
         from recsys.training.trainer import train
+        from recsys.training.warm import train_full
     except ImportError as exc:
         raise _not_installed(exc) from exc
+    if before is not None:
+        return train_full(dataset, config, before, progress=progress)
     return train(dataset, config, progress=progress)
 
 
@@ -234,6 +259,7 @@ def _store(
     number: int,
     trained: TrainedModel,
     end: datetime | None,
+    more: Mapping[str, Any],
 ) -> VersionPlan:
     learned: list[int] = np.flatnonzero(trained.trained).tolist()
     rows = embeddings.Embeddings(
@@ -254,18 +280,32 @@ def _store(
         ),
         "weights": artifacts.put(conn, "safetensors", warm_start_artifact(trained)),
         "report": artifacts.put(conn, "json", report),
+        "vocabularies": artifacts.put(conn, "json", _vocabularies(trained)),
     }
-    more: dict[str, Any] = {
+    said: dict[str, Any] = {
         "columns": list(columns),
         "trained_until": end.isoformat() if end else None,
+        **more,
     }
     if trained.counts is not None and trained.trend is not None:
         content = trained.counts.pack(config.item_id)
         hashes["popularity"] = artifacts.put(conn, "safetensors", content)
-        more["trend"] = trained.trend.to_dict()
+        said["trend"] = trained.trend.to_dict()
     config = dataclasses.replace(
         config, query=dataclasses.replace(config.query, encoder="mean")
     )
-    spec = json.loads(json.dumps({**config.to_dict(), **more}))
+    spec = json.loads(json.dumps({**config.to_dict(), **said}))
     metrics = {"validation": trained.report.get("validation", {})}
     return VersionPlan(config.name, number, spec, hashes, metrics)
+
+
+def _vocabularies(trained: TrainedModel) -> bytes:
+    """Return the values that the rows of each table stand for: a full update asks."""
+    sides = {"item": trained.items, "user": trained.users, "context": trained.contexts}
+    found = {
+        f"{side}.{fitted.feature.name}": fitted.vocabulary
+        for side, features in sides.items()
+        for fitted in features.features
+        if fitted.feature.type in ("category", "categories")
+    }
+    return json.dumps(found, ensure_ascii=False, sort_keys=True).encode()

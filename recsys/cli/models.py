@@ -24,7 +24,8 @@ from recsys.settings import Settings
 # "*" marks what a table leaves out, to fit 80 columns; CSV and JSON have it all.
 VERSION_COLUMNS = (
     "model", "number", "state", "*percent", "*dim", "item_count", "*coverage_percent",
-    "*ef_search", "*ann_recall", "recall", "ndcg", "popular", "created_at", "*error",
+    "*ef_search", "*ann_recall", "*parent", "recall", "ndcg", "popular", "created_at",
+    "*error",
 )  # fmt: skip
 STATUS_COLUMNS = (
     "model", "number", "state", "phase", "*percent", "*rows_done", "*rows_total",
@@ -67,6 +68,8 @@ class Lengths(click.ParamType[tuple[int, ...]]):
 @click.option("--until", type=Moment(), help="Leave out interactions from then on.")
 @click.option("--apply", is_flag=True, help="Also upgrade, backfill, index, verify.")
 @click.option("--no-revision", is_flag=True, help="Make the version without a file.")
+@click.option("--full", is_flag=True, help="Go on from the version that serves.")
+@click.option("--from", "parent", type=int, help="With --full: from this version.")
 @click.option("--incremental", is_flag=True, help="Only move learned rows of it.")
 @click.option(
     "--max-load",
@@ -87,6 +90,8 @@ def train(
     until: datetime | None,
     apply: bool,
     no_revision: bool,
+    full: bool,
+    parent: int | None,
     incremental: bool,
     max_load: float,
     budget: float | None,
@@ -97,7 +102,8 @@ def train(
     """Train a new version of MODEL and write its revision file.
 
     The version is not built before 'recsys upgrade' and 'recsys backfill' (or
-    --apply), and nobody is served by it before 'recsys promote'. --incremental makes
+    --apply), and nobody is served by it before 'recsys promote'. --full goes on
+    from the version that serves, on what came since it was trained. --incremental makes
     no version: it moves the learned rows of those that serve.
 
     Example:
@@ -105,10 +111,13 @@ def train(
     \b
         recsys train shop
         recsys train shop --apply --until 2026-03-01
+        recsys train shop --full --apply
         recsys train shop --incremental
     """
+    if parent is not None and not full:
+        raise ConfigError("--from goes with --full")
     if incremental:
-        given = (apply, no_revision, until, budget, seed)
+        given = (full, parent, apply, no_revision, until, budget, seed)
         if any(value not in (None, False) for value in given):
             raise ConfigError("--incremental makes no version: use it alone")
         if not 0 < max_load <= 1:
@@ -123,6 +132,8 @@ def train(
         model,
         until=until,
         revision=not no_revision,
+        full=full,
+        parent=parent,
         budget_s=budget,
         seed=seed,
         dims=dims,
@@ -282,8 +293,18 @@ def _headline(conn: Connection, model: str, number: int) -> Row:
             (model, number),
         )
     }
-    floors = [v for (m, name), v in found.items() if m != "model" and "recall" in name]
+    floors = [
+        v
+        for (m, name), v in found.items()
+        if m not in ("model", "parent") and "recall" in name
+    ]
+    row = conn.execute(
+        "select (spec ->> 'parent')::int from recsys.model_version"
+        " where model = %s and number = %s",
+        (model, number),
+    ).fetchone()
     return {
+        "parent": row[0] if row else None,
         "recall": found.get(("model", "recall@20")),
         "ndcg": found.get(("model", "ndcg@20")),
         "popular": max(floors, default=None),

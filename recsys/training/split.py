@@ -46,9 +46,9 @@ def split(dataset: Dataset, share: float, seed: int) -> Split:
     """
     cut = _cut(dataset, share)
     if cut is None:
-        return _judge(dataset, ~_random(dataset, share, seed), None)
+        return judged(dataset, ~_random(dataset, share, seed), None)
     # Unknown times go to the past: they say nothing about what comes after the cut.
-    return _judge(dataset, ~(dataset.time >= cut), cut)
+    return judged(dataset, ~(dataset.time >= cut), cut)
 
 
 def _cut(dataset: Dataset, share: float) -> float | None:
@@ -77,8 +77,8 @@ def _random(dataset: Dataset, share: float, seed: int) -> NDArray[np.bool_]:
     return held[place.reshape(-1)]
 
 
-def _judge(dataset: Dataset, train: NDArray[np.bool_], end: float | None) -> Split:
-    """Find who can be evaluated, and on what."""
+def judged(dataset: Dataset, train: NDArray[np.bool_], end: float | None) -> Split:
+    """Find who can be evaluated, and on what: the hits among what is not ``train``."""
     pair = pair_keys(dataset)
     width = max(len(dataset.item_ids), 1)
     taste = train & (dataset.weight > 0)

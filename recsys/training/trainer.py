@@ -64,7 +64,7 @@ def train(
         turned = not choice.settings.prefixes and rotate(towers, rows)
         popularity = bias(choice.trend, rows.pop, rows.decayed)
         model = export(dataset, rows, towers, popularity, config.train.history)
-        counts = _counts(dataset, rows, choice.trend)
+        counts = ageing_counts(dataset, rows, choice.trend)
         if counts is not None:
             model = replace(model, trend=choice.trend, counts=counts)
         stage.advance()
@@ -86,7 +86,7 @@ def train(
     return model
 
 
-def _counts(dataset: Dataset, rows: QueryRows, trend: Trend) -> Counts | None:
+def ageing_counts(dataset: Dataset, rows: QueryRows, trend: Trend) -> Counts | None:
     """Return what makes the popularity dimension; None where it does not age."""
     if rows.decayed is None or dataset.until is None or not any(trend.recent):
         return None

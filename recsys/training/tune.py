@@ -121,7 +121,7 @@ def choose(dataset: Dataset, model: ModelConfig, progress: Progress) -> Choice:
         epochs=_epochs(best, config),
         validation={
             "model": best.metrics,
-            **_floors(dataset, rows, judge, cut),
+            **floors(dataset, rows, judge, cut),
             "users": judge.users,
             "by_time": cut.by_time,
         },
@@ -303,7 +303,7 @@ def biases_of(settings: Settings, rows: QueryRows) -> tuple[list[Trend], Tensor]
     return trends, torch.stack(biases)
 
 
-def _floors(
+def floors(
     dataset: Dataset, rows: QueryRows, judge: Judge, cut: Split
 ) -> dict[str, dict[str, float]]:
     """Return what one popularity list for everyone reaches on the same slice."""

@@ -85,7 +85,8 @@ def query_rests(
 ) -> Float32:
     """Return what user and context add to the mean of the history, shape (B, d)."""
     dim = tower.dim
-    if not tower.user_features and not tower.context_features:
+    featured = tower.user_features or tower.context_features
+    if not featured or tower.sequential:
         return np.zeros((count, dim), np.float32)
     rng = np.random.default_rng(seed)
     start = unit(rng.normal(size=(1, dim)).astype(np.float32))[0]
@@ -120,7 +121,12 @@ def takes_the_mean(
         users: Raw user features of length B.
         contexts: Raw context features of length B.
     """
-    actual = tower.encode(histories, weights, users, contexts)[:, : tower.dim]
+    if tower.sequential:
+        return False
+    actual = tower.encode(histories, weights, users, contexts)
+    if actual.ndim > 2:
+        return False
+    actual = actual[:, : tower.dim]
     return bool(np.abs(actual - queries).max(initial=0.0) <= _MOST_DIFFERENCE)
 
 

@@ -13,6 +13,7 @@ from recsys import _db, artifacts
 from recsys._db import Connection
 from recsys._items import ItemInputs, unpack_rows
 from recsys._tower import QueryTower
+from recsys.errors import TrainingError
 from recsys.types import ItemId
 from recsys.updates import frozen, reading
 from recsys.updates.histories import PlacedEvents, find_own, padded, rank_of
@@ -40,6 +41,8 @@ class Problem:
         moving: The rows that may move.
         catalogue: Every item as it is searched.
         listed: Whether each has a vector yet, shape (N,).
+        rise: What today adds to the popularity of each, shape (N,). Counted with the
+            news, it has no place in an examination by them.
         past: History-side rows of the items that somebody met, shape (M, d).
         past_moving: Which row of ``moving`` each is, -1: it stands still, shape (M,).
         events: Everything the users of the news did.
@@ -60,6 +63,7 @@ class Problem:
     moving: Moving
     catalogue: Catalogue
     listed: NDArray[np.bool_]
+    rise: Float32
     past: Float32
     past_moving: Places
     events: PlacedEvents
@@ -130,6 +134,7 @@ def read_problem(
         moving=moving,
         catalogue=catalogue,
         listed=np.arange(len(ids)) < len(vectors),
+        rise=_rise(conn, version, ids),
         past=past,
         past_moving=past_moving,
         events=placed,
@@ -198,6 +203,13 @@ def _catalogue(stored: NDArray[np.float16], count: int, dim: int) -> Catalogue:
     return Catalogue(vectors, bias)
 
 
+def _rise(conn: Connection, version: ModelVersion, ids: list[ItemId]) -> Float32:
+    rises = reading.read_rises(conn, version)
+    if not rises:
+        return np.zeros(len(ids), np.float32)
+    return np.array([rises.get(str(item), 0) for item in ids], np.float32)
+
+
 def _past(
     conn: Connection,
     version: ModelVersion,
@@ -221,13 +233,8 @@ def _past(
 
 
 def _query_tower(conn: Connection, version: ModelVersion) -> QueryTower:
-    config = version.config
-    return QueryTower(
-        artifacts.get(conn, version.artifacts["query_tower"]),
-        config.users.features,
-        config.context.features,
-        config.train.dim,
-    )
+    model = artifacts.get(conn, version.artifacts["query_tower"])
+    return QueryTower.of(model, version.config)
 
 
 def _default_query(conn: Connection, version: ModelVersion, dim: int) -> Float32:
@@ -336,6 +343,11 @@ def _fixed_queries(problem: Problem, history: Lists) -> Float32 | None:
         part = np.arange(first, min(first + 256, len(out)))
         rows, weight = padded(history, problem.past, problem.askers[part])
         query = problem.tower.encode(rows, weight, *_some(problem.columns, part))
+        if query.ndim > 2:
+            raise TrainingError(
+                "this version asks by several query vectors at once",
+                hint="Incremental updates cannot follow it: use full updates.",
+            )
         out[part] = query[:, : out.shape[1]]
     return out
 

@@ -235,6 +235,17 @@ def read_catalogue(
     return ids, np.concatenate([none, *parts])
 
 
+def read_rises(conn: Connection, version: ModelVersion) -> dict[str, float]:
+    """Read what today adds to the popularity of items, by id as text."""
+    return dict(
+        conn.execute(
+            "select item_id, delta from recsys.item_trend"
+            " where model = %s and number = %s",
+            (version.model, version.number),
+        ).fetchall()
+    )
+
+
 def read_history_rows(
     conn: Connection, version: ModelVersion, items: Sequence[ItemId]
 ) -> dict[ItemId, bytes]:

@@ -281,7 +281,8 @@ def _pass(
     given = examples(problem, chosen, news.weight)
     if not len(given.asker):
         return moving.served, moving.history
-    served, history, losses = learn(problem.catalogue, moving, given, pace)
+    today = Catalogue(problem.catalogue.vectors, problem.catalogue.bias + problem.rise)
+    served, history, losses = learn(today, moving, given, pace)
     logger.info("losses %s", [round(loss, 4) for loss in losses])
     return served, history
 

@@ -111,7 +111,8 @@ class Examiner:
             part = slice(first, first + _USERS_AT_ONCE)
             users = self.users[part]
             history, weight = padded(self._history, rows, users)
-            query = tower.encode(history, weight, *(_some(c, users) for c in columns))
+            of_user, of_context = (_some(side, users) for side in columns)
+            query = tower.encode(history, weight, of_user, of_context)
             best = self._best(query, catalogue, users)
             found += [
                 _metrics(row, relevant)
@@ -130,7 +131,11 @@ class Examiner:
         places: list[Places] = []
         for first in range(0, count, _ITEMS_AT_ONCE):
             last = min(first + _ITEMS_AT_ONCE, count)
-            score = query[:, :dim] @ catalogue.vectors[first:last].T.astype(np.float32)
+            score = query[..., :dim] @ catalogue.vectors[first:last].T.astype(
+                np.float32
+            )
+            if score.ndim > 2:
+                score = score.max(1)  # of several interests the nearest
             score += catalogue.bias[first:last]
             inside = (seen >= first) & (seen < last)
             score[owner[inside], seen[inside] - first] = -np.inf

@@ -1,0 +1,403 @@
+"""The full update: a version goes on from the one before, on what came since.
+
+One epoch over the new interactions, shuffled, each once, from the rows and weights of
+the parent. Its peak learning rate is chosen among a few shares of the parent's: each is
+tried on the older part of the news and judged on the newest, as is no learning at all.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recsys._parent import Parent
+from recsys.config import ModelConfig
+from recsys.encoder.fit import FIRST_ROW
+from recsys.errors import TrainingError
+from recsys.popularity import Trend
+from recsys.progress import SILENT, Progress
+from recsys.training.dataset import Dataset
+from recsys.training.evaluation import Judge
+from recsys.training.export import TrainedModel, export
+from recsys.training.loop import fit
+from recsys.training.model import Towers
+from recsys.training.ragged import Ragged
+from recsys.training.rotation import rotate
+from recsys.training.rows import QueryRows, query_rows
+from recsys.training.settings import Settings
+from recsys.training.split import Split, judged
+from recsys.training.trainer import ageing_counts
+from recsys.training.trend import bias, grid
+from recsys.training.tune import first_settings, floors, score_of
+from recsys.types import ItemId
+
+logger = logging.getLogger(__name__)
+
+Weights = Mapping[str, NDArray[np.float32]]
+
+SHARES = (1.0, 0.3, 0.1)
+"""Peak learning rates that are tried, as shares of the parent's."""
+_NEWEST = 0.2
+_DAY_S = 86_400.0
+_LEARNED = ("tau", "dropout", "beta", "lr")
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """What the newest part of the news chose."""
+
+    share: float
+    trend: Trend
+    validation: dict[str, Any]
+    tried: list[dict[str, float]]
+
+
+def train_full(
+    dataset: Dataset,
+    config: ModelConfig,
+    parent: Parent,
+    *,
+    progress: Progress | None = None,
+) -> TrainedModel:
+    """Go on from a parent with the interactions since its end.
+
+    Args:
+        dataset: Everything, as for a training from the start: histories, what users
+            have met and popularity need it.
+        config: The model's configuration.
+        parent: The version to go on from.
+        progress: Receives the stages; None is silence.
+
+    Raises:
+        TrainingError: Nothing came since, or ``train.dim`` has changed.
+    """
+    started = time.perf_counter()
+    progress = progress or SILENT
+    if parent.served.shape[1] != config.train.dim:
+        raise TrainingError(
+            f"version {parent.number} has {parent.served.shape[1]} dimensions,"
+            f" train.dim is {config.train.dim}",
+            hint="Train from the start: leave out --full.",
+        )
+    new = dataset.time >= parent.until
+    if not (new & (dataset.weight > 0)).any():
+        raise TrainingError(
+            f"nothing came since version {parent.number} was trained",
+            hint="There is nothing to go on with.",
+        )
+    kept = _kept(dataset, config.update.evict_days)
+    rows = _rows(dataset, kept, dataset.until, config)
+    settings = _settings(config, parent)
+    with progress.stage("choose the step", total=len(SHARES)) as stage:
+        chosen = _choose(dataset, config, parent, kept & new, kept & ~new, settings,
+                         stage.advance)  # fmt: skip
+    chosen_at = time.perf_counter()
+    initial, admitted, fresh = _initial(dataset, rows, parent, config, settings)
+    with progress.stage("fit", total=1) as stage:
+        losses: list[float] = []
+        step = replace(settings, lr=settings.lr * chosen.share)
+        towers = _fit(dataset, rows, kept & new, step, initial, config, losses)
+        stage.advance()
+    fitted_at = time.perf_counter()
+    turned = not settings.prefixes and rotate(towers, rows)
+    popularity = bias(chosen.trend, rows.pop, rows.decayed)
+    model = export(dataset, rows, towers, popularity, config.train.history)
+    counts = ageing_counts(dataset, rows, chosen.trend)
+    if counts is not None:
+        model = replace(model, trend=chosen.trend, counts=counts)
+    done = time.perf_counter()
+    model.report.update(
+        settings=_said(settings, chosen),
+        validation=chosen.validation,
+        curves=[{"run": 0, "epoch": n + 1, "train_loss": loss}
+                for n, loss in enumerate(losses)],
+        data={
+            "users": len(dataset.user_ids),
+            "items": len(dataset.item_ids),
+            "trained_items": len(rows.items),
+            "interactions": len(dataset),
+            "new_interactions": int(new.sum()),
+            "dropped": dataset.dropped,
+            "until": dataset.until,
+        },
+        timing={
+            "choose_s": chosen_at - started,
+            "fit_s": fitted_at - chosen_at,
+            "export_s": done - fitted_at,
+        },
+        seed=config.train.seed,
+        rotated=turned,
+        full={
+            "parent": parent.number,
+            "since": parent.until,
+            "step": chosen.share,
+            "tried": chosen.tried,
+            "admitted": admitted,
+            "evicted": _evicted(dataset, rows, parent),
+            "fresh": fresh,
+        },
+    )  # fmt: skip
+    return model
+
+
+def _kept(dataset: Dataset, evict_days: float) -> NDArray[np.bool_]:
+    """Mark the interactions with items that keep, or get, a learned row."""
+    if not evict_days or dataset.until is None:
+        return np.ones(len(dataset), np.bool_)
+    latest = np.full(len(dataset.item_ids), -np.inf)
+    np.maximum.at(latest, dataset.item, np.nan_to_num(dataset.time, nan=-np.inf))
+    return (latest >= dataset.until - evict_days * _DAY_S)[dataset.item]
+
+
+def _evicted(dataset: Dataset, rows: QueryRows, parent: Parent) -> int:
+    left = set(_ids(dataset, rows))
+    return sum(item not in left for item in parent.item_ids)
+
+
+def _ids(dataset: Dataset, rows: QueryRows) -> list[ItemId]:
+    """Return the ids of the trained items, shape (T,)."""
+    places: list[int] = rows.items.tolist()
+    return [dataset.item_ids[place] for place in places]
+
+
+def _settings(config: ModelConfig, parent: Parent) -> Settings:
+    """Return the parent's hyper-parameters where the configuration fixes none."""
+    settings = first_settings(config)
+    known = {
+        name: float(parent.settings[name])
+        for name in _LEARNED
+        if name in parent.settings
+    }
+    if config.train.tau:
+        known.pop("tau", None)
+    if config.train.dropout >= 0:
+        known.pop("dropout", None)
+    return replace(settings, **known)
+
+
+def _said(settings: Settings, chosen: _Chosen) -> dict[str, Any]:
+    return {
+        "dim": settings.dim,
+        "tau": settings.tau,
+        "dropout": settings.dropout,
+        "beta": settings.beta,
+        # The next update tries shares of this one again.
+        "lr": settings.lr,
+        "batch": settings.batch,
+        "negatives": settings.negatives,
+        "id_dropout": settings.id_dropout,
+        "epochs": 1,
+        "trend": chosen.trend.to_dict(),
+    }
+
+
+def _choose(
+    dataset: Dataset,
+    config: ModelConfig,
+    parent: Parent,
+    new: NDArray[np.bool_],
+    old: NDArray[np.bool_],
+    settings: Settings,
+    advance: Any,
+) -> _Chosen:
+    """Try the steps on the older part of the news, and judge them on the newest."""
+    trends = grid(settings.tau, settings.beta, timed=True)
+    cut = float(np.quantile(dataset.time[new], 1 - _NEWEST, method="lower"))
+    older = new & (dataset.time < cut)
+    learnable = (older & (dataset.weight > 0)).any()
+    slice_: Split | None = judged(dataset, old | older, cut) if learnable else None
+    if slice_ is None or not len(slice_.users):
+        logger.warning("no user of the news can be validated on")
+        return _Chosen(SHARES[-1], trends[-1], {}, [])
+    rows = _rows(dataset, slice_.train, cut, config)
+    judge = Judge(dataset, rows, slice_, config.train.seed)
+    biases = torch.stack([bias(trend, rows.pop, rows.decayed) for trend in trends])
+    initial, *_ = _initial(dataset, rows, parent, config, settings)
+    tried: list[dict[str, float]] = []
+    best: tuple[float, int, dict[str, float]] | None = None
+    for share in SHARES:
+        towers = _fit(dataset, rows, older, replace(settings, lr=settings.lr * share),
+                      initial, config, [])  # fmt: skip
+        metrics = judge.score(towers, biases)
+        score, place = max((score_of(m), i) for i, m in enumerate(metrics))
+        tried.append({"step": share, **metrics[place]})
+        if best is None or score > best[0]:
+            best = (score, place, {**metrics[place], "step": share})
+        advance(1, f"step {share:g}")
+    assert best is not None
+    still = _towers(dataset, initial["served"], config, settings)
+    still.set_weights(initial)
+    before = max(judge.score(still, biases), key=score_of)
+    found = dict(best[2])
+    share = found.pop("step")
+    validation = {
+        "model": found,
+        "parent": before,
+        **floors(dataset, rows, judge, slice_),
+        "users": judge.users,
+        "by_time": True,
+    }
+    return _Chosen(share, trends[best[1]], validation, tried)
+
+
+def _fit(
+    dataset: Dataset,
+    rows: QueryRows,
+    chosen: NDArray[np.bool_],
+    settings: Settings,
+    initial: Weights,
+    config: ModelConfig,
+    losses: list[float],
+) -> Towers:
+    """Learn once from some of the interactions, from the given weights."""
+    return fit(
+        dataset,
+        _only(dataset, rows, chosen, config),
+        settings,
+        1,
+        config.train.seed,
+        torch.from_numpy(initial["served"]),
+        lambda epoch, _: losses.append(epoch.loss) or False,
+        initial=initial,
+    )
+
+
+def _rows(
+    dataset: Dataset, keep: NDArray[np.bool_], end: float | None, config: ModelConfig
+) -> QueryRows:
+    train = config.train
+    half_life_s = train.half_life_days * _DAY_S
+    return query_rows(dataset, keep, end, train.history, half_life_s)
+
+
+def _only(
+    dataset: Dataset, rows: QueryRows, chosen: NDArray[np.bool_], config: ModelConfig
+) -> QueryRows:
+    """Return the rows with some of the interactions as targets, all as history."""
+    part = _rows(dataset, chosen, dataset.until, config)
+    item = torch.from_numpy(np.searchsorted(rows.items, part.items))
+    user = torch.from_numpy(np.searchsorted(rows.users, part.users))
+    targets = part.targets
+    return replace(
+        rows,
+        user=user[part.user],
+        context=part.context,
+        # One bias for all of them: the news are of one time.
+        periods=None,
+        targets=Ragged(targets.start, item[targets.values], targets.weight),
+    )
+
+
+def _initial(
+    dataset: Dataset,
+    rows: QueryRows,
+    parent: Parent,
+    config: ModelConfig,
+    settings: Settings,
+) -> tuple[Weights, int, list[str]]:
+    """Return weights to start from, how many items are new, and what starts anew."""
+    place = {item: n for n, item in enumerate(parent.item_ids)}
+    at = np.array([place.get(item, -1) for item in _ids(dataset, rows)])
+    known = at >= 0
+    served, history = parent.served[at], parent.history[at]
+    served[~known] = history[~known] = 0
+    if dataset.items is None and not known.all():
+        direction = _direction(rows, history, known)
+        served[~known] = direction[~known] * _usual(served[known])
+        history[~known] = direction[~known] * _usual(history[known])
+    towers = _towers(dataset, served, config, settings)
+    initial: dict[str, NDArray[np.float32]] = {"served": served, "history": history}
+    fresh: list[str] = []
+    for name, value in towers.weights().items():
+        old = parent.weights.get(name)
+        if old is not None and name.endswith(".table"):
+            old = _by_value(name, old, value, dataset, parent)
+        if old is None or old.shape != value.shape:
+            fresh.append(name)
+            continue
+        initial[name] = old
+    if fresh:
+        logger.warning("weights that start anew: %s", ", ".join(fresh))
+    return initial, int((~known).sum()), fresh
+
+
+def _towers(
+    dataset: Dataset,
+    served: NDArray[np.float32],
+    config: ModelConfig,
+    settings: Settings,
+) -> Towers:
+    """Return towers as a training from the start begins with them."""
+    return Towers(
+        torch.from_numpy(served),
+        dataset.items,
+        dataset.users,
+        dataset.contexts,
+        torch.Generator().manual_seed(config.train.seed),
+        settings.content,
+    )
+
+
+def _by_value(
+    name: str,
+    old: NDArray[np.float32],
+    fresh: NDArray[np.float32],
+    dataset: Dataset,
+    parent: Parent,
+) -> NDArray[np.float32]:
+    """Return a table whose rows stand for the same values as before.
+
+    A new value starts where it has been all the while: at the row of the unknown.
+    """
+    side, feature = name.removesuffix(".table").split(".", 1)
+    encoded = {
+        "item": dataset.items,
+        "user": dataset.users,
+        "context": dataset.contexts,
+    }
+    fitted = encoded[side]
+    key = f"{side}.{feature}"
+    if fitted is None or key not in parent.vocabularies:
+        return old
+    values = next(
+        f.vocabulary for f in fitted.fitted.features if f.feature.name == feature
+    )
+    row = {value: n for n, value in enumerate(parent.vocabularies[key], FIRST_ROW)}
+    out = np.zeros_like(fresh)
+    out[1] = old[1]
+    for place, value in enumerate(values, FIRST_ROW):
+        out[place] = old[row.get(value, 1)]
+    return out
+
+
+def _direction(
+    rows: QueryRows, history: NDArray[np.float32], known: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """Return where those who met each item look, as unit vectors, shape (T, d)."""
+    lists = rows.history
+    owner = torch.repeat_interleave(lists.start.diff())
+    table = torch.from_numpy(history)
+    weight = lists.weight if lists.weight is not None else torch.ones(len(owner))
+    weight = weight * torch.from_numpy(known)[lists.values]
+    taste = torch.zeros(len(rows.users), table.shape[1])
+    taste.index_add_(0, owner, table[lists.values] * weight.unsqueeze(1))
+    taste = torch.nn.functional.normalize(taste, dim=1, eps=1e-12)
+    out = torch.zeros(len(rows.items), table.shape[1])
+    out.index_add_(0, lists.values.long(), taste[owner])
+    return _array(torch.nn.functional.normalize(out, dim=1, eps=1e-12))
+
+
+def _array(value: Tensor) -> NDArray[np.float32]:
+    return value.numpy()
+
+
+def _usual(some: NDArray[np.float32]) -> float:
+    return float(np.median(np.linalg.norm(some, axis=1))) if len(some) else 1.0

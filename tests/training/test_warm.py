@@ -1,0 +1,172 @@
+"""The full update: what goes on from the parent, what comes and what goes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from toys import make_config
+
+from recsys._parent import Parent
+from recsys.config import Feature, ModelConfig, Source
+from recsys.errors import TrainingError
+from recsys.training import warm
+from recsys.training.dataset import Dataset
+from recsys.training.export import TrainedModel
+from recsys.training.rows import query_rows
+from recsys.training.trainer import train
+from recsys.updates.settings import UpdateConfig
+
+DAY = 86_400.0
+BRANDS = ("left", "right")
+
+
+def config_of(features: bool, **update: Any) -> ModelConfig:
+    config = make_config()
+    train_ = replace(config.train, epochs=6, dim=8)
+    items = config.items
+    if features:
+        items = Source("select 1", (Feature("brand", "category", min_count=1),))
+    return replace(config, train=train_, items=items, update=UpdateConfig(**update))
+
+
+def data(
+    config: ModelConfig, days: tuple[int, ...], *, items: int = 30, brands: Any = None
+) -> Dataset:
+    """Even users choose even items; item n comes up on day n // 10 and later."""
+    rng = np.random.default_rng(0)
+    users, chosen, times = [], [], []
+    for day in days:
+        for user in range(40):
+            own = np.arange(user % 2, min(items, 10 * (day + 2)), 2)
+            for item in rng.choice(own, 4, replace=False).tolist():
+                users.append(user)
+                chosen.append(item)
+                times.append(DAY * day + user)
+    names = brands or [BRANDS[i % 2] for i in range(items)]
+    columns = {"brand": names} if config.items.features else None
+    return Dataset.from_arrays(
+        config, users, chosen, times=times, item_ids=list(range(items)),
+        item_columns=columns,
+    )  # fmt: skip
+
+
+def parent_of(config: ModelConfig, model: TrainedModel, until: float) -> Parent:
+    known = np.flatnonzero(model.trained)
+    return Parent(
+        number=1,
+        until=until,
+        item_ids=[model.item_ids[i] for i in known],
+        served=model.id_served[known],
+        history=model.id_history[known],
+        weights=model.weights,
+        vocabularies={
+            f"item.{f.feature.name}": f.vocabulary for f in model.items.features
+        },
+        settings=model.report["settings"],
+    )
+
+
+@pytest.mark.parametrize("features", [False, True])
+def test_new_items_come_and_the_model_gets_no_worse(features: bool) -> None:
+    config = config_of(features)
+    first = train(data(config, (0,)), config)
+    parent = parent_of(config, first, DAY)
+    both = data(config, (0, 1))
+
+    second = warm.train_full(both, config, parent)
+
+    full = second.report["full"]
+    assert full["parent"] == 1
+    assert full["admitted"] == int(second.trained.sum() - first.trained.sum()) > 0
+    assert full["evicted"] == 0
+    assert full["fresh"] == []
+    metrics = second.report["validation"]
+    assert metrics["model"]["ndcg@20"] >= metrics["parent"]["ndcg@20"] - 0.02
+    assert metrics["model"]["ndcg@20"] > metrics["most_popular"]["ndcg@20"]
+
+
+def test_every_new_interaction_is_learned_once_and_no_old_one() -> None:
+    config = config_of(False)
+    both = data(config, (0, 1))
+    new = both.time >= DAY
+    rows = query_rows(both, np.ones(len(both), np.bool_), both.until, 32)
+
+    part = warm._only(both, rows, new, config)
+
+    owner = np.repeat(part.user.numpy(), np.diff(part.targets.start.numpy()))
+    pairs = list(zip(owner, part.targets.values.tolist(), strict=True))
+    expected = {
+        (int(np.searchsorted(rows.users, u)), int(np.searchsorted(rows.items, i)))
+        for u, i in zip(both.user[new], both.item[new], strict=True)
+    }
+    assert len(pairs) == len(set(pairs))
+    assert set(pairs) == expected
+    assert part.history is rows.history
+
+
+def test_rows_of_a_table_follow_their_value() -> None:
+    config = config_of(True)
+    first = train(data(config, (0,)), config)
+    parent = parent_of(config, first, DAY)
+    names = ["right" if i % 2 else "wrong" for i in range(30)]  # no more "left"
+    both = data(config, (0, 1), brands=names)
+    rows = query_rows(both, np.ones(len(both), np.bool_), both.until, 32)
+
+    initial, _, fresh = warm._initial(
+        both, rows, parent, config, warm._settings(config, parent)
+    )
+
+    old, new = parent.weights["item.brand.table"], initial["item.brand.table"]
+    values = both.items.fitted.features[0].vocabulary
+    right = 2 + parent.vocabularies["item.brand"].index("right")
+    assert fresh == []
+    np.testing.assert_array_equal(new[2 + values.index("right")], old[right])
+    np.testing.assert_array_equal(new[2 + values.index("wrong")], old[1])
+    np.testing.assert_array_equal(new[:2], old[:2])
+    place = parent.item_ids.index(both.item_ids[rows.items[0]])
+    np.testing.assert_array_equal(initial["served"][0], parent.served[place])
+
+
+def test_items_without_interactions_go() -> None:
+    config = config_of(False, evict_days=1)
+    first = train(data(config, (0,), items=20), config)
+    parent = parent_of(config, first, DAY)
+    both = data(config, (0, 3), items=20)
+    latest = np.zeros(20)
+    np.maximum.at(latest, both.item, both.time)
+    gone = np.flatnonzero(latest < both.until - DAY)
+
+    second = warm.train_full(both, config, parent)
+
+    assert not second.trained[gone].any()
+    assert second.report["full"]["evicted"] == len(gone)
+
+
+def test_another_feature_starts_anew() -> None:
+    config = config_of(True)
+    first = train(data(config_of(False), (0,)), config_of(False))
+    parent = parent_of(config, first, DAY)
+
+    second = warm.train_full(data(config, (0, 1)), config, parent)
+
+    assert "item.brand.table" in second.report["full"]["fresh"]
+
+
+def test_nothing_new_is_said() -> None:
+    config = config_of(False)
+    first = train(data(config, (0,)), config)
+
+    with pytest.raises(TrainingError, match="nothing came since version 1"):
+        warm.train_full(data(config, (0,)), config, parent_of(config, first, DAY))
+
+
+def test_another_dimension_is_refused() -> None:
+    config = config_of(False)
+    first = train(data(config, (0,)), config)
+    other = replace(config, train=replace(config.train, dim=16))
+
+    with pytest.raises(TrainingError, match=r"has 8 dimensions, train\.dim is 16"):
+        warm.train_full(data(config, (0, 1)), other, parent_of(config, first, DAY))
