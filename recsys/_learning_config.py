@@ -28,6 +28,8 @@ class TrainConfig:
         lr: Peak learning rate of Adam.
         id_dropout: Share of items per step that must do with their content alone;
             only when item features are declared.
+        companions: Weight of a companion of each positive as a further positive;
+            0 is without, negative chooses.
         validation: Share of the interactions (the latest ones, when they have a time)
             held out to choose the settings.
         seed: Every random choice follows from it.
@@ -44,16 +46,17 @@ class TrainConfig:
     dim: int = 64
     history: int = 256
     epochs: int = 0
-    max_epochs: int = 70
+    max_epochs: int = 120
     budget_s: float = 180.0
     batch: int = 512
-    negatives: int = 8192
+    negatives: int = 4096
     tau: float = 0.0
     dropout: float = -1.0
     beta: float = 0.5
     recent_beta: float = -1.0
     lr: float = 6e-3
     id_dropout: float = 0.15
+    companions: float = -1.0
     validation: float = 0.1
     seed: int = 0
     prefixes: tuple[int, ...] = ()
@@ -115,6 +118,7 @@ def train_problems(train: TrainConfig) -> list[tuple[bool, str]]:
         (train.tau < 0, "train.tau must be positive, or 0 to choose"),
         (train.dropout >= 1, "train.dropout must be below 1"),
         (not 0 <= train.id_dropout < 1, "train.id_dropout must be in [0, 1)"),
+        (train.companions > 10, "train.companions must be a weight up to 10"),
         (not 0 < train.validation < 0.5, "train.validation must be in (0, 0.5)"),
         (
             any(type(p) is not int or not 0 < p <= train.dim for p in train.prefixes),

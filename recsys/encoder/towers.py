@@ -13,6 +13,7 @@ by name, so that nothing here knows the training library:
     default_query             (d,)
     query.*                   of encoders other than the mean: see ``sequence``
     query.interests           (d, K)   only of towers that give K queries
+    lean.weight, constant     (d,), ()   absent: the last coordinate of a query is 1
 
 The keys of a side are absent when it declares no features. The content of a
 side is defined in ``content``.
@@ -93,7 +94,8 @@ def query_tower(
     Returns:
         A model with inputs "history" (B, L, d), "weights" (B, L), 0 for padding,
         "user.<feature>" and "context.<feature>", and output "query" (B, d + 1): the
-        unit query and 1; (B, K, d + 1) of K interests. A row whose weights sum to 0
+        unit query and what popularity counts for it, 1 or 1 + query . lean.weight +
+        lean.constant; (B, K, d + 1) of K interests. A row whose weights sum to 0
         starts from the learned default. Encoders of sequences take "gaps" (B, L),
         seconds from each event to the newest, "recency" (B,), seconds since that, both
         -1 where unknown, and "kinds" (B, L), too.
@@ -113,16 +115,30 @@ def query_tower(
                 content = graph.add("Unsqueeze", [content, net.axis(1)], f"{side}/each")
             query = graph.add("Add", [query, content], f"query/with_{side}")
     unit = graph.add("LpNormalization", [query], "query/unit", axis=-1, p=2)
-    one = graph.constant("/one_f", np.array(1.0, np.float32))
     shape = ["B", "K", dim + 1] if several else ["B", dim + 1]
-    widths = [0] * (2 * len(shape) - 1) + [1]
-    after = graph.constant("/one_column", np.array(widths))
-    graph.add("Pad", [unit, after, one], "query")
+    net.with_popularity(unit, len(shape))
     return graph.model("query tower", [("query", TensorProto.FLOAT, shape)])
 
 
 class _Net(Net):
     """Appends the layers of a tower to a graph."""
+
+    def with_popularity(self, unit: str, rank: int) -> None:
+        """Append what popularity counts for unit queries, a tensor of some rank."""
+        graph = self.graph
+        one = graph.constant("/one_f", np.array(1.0, np.float32))
+        if "lean.weight" not in self.weights:
+            widths = [0] * (2 * rank - 1) + [1]
+            after = graph.constant("/one_column", np.array(widths))
+            graph.add("Pad", [unit, after, one], "query")
+            return
+        weight = self.weight("lean.weight", (self.dim,))
+        column = graph.add("Unsqueeze", [weight, self.axis(1)], "lean/column")
+        along = graph.add("MatMul", [unit, column], "lean/along")  # (..., 1)
+        constant = self.weight("lean.constant", ())
+        average = graph.add("Add", [one, constant], "lean/average")
+        counts = graph.add("Add", [along, average], "lean/counts")
+        graph.add("Concat", [unit, counts], "query", axis=-1)
 
     def history(self) -> str:
         """What the history makes of itself, or the default query."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recsys.training.dataset import Dataset
+from recsys.training.lean import Lean, fit_lean
 from recsys.training.metrics import ranking_metrics
 from recsys.training.model import Towers
 from recsys.training.ragged import Selection
@@ -24,6 +26,7 @@ _FEWEST_USERS = 500
 _MOST_USERS = 6_000
 _USERS_PER_STEP = 256
 _ITEMS_PER_STEP = 8_192
+_LEAN_ROWS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,26 @@ def queries(
     return towers.query(taste, history.counts == 0, features, context)
 
 
+def lean_of(
+    towers: Towers, rows: QueryRows, bias: Tensor, strength: float, seed: int
+) -> Lean:
+    """Fit how much popularity counts for a query, to some of the query rows.
+
+    Args:
+        towers: The fit.
+        rows: What it was fitted to.
+        bias: Popularity dimension of each trained item, shape (T,).
+        strength: As the validation slice chose it; 0 is the same for everyone.
+        seed: Of the choice of rows.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    some = torch.randperm(len(rows.user), generator=generator)[:_LEAN_ROWS]
+    user = rows.user[some]
+    context = None if rows.context is None else rows.context[some]
+    query = queries(towers, rows, item_vectors(towers, rows), user, context)
+    return fit_lean(query, rows.history.take(user), bias, strength)
+
+
 class Judge:
     """Ranks the whole trained catalogue for the users of a split.
 
@@ -101,6 +124,33 @@ class Judge:
             for part, users in self._parts()
         ]
         return self._metrics(lists)
+
+    def lean(
+        self, towers: Towers, bias: Tensor, strengths: Sequence[float]
+    ) -> list[dict[str, float]]:
+        """Return the metrics when popularity counts more for those who lean to it.
+
+        Args:
+            towers: The fit.
+            bias: Popularity dimension, shape (T,).
+            strengths: Of ``fit_lean``, one result each.
+        """
+        vectors = item_vectors(towers, self._rows)
+        query = queries(towers, self._rows, vectors, self._user, self._context)
+        history = self._rows.history.take(self._user)
+        found: list[dict[str, float]] = []
+        for strength in strengths:
+            last = fit_lean(query, history, bias, strength).coordinate(query)
+            lists = [
+                _best(
+                    query[part] @ vectors.served.T + last[part].unsqueeze(1) * bias,
+                    torch.zeros_like(bias).unsqueeze(0),
+                    self._rows.seen.take(users),
+                )
+                for part, users in self._parts()
+            ]
+            found += self._metrics(lists)
+        return found
 
     def floor(self, popularity: Tensor) -> dict[str, float]:
         """Return the metrics of one ranking for everyone; popularity has shape (T,)."""

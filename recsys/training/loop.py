@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recsys.errors import TrainingError
+from recsys.training.companions import Companions, closest
 from recsys.training.dataset import Dataset
 from recsys.training.device import Device, resolve
 from recsys.training.matryoshka import nested
@@ -78,6 +79,7 @@ def fit(
     initial: Mapping[str, NDArray[np.float32]] | None = None,
     device: Device | None = None,
     source: RowSource | None = None,
+    near: Companions | None = None,
 ) -> Towers:
     """Fit the towers to query rows.
 
@@ -98,6 +100,7 @@ def fit(
         device: Where to fit; None is the processor.
         source: Makes the queries; None is one per row of ``rows``, or one for each of
             its periods where ``recent_beta`` is set.
+        near: Companions of the items, where they were found before.
 
     Returns:
         The towers, on the device.
@@ -114,12 +117,16 @@ def fit(
     if initial is not None:
         towers.set_weights(initial)
     towers.to(device.where)
+    if settings.companions > 0:
+        near = (near or closest(rows)).to(device.where)
     rows = rows.to(device.where)
     if device.where.type != "cpu":
         generator = device.generator(seed)
     source = source or _source(rows, settings)
     content = dataset.items is not None
-    sampler = Sampler(source, rows, settings, device, generator, content=content)
+    sampler = Sampler(
+        source, rows, settings, device, generator, content=content, near=near
+    )
     return _Fit(towers, sampler, settings, generator, source).run(
         epochs, after, limit_s, observe
     )

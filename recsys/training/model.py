@@ -16,10 +16,14 @@ from recsys.encoder.values import Side
 from recsys.errors import TrainingError
 from recsys.training.content import Content, array, normal
 from recsys.training.features import EncodedSide
+from recsys.training.lean import Lean, no_lean
 from recsys.training.query import MeanQuery, Taste
 from recsys.training.step import Step
 
 __all__ = ["Content", "Towers", "array"]
+
+# Published weights that no fit starts from: each fit is followed by its own.
+_AFTER_THE_FIT = ("cold_bias", "lean.weight", "lean.constant")
 
 
 class Towers(nn.Module):
@@ -31,6 +35,7 @@ class Towers(nn.Module):
         taste: Encodes a history.
         default_query: What stands for an empty history, shape (d,).
         history_weight: Maps item content to the history side, shape (d, d).
+        lean: How much popularity counts for a query; set after the fit.
     """
 
     def __init__(
@@ -53,6 +58,7 @@ class Towers(nn.Module):
         self.user = _content(users, dim, content, generator)
         self.context = _content(contexts, dim, content, generator)
         self.history_weight = nn.Parameter(torch.eye(dim)) if items else None
+        self.lean: Lean = no_lean(start)
 
     def forward(self, step: Step) -> tuple[Tensor, Tensor]:
         """Return the unit queries and the served item rows of a step.
@@ -112,7 +118,10 @@ class Towers(nn.Module):
     def weights(self) -> dict[str, NDArray[np.float32]]:
         """Return the weights of all sides but the item rows, by published name."""
         named = {**self._named(), **self.taste.named()}
-        return {name: array(value) for name, value in named.items()}
+        out = {name: array(value) for name, value in named.items()}
+        out["lean.weight"] = array(self.lean.weight)
+        out["lean.constant"] = array(self.lean.constant)
+        return out
 
     @torch.no_grad()
     def set_weights(self, named: Mapping[str, NDArray[np.float32]]) -> None:
@@ -124,6 +133,8 @@ class Towers(nn.Module):
         known: dict[str, Tensor] = {**self._named(), **self.taste.named()}
         known |= {"served": self.served, "history": self.history}
         for name, value in named.items():
+            if name in _AFTER_THE_FIT:
+                continue
             if name not in known or known[name].shape != value.shape:
                 raise TrainingError(
                     f"the weight {name!r} of shape {value.shape} does not fit",

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from recsys.training.companions import Companions
 from recsys.training.device import Device
 from recsys.training.negatives import Neighbours, SharedSample
 from recsys.training.objectives.batch import LossBatch, Own, Pairs, log_share
@@ -62,6 +63,7 @@ class Sampler:
         device: Where everything is.
         generator: Of that device.
         content: Whether items have features.
+        near: Where further positives come from; None: there are none.
     """
 
     def __init__(
@@ -73,7 +75,9 @@ class Sampler:
         generator: torch.Generator,
         *,
         content: bool,
+        near: Companions | None = None,
     ) -> None:
+        self._near = near if settings.companions > 0 else None
         self._source = source
         self._settings = settings
         self._generator = generator
@@ -121,12 +125,13 @@ class Sampler:
         owner = torch.cat([seen.owner, targets.owner])
         self._place[negatives] = -1
         met = place >= 0
+        positives = self._with_companions(targets, queries.disliked)
         batch = LossBatch(
             negatives=negatives,
-            positives=targets.values,
-            owner=targets.owner,
-            start=targets.start,
-            weight=targets.weights(self._bias),
+            positives=positives.values,
+            owner=positives.owner,
+            start=positives.start,
+            weight=positives.weights(self._bias),
             seen_query=owner[met],
             seen_place=place[met],
             bias=self._bias if queries.bias is None else queries.bias,
@@ -138,6 +143,28 @@ class Sampler:
         if self._settings.objective == _PAIRED:
             return replace(batch, pairs=self._pairs(batch))
         return batch
+
+    def _with_companions(
+        self, targets: Selection, disliked: Selection | None
+    ) -> Selection:
+        """Return the targets, each followed by a companion; a disliked one is void."""
+        if self._near is None:
+            return targets
+        count = len(targets.values)
+        drawn = self._near.draw(targets.values, self._uniform(count))
+        weight = targets.weights(self._bias)
+        lighter = weight * self._settings.companions
+        if disliked is not None:
+            width = len(self._items)
+            refused = disliked.owner * width + disliked.values
+            lighter *= ~torch.isin(targets.owner * width + drawn, refused)
+        return Selection(
+            values=torch.stack([targets.values, drawn], 1).flatten(),
+            weight=torch.stack([weight, lighter], 1).flatten(),
+            owner=targets.owner.repeat_interleave(2),
+            start=2 * targets.start,
+            counts=2 * targets.counts,
+        )
 
     def _own(self, queries: Queries, share: float) -> Own | None:
         """Return the negatives of single queries that none of them has met."""

@@ -28,6 +28,7 @@ class Settings:
     negatives: int
     id_dropout: float
     recent_beta: float = 0.0
+    companions: float = 0.0
     objective: str = "ranking"
     content: ContentConfig = field(default_factory=ContentConfig)
     prefixes: tuple[int, ...] = ()
@@ -52,6 +53,7 @@ def settings_of(model: ModelConfig, tau: float, dropout: float) -> Settings:
         batch=config.batch,
         negatives=config.negatives,
         id_dropout=config.id_dropout,
+        companions=max(0.0, config.companions),
         objective=config.objective,
         content=model.content,
         margin=config.margin,

@@ -15,6 +15,7 @@ from recsys.errors import TrainingError
 from recsys.popularity import DAY_S, Counts, Trend
 from recsys.progress import SILENT, Progress
 from recsys.training.dataset import Dataset
+from recsys.training.evaluation import lean_of
 from recsys.training.export import TrainedModel, export
 from recsys.training.loop import Epoch, fit
 from recsys.training.model import Towers
@@ -63,6 +64,7 @@ def train(
     with progress.stage("export", total=1) as stage:
         turned = not choice.settings.prefixes and rotate(towers, rows)
         popularity = bias(choice.trend, rows.pop, rows.decayed)
+        towers.lean = lean_of(towers, rows, popularity, choice.lean, config.train.seed)
         model = export(dataset, rows, towers, popularity, config.train.history)
         counts = ageing_counts(dataset, rows, choice.trend)
         if counts is not None:
@@ -162,9 +164,11 @@ def _settings(choice: Choice, epochs: int) -> dict[str, Any]:
         "negatives": settings.negatives,
         "id_dropout": settings.id_dropout,
         "objective": settings.objective,
+        "companions": settings.companions,
         "epochs": epochs,
         "trend": choice.trend.to_dict(),
         "prefixes": list(settings.prefixes),
+        "lean": choice.lean,
     }
 
 

@@ -1,9 +1,9 @@
 """Choosing temperature, dropout, epochs and trend on the validation slice.
 
-Greedy: short fits try the temperatures, then the dropouts at the best of them; one
-longer fit with the winner shows from which epoch on it overfits. All of it takes
-``SHARE`` of the budget. Whatever the configuration fixes is not searched, and with
-``epochs`` fixed nothing here looks at the clock.
+Greedy: short fits try the temperatures, then at the best of them the dropouts, then
+companions as further positives; one longer fit with the winner shows from which epoch
+on it overfits. All of it takes ``SHARE`` of the budget. Whatever the configuration
+fixes is not searched, and with ``epochs`` fixed nothing here looks at the clock.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from torch import Tensor
 from recsys.config import ModelConfig, TrainConfig
 from recsys.popularity import DAY_S, Trend
 from recsys.progress import Progress
+from recsys.training.companions import Companions, closest
 from recsys.training.dataset import Dataset
 from recsys.training.evaluation import Judge
-from recsys.training.loop import Epoch, fit
+from recsys.training.lean import STRENGTHS
+from recsys.training.loop import After, Epoch, fit
 from recsys.training.matryoshka import fitting
 from recsys.training.model import Towers
 from recsys.training.rows import QueryRows, query_rows
@@ -38,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 TAUS = (0.1, 0.15, 0.2)
 DROPOUTS = (0.5, 0.7, 0.3)
+COMPANIONS = (0.0, 0.5)
 SHARE = 0.4
 # What the floor calls recent.
 RECENT_S = 30 * 86_400.0
@@ -54,6 +57,9 @@ _SEARCH = 0.6
 # shorter fits than this do not compare dropouts, and a lower one must win clearly.
 _FAIR_EPOCHS = 4
 _LEAD = 0.03
+# Likewise it holds companions back, which need time to pay: they are taken unless they
+# lose by more than this.
+_SLACK = 0.006
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,7 @@ class Choice:
     Attributes:
         settings: Hyper-parameters of the final fit.
         trend: Popularity dimension.
+        lean: How far popularity counts more for some users than for others.
         epochs: Passes over the data that were best, or the most worth trying.
         validation: Metrics of the model and both floors, and the number of users.
         curves: One row per look at a fit.
@@ -71,6 +78,7 @@ class Choice:
     settings: Settings
     trend: Trend
     epochs: int
+    lean: float = 0.0
     validation: dict[str, Any] = field(default_factory=dict[str, Any])
     curves: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
@@ -85,6 +93,7 @@ class _Run:
     best: int
     epochs: int
     overfitted: bool
+    lean: float = 0.0
 
     @property
     def score(self) -> float:
@@ -118,6 +127,7 @@ def choose(dataset: Dataset, model: ModelConfig, progress: Progress) -> Choice:
     choice = Choice(
         settings=best.settings,
         trend=best.trend,
+        lean=best.lean,
         epochs=_epochs(best, config),
         validation={
             "model": best.metrics,
@@ -137,6 +147,17 @@ def first_settings(model: ModelConfig) -> Settings:
     dropout = config.dropout if config.dropout >= 0 else DROPOUTS[0]
     settings = settings_of(model, config.tau or TAUS[0], dropout)
     return replace(settings, prefixes=fitting(config.prefixes, config.dim))
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What a fit reaches after some epoch, with the popularity that is best for it."""
+
+    score: float
+    epoch: int
+    trend: Trend
+    metrics: dict[str, float]
+    lean: float = 0.0
 
 
 class _Search:
@@ -159,6 +180,7 @@ class _Search:
         self.advance = advance
         self.curves: list[dict[str, Any]] = []
         self.start = first_rows(rows, config.dim, config.seed)
+        self._near: Companions | None = None
         self._runs = 0
         # Seconds of an epoch and of a look, measured again and again.
         self._seconds: list[tuple[float, float]] = []
@@ -171,23 +193,28 @@ class _Search:
         betas = [0.0] if timed else []
         if not self.config.epochs:
             self._calibrate(settings)
-        short = self._short(1 + len(betas) + len(taus) + len(dropouts))
+        weights = [] if self.config.companions >= 0 else list(COMPANIONS[1:])
+        always = 1 + len(betas) + len(taus) + len(weights)
+        short = self._short(always + len(dropouts))
         if short < _FAIR_EPOCHS and not self.config.epochs:
             dropouts = []
-            short = self._short(1 + len(betas) + len(taus))
+            short = self._short(always)
         best: _Run | None = None
-        if betas or taus or dropouts:
+        if betas or taus or dropouts or weights:
+            # A machine that slows down must not take the time of the final fit.
+            until = time.perf_counter() + _SEARCH * (
+                self.deadline - time.perf_counter()
+            )
             best = self._run(settings, short, looks=1)
             for beta in betas:
-                other = replace(settings, recent_beta=beta)
-                best = self._better(best, other, short, 0.0)
+                best = self._better(best, until, 0.0, short, recent_beta=beta)
             for tau in taus:
-                other = replace(best.settings, tau=tau)
-                best = self._better(best, other, short, 0.0)
+                best = self._better(best, until, 0.0, short, tau=tau)
             for share in dropouts:
-                other = replace(best.settings, dropout=share)
                 lead = _LEAD if share < settings.dropout else 0.0
-                best = self._better(best, other, short, lead)
+                best = self._better(best, until, lead, short, dropout=share)
+            for weight in weights:
+                best = self._better(best, until, -_SLACK, short, companions=weight)
             settings = best.settings
         limit_s = math.inf
         if not self.config.epochs:
@@ -198,9 +225,16 @@ class _Search:
         # More epochs were worse, or a machine that slowed down left no time for more.
         return replace(best, overfitted=long.epochs > best.epochs)
 
-    def _better(self, best: _Run, settings: Settings, epochs: int, lead: float) -> _Run:
-        """Return a fit with other settings if it wins by a relative lead."""
-        other = self._run(settings, epochs, looks=1)
+    def _better(
+        self, best: _Run, until: float, lead: float, epochs: int, **changes: float
+    ) -> _Run:
+        """Return a fit with other settings if it wins by a relative lead.
+
+        A negative lead is how far it may lose. Nothing is tried when time is up.
+        """
+        if not self.config.epochs and time.perf_counter() > until:
+            return best
+        other = self._run(replace(best.settings, **changes), epochs, looks=1)
         return other if other.score > best.score * (1 + lead) else best
 
     def _calibrate(self, settings: Settings) -> None:
@@ -214,7 +248,24 @@ class _Search:
             seconds.append((epoch.seconds, time.perf_counter() - started))
             return False
 
-        fit(self.dataset, self.rows, settings, 1, self.config.seed, self.start, after)
+        self._fit(settings, 1, after)
+
+    def _fit(
+        self, settings: Settings, epochs: int, after: After, limit_s: float = math.inf
+    ) -> None:
+        if settings.companions > 0 and self._near is None:
+            self._near = closest(self.rows)
+        fit(
+            self.dataset,
+            self.rows,
+            settings,
+            epochs,
+            self.config.seed,
+            self.start,
+            after,
+            limit_s,
+            near=self._near,
+        )
 
     def _short(self, runs: int) -> int:
         if self.config.epochs:
@@ -240,7 +291,7 @@ class _Search:
         self._runs += 1
         every = max(1, math.ceil(epochs / looks))
         trends, biases = biases_of(settings, self.rows)
-        found: list[tuple[float, int, Trend, dict[str, float]]] = []
+        found: list[_Look] = []
         seconds: list[float] = []
 
         def after(epoch: Epoch, towers: Towers) -> bool:
@@ -251,24 +302,37 @@ class _Search:
             started = time.perf_counter()
             metrics = self.judge.score(towers, biases)
             score, place = max((score_of(m), i) for i, m in enumerate(metrics))
-            found.append((score, epoch.number, trends[place], metrics[place]))
-            self._note(settings, epoch, metrics[place])
+            look = _Look(score, epoch.number, trends[place], metrics[place])
+            if looks > 1:
+                look = self._with_lean(look, towers, biases[place])
+            found.append(look)
+            self._note(settings, epoch, look.metrics)
             average = sum(seconds) / len(seconds)
             self._seconds.append((average, time.perf_counter() - started))
-            best = max(range(len(found)), key=lambda i: found[i][0])
+            best = max(range(len(found)), key=lambda i: found[i].score)
             return len(found) - best > _PATIENCE
 
-        seed = self.config.seed
-        fit(self.dataset, self.rows, settings, epochs, seed, self.start, after, limit_s)
-        score, number, trend, metrics = max(found, key=lambda look: look[0])
+        self._fit(settings, epochs, after, limit_s)
+        best = max(found, key=lambda look: look.score)
         return _Run(
             settings=settings,
-            trend=trend,
-            metrics=metrics,
-            best=number,
+            trend=best.trend,
+            metrics=best.metrics,
+            best=best.epoch,
             epochs=len(seconds),
-            overfitted=score > found[-1][0] * (1 + _OVERFIT),
+            overfitted=best.score > found[-1].score * (1 + _OVERFIT),
+            lean=best.lean,
         )
+
+    def _with_lean(self, look: _Look, towers: Towers, bias: Tensor) -> _Look:
+        """Return the look with the lean that is best, if any is better than none."""
+        for strength, metrics in zip(
+            STRENGTHS, self.judge.lean(towers, bias, STRENGTHS), strict=True
+        ):
+            score = score_of(metrics)
+            if score > look.score:
+                look = replace(look, score=score, metrics=metrics, lean=strength)
+        return look
 
     def _note(
         self, settings: Settings, epoch: Epoch, metrics: dict[str, float]
@@ -279,6 +343,7 @@ class _Search:
                 "tau": settings.tau,
                 "dropout": settings.dropout,
                 "recent_beta": settings.recent_beta,
+                "companions": settings.companions,
                 "epoch": epoch.number,
                 "seconds": round(epoch.seconds, 4),
                 "train_loss": epoch.loss,

@@ -25,7 +25,7 @@ from recsys.errors import TrainingError
 from recsys.popularity import Trend
 from recsys.progress import SILENT, Progress
 from recsys.training.dataset import Dataset
-from recsys.training.evaluation import Judge
+from recsys.training.evaluation import Judge, lean_of
 from recsys.training.export import TrainedModel, export
 from recsys.training.loop import fit
 from recsys.training.model import Towers
@@ -109,13 +109,15 @@ def train_full(
     fitted_at = time.perf_counter()
     turned = not settings.prefixes and rotate(towers, rows)
     popularity = bias(chosen.trend, rows.pop, rows.decayed)
+    lean = float(parent.settings.get("lean", 0.0))
+    towers.lean = lean_of(towers, rows, popularity, lean, config.train.seed)
     model = export(dataset, rows, towers, popularity, config.train.history)
     counts = ageing_counts(dataset, rows, chosen.trend)
     if counts is not None:
         model = replace(model, trend=chosen.trend, counts=counts)
     done = time.perf_counter()
     model.report.update(
-        settings=_said(settings, chosen),
+        settings={**_said(settings, chosen), "lean": lean},
         validation=chosen.validation,
         curves=[{"run": 0, "epoch": n + 1, "train_loss": loss}
                 for n, loss in enumerate(losses)],

@@ -8,7 +8,14 @@ import numpy as np
 from recsys.config import Interactions, ModelConfig, Source, TrainConfig
 
 FAST = TrainConfig(
-    dim=16, history=32, epochs=20, tau=0.15, dropout=0.3, negatives=64, budget_s=20
+    dim=16,
+    history=32,
+    epochs=20,
+    tau=0.15,
+    dropout=0.3,
+    companions=0.0,
+    negatives=64,
+    budget_s=20,
 )
 
 

@@ -127,7 +127,11 @@ def query(users, contexts, weights, history, history_weights, user, context):
         mean = mean + content("user", users, weights, user)
     if contexts.features:
         mean = mean + content("context", contexts, weights, context)
-    return np.append(unit(mean), 1.0)
+    direction = unit(mean)
+    last = 1.0
+    if "lean.weight" in weights:
+        last += direction @ weights["lean.weight"] + weights["lean.constant"]
+    return np.append(direction, last)
 
 
 def unit(vector):
