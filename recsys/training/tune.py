@@ -303,7 +303,8 @@ class _Search:
             metrics = self.judge.score(towers, biases)
             score, place = max((score_of(m), i) for i, m in enumerate(metrics))
             look = _Look(score, epoch.number, trends[place], metrics[place])
-            if looks > 1:
+            # Each lean costs a look; the first half of a fit is not what is chosen.
+            if looks > 1 and (epoch.last or 2 * epoch.number > epochs):
                 look = self._with_lean(look, towers, biases[place])
             found.append(look)
             self._note(settings, epoch, look.metrics)

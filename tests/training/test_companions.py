@@ -10,11 +10,13 @@ from toys import checkerboard, make_config
 from recsys.training.companions import Companions, closest
 from recsys.training.dataset import Dataset
 from recsys.training.device import resolve
+from recsys.training.lean import STRENGTHS
 from recsys.training.loop import fit
 from recsys.training.rows import QueryRows, query_rows
 from recsys.training.sampler import Sampler, UserRows
 from recsys.training.settings import Settings
 from recsys.training.svd import first_rows
+from recsys.training.trainer import train as train_model
 
 SETTINGS = Settings(8, 0.15, 0.3, 0.5, 6e-3, 32, 16, 0.0, companions=0.5)
 
@@ -102,3 +104,16 @@ def test_companions_change_a_fit_and_the_same_seed_repeats_it(share: float) -> N
 
     assert torch.equal(once.served, again.served)
     assert torch.equal(once.served, without.served) == (share == 0)
+
+
+def test_a_choice_tries_companions_and_says_what_it_took() -> None:
+    train = replace(make_config().train, epochs=2, companions=-1.0)
+    config = make_config(train=train)
+    users, items = checkerboard()
+
+    report = train_model(Dataset.from_arrays(config, users, items), config).report
+
+    tried = {row["companions"] for row in report["curves"] if "companions" in row}
+    assert tried == {0.0, 0.5}
+    assert report["settings"]["companions"] in tried
+    assert report["settings"]["lean"] in (0.0, *STRENGTHS)
