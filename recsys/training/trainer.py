@@ -75,6 +75,7 @@ def train(
         settings=_settings(choice, len(curve)),
         validation=choice.validation,
         curves=[*choice.curves, *curve],
+        leaks=choice.leaks,
         data=_data(dataset, rows),
         timing={
             "choose_s": chosen_at - started,

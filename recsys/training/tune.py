@@ -26,6 +26,7 @@ from recsys.progress import Progress
 from recsys.training.companions import Companions, closest
 from recsys.training.dataset import Dataset
 from recsys.training.evaluation import Judge
+from recsys.training.leaks import warn_of_leaks
 from recsys.training.lean import STRENGTHS
 from recsys.training.loop import After, Epoch, fit
 from recsys.training.matryoshka import fitting
@@ -73,6 +74,7 @@ class Choice:
         epochs: Passes over the data that were best, or the most worth trying.
         validation: Metrics of the model and both floors, and the number of users.
         curves: One row per look at a fit.
+        leaks: What is said of features that know the future.
     """
 
     settings: Settings
@@ -81,6 +83,7 @@ class Choice:
     lean: float = 0.0
     validation: dict[str, Any] = field(default_factory=dict[str, Any])
     curves: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    leaks: list[str] = field(default_factory=list[str])
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +139,7 @@ def choose(dataset: Dataset, model: ModelConfig, progress: Progress) -> Choice:
             "by_time": cut.by_time,
         },
         curves=search.curves,
+        leaks=[str(leak) for leak in warn_of_leaks(dataset, cut)],
     )
     logger.info("chose %s, %s, %d epochs", best.settings, best.trend, choice.epochs)
     return choice
