@@ -59,8 +59,8 @@ _SEARCH = 0.6
 _FAIR_EPOCHS = 4
 _LEAD = 0.03
 # Likewise it holds companions back, which need time to pay: they are taken unless they
-# lose by more than this.
-_SLACK = 0.006
+# lose by more than this, divided by the number of epochs.
+_SLACK = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,43 +191,51 @@ class _Search:
 
     def run_all(self, settings: Settings) -> _Run:
         """Return the longest fit with the best settings found."""
-        taus = [] if self.config.tau else list(TAUS[1:])
-        dropouts = [] if self.config.dropout >= 0 else list(DROPOUTS[1:])
-        timed = self.config.recent_beta < 0 and self.rows.periods is not None
-        betas = [0.0] if timed else []
         if not self.config.epochs:
             self._calibrate(settings)
-        weights = [] if self.config.companions >= 0 else list(COMPANIONS[1:])
-        always = 1 + len(betas) + len(taus) + len(weights)
-        short = self._short(always + len(dropouts))
-        if short < _FAIR_EPOCHS and not self.config.epochs:
-            dropouts = []
-            short = self._short(always)
-        best: _Run | None = None
-        if betas or taus or dropouts or weights:
-            # A machine that slows down must not take the time of the final fit.
-            until = time.perf_counter() + _SEARCH * (
-                self.deadline - time.perf_counter()
-            )
-            best = self._run(settings, short, looks=1)
-            for beta in betas:
-                best = self._better(best, until, 0.0, short, recent_beta=beta)
-            for tau in taus:
-                best = self._better(best, until, 0.0, short, tau=tau)
-            for share in dropouts:
-                lead = _LEAD if share < settings.dropout else 0.0
-                best = self._better(best, until, lead, short, dropout=share)
-            for weight in weights:
-                best = self._better(best, until, -_SLACK, short, companions=weight)
-            settings = best.settings
+        best = self._compare(settings)
         limit_s = math.inf
         if not self.config.epochs:
             limit_s = max(1.0, self.deadline - time.perf_counter())
-        long = self._run(settings, self._long(), _LOOKS, limit_s)
+        chosen = settings if best is None else best.settings
+        long = self._run(chosen, self._long(), _LOOKS, limit_s)
         if best is None or long.score >= best.score:
             return long
         # More epochs were worse, or a machine that slowed down left no time for more.
         return replace(best, overfitted=long.epochs > best.epochs)
+
+    def _compare(self, settings: Settings) -> _Run | None:
+        """Return the best of the short fits; None when there is nothing to choose."""
+        config = self.config
+        taus = [] if config.tau else list(TAUS[1:])
+        dropouts = [] if config.dropout >= 0 else list(DROPOUTS[1:])
+        weights = [] if config.companions >= 0 else list(COMPANIONS[1:])
+        timed = config.recent_beta < 0 and self.rows.periods is not None
+        betas = [0.0] if timed else []
+        always = 1 + len(betas) + len(taus)
+        short = self._short(always + len(dropouts) + len(weights))
+        if short < _FAIR_EPOCHS and not config.epochs:
+            dropouts = []
+            short = self._short(always + len(weights))
+        if short < _FAIR_EPOCHS and not config.epochs:
+            weights = []
+            short = self._short(always)
+        if not (betas or taus or dropouts or weights):
+            return None
+        # A machine that slows down must not take the time of the final fit.
+        until = time.perf_counter() + _SEARCH * (self.deadline - time.perf_counter())
+        best = self._run(settings, short, looks=1)
+        for beta in betas:
+            best = self._better(best, until, 0.0, short, recent_beta=beta)
+        for tau in taus:
+            best = self._better(best, until, 0.0, short, tau=tau)
+        for share in dropouts:
+            lead = _LEAD if share < settings.dropout else 0.0
+            best = self._better(best, until, lead, short, dropout=share)
+        for weight in weights:
+            lead = -_SLACK / short
+            best = self._better(best, until, lead, short, companions=weight)
+        return best
 
     def _better(
         self, best: _Run, until: float, lead: float, epochs: int, **changes: float
