@@ -41,6 +41,7 @@ class TrainConfig:
             where its positives weigh 1; 0 takes the objective's own.
         pairs: "bpr" only: negatives per positive.
         half_life_days: An interaction this old weighs half as a target; 0: no decay.
+        int8: Publish towers with weights of eight bits.
     """
 
     dim: int = 64
@@ -65,6 +66,7 @@ class TrainConfig:
     negative_weight: float = 0.0
     pairs: int = 4
     half_life_days: float = 0.0
+    int8: bool = False
 
     def __post_init__(self) -> None:
         # TOML and JSON have lists only.

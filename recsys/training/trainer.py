@@ -19,6 +19,7 @@ from recsys.training.evaluation import lean_of
 from recsys.training.export import TrainedModel, export
 from recsys.training.loop import Epoch, fit
 from recsys.training.model import Towers
+from recsys.training.quantise import with_int8_towers
 from recsys.training.rotation import rotate
 from recsys.training.rows import QueryRows, query_rows
 from recsys.training.svd import first_rows
@@ -66,6 +67,8 @@ def train(
         popularity = bias(choice.trend, rows.pop, rows.decayed)
         towers.lean = lean_of(towers, rows, popularity, choice.lean, config.train.seed)
         model = export(dataset, rows, towers, popularity, config.train.history)
+        if config.train.int8:
+            model = with_int8_towers(model, dataset)
         counts = ageing_counts(dataset, rows, choice.trend)
         if counts is not None:
             model = replace(model, trend=choice.trend, counts=counts)
