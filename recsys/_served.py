@@ -88,10 +88,15 @@ class Served:
         )
         self._ef_search = _index_key.effort(config, version.ef_search or 100, depth)
 
-    def ask(self, user: UserId) -> Answer:
-        """Answer one user as a request does; only the query when restricted."""
+    def ask(self, user: UserId, history: Sequence[ItemId] | None = None) -> Answer:
+        """Answer one user as a request does; only the query when restricted.
+
+        Args:
+            user: Whom.
+            history: What a session did, newest first, instead of what is stored.
+        """
         start = time.perf_counter()
-        state = retrieval.state(self.conn, self._statements, user, None, self.before)
+        state = retrieval.state(self.conn, self._statements, user, history, self.before)
         if state is None:
             raise SourceError(f"model {self.version.model!r} was removed meanwhile")
         query = queries(self._tower, self.version.config, state)

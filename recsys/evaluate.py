@@ -31,6 +31,7 @@ from recsys.ids import parse_id
 from recsys.progress import SILENT, Progress
 from recsys.training.metrics import HIT_DEPTH, user_metrics
 from recsys.types import ItemId, UserId
+from recsys.versions import ModelVersion
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +97,7 @@ def evaluate(
         ConfigError: k is out of range.
         VersionStateError: The version is not ready.
     """
-    if not 1 <= k <= 1000:
-        raise ConfigError(f"k must be from 1 to 1000, got {k}")
-    version = versions.get(conn, model, number)
-    if version.state not in ("ready", "serving"):
-        raise VersionStateError(
-            f"version {number} of model {model!r} is {version.state}, not ready",
-            hint=f"Run 'recsys backfill {model} {number}' first.",
-        )
+    version = ready(conn, model, number, k)
     users = [user for user, items in holdout.relevant.items() if items]
     if not users:
         raise SourceError(
@@ -140,6 +134,24 @@ def evaluate(
             )
         },
     )
+
+
+def ready(conn: Connection, model: str, number: int, k: int) -> ModelVersion:
+    """Return a version that can be evaluated.
+
+    Raises:
+        ConfigError: k is out of range.
+        VersionStateError: The version is not ready.
+    """
+    if not 1 <= k <= 1000:
+        raise ConfigError(f"k must be from 1 to 1000, got {k}")
+    version = versions.get(conn, model, number)
+    if version.state not in ("ready", "serving"):
+        raise VersionStateError(
+            f"version {number} of model {model!r} is {version.state}, not ready",
+            hint=f"Run 'recsys backfill {model} {number}' first.",
+        )
+    return version
 
 
 def list_metrics(

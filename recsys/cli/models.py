@@ -10,7 +10,15 @@ from typing import Any, cast
 import click
 from psycopg.rows import dict_row
 
-from recsys import artifacts, evaluate, pipeline, revisions, schema, versions
+from recsys import (
+    artifacts,
+    evaluate,
+    newcomers,
+    pipeline,
+    revisions,
+    schema,
+    versions,
+)
 from recsys import backfill as filling
 from recsys import config as configuration
 from recsys._db import Connection, connect
@@ -318,6 +326,7 @@ def _headline(conn: Connection, model: str, number: int) -> Row:
 @click.option("--after", type=Moment(), help="Hits: interactions from then on.")
 @click.option("-k", default=20, show_default=True, help="List length, 1 to 1000.")
 @click.option("--exact", is_flag=True, help="Also rank with an exact scan.")
+@click.option("--new-users", is_flag=True, help="Only users who came after --after.")
 @click.option("--store", "slice_name", help="Keep the metrics under this name.")
 @format_option
 @click.pass_obj
@@ -329,6 +338,7 @@ def evaluate_(
     after: datetime | None,
     k: int,
     exact: bool,
+    new_users: bool,
     slice_name: str | None,
     fmt: str,
 ) -> None:
@@ -344,19 +354,25 @@ def evaluate_(
     """
     if (holdout is None) == (after is None):
         raise ConfigError("pass either --holdout FILE or --after TIME")
+    if new_users and (after is None or exact):
+        raise ConfigError("--new-users goes with --after TIME, and without --exact")
     with connect(settings.dsn) as conn:
         if number is None:
             number = versions.serving_number(conn, model)
         if number is None:
             number = versions.newest(conn, model, states=("ready",))
-        if holdout is not None:
-            config = versions.get(conn, model, number).config
-            expected = evaluate.from_csv(holdout, config)
+        if new_users and after is not None:
+            result = newcomers.measure(conn, model, number, after, k=k, progress=Bars())
         else:
-            expected = evaluate.after(conn, model, number, after or datetime.now(UTC))
-        result = evaluate.evaluate(
-            conn, model, number, expected, k=k, exact=exact, progress=Bars()
-        )
+            if holdout is not None:
+                config = versions.get(conn, model, number).config
+                expected = evaluate.from_csv(holdout, config)
+            else:
+                moment = after or datetime.now(UTC)
+                expected = evaluate.after(conn, model, number, moment)
+            result = evaluate.evaluate(
+                conn, model, number, expected, k=k, exact=exact, progress=Bars()
+            )
         if slice_name:
             evaluate.store(conn, result, slice_name)
     say(f"{result.users:,} users, {result.hits:,} hits, k = {k}")
