@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich import box
@@ -157,6 +158,27 @@ class Bench:
                 self.model, method, found.metrics[method], seed, wall, train_s, peak,
                 note if method == "model" else "",
             )  # fmt: skip
+        yield from self._cold(number, seed, report.get("cold", {}))
+
+    def _cold(
+        self, number: int, seed: int, chosen: Mapping[str, Any]
+    ) -> Iterator[Line]:
+        """Score the items that the version has no learned row of."""
+        until, config = self.preset.until, self.project.model(self.model)
+        if until is None or not config.items.features:
+            return
+        with _db.connect(self.dsn) as conn:
+            holdout = evaluate.after(conn, self.model, number, until, cold=True)
+            found = evaluate.evaluate(
+                conn, self.model, number, holdout, cold=True, progress=Bars()
+            )
+        note = f"{found.users} users, {found.hits} hits; level {chosen.get('quantile')}"
+        for method, name in (
+            ("model", "new items, in all"),
+            ("model_among_new", "new items, among new"),
+            ("random_among_new", "new items, at random"),
+        ):
+            yield Line(self.model, name, found.metrics[method], seed, note=note)
 
     def floors(self) -> Iterator[Line]:
         """Score what needs no training on the same users."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -161,6 +161,7 @@ def exact(
     depth: int,
     *,
     only: str | None = None,
+    among: Collection[ItemId] | None = None,
     progress: Progress = SILENT,
 ) -> list[Ranking]:
     """Rank by an exact scan of the stored vectors; ties by id.
@@ -171,6 +172,7 @@ def exact(
         answers: Queries of this version and what each leaves out.
         depth: List length.
         only: Suffix of a version: its items alone are ranked.
+        among: Only these items are ranked.
         progress: Receives the progress.
     """
     queries = np.stack([answer.query for answer in answers])
@@ -184,6 +186,9 @@ def exact(
     places = np.zeros((len(answers), depth), np.int64)
     with progress.stage("Ranking exactly", version.item_count) as stage:
         for block_ids, vectors in _blocks(conn, version, only):
+            if among is not None:
+                keep = [i for i, item in enumerate(block_ids) if item in among]
+                block_ids, vectors = [block_ids[i] for i in keep], vectors[keep]
             rows = [without.get(item, ()) for item in block_ids]
             gone_row = np.array([row for some in rows for row in some], np.int64)
             gone_item = np.repeat(np.arange(len(rows)), [len(some) for some in rows])

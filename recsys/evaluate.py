@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import math
 import zlib
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -76,6 +77,7 @@ def evaluate(
     *,
     k: int = 20,
     exact: bool = False,
+    cold: bool = False,
     progress: Progress = SILENT,
 ) -> Evaluation:
     """Measure a version through the served path.
@@ -87,6 +89,9 @@ def evaluate(
         holdout: What counts as a hit.
         k: List length of recall and NDCG, 1 to 1000.
         exact: Also rank with an exact scan of the stored vectors.
+        cold: Count hits on new items only, those without a learned row, and also rank
+            among them alone: "model_among_new" and what any order of them would give,
+            "random_among_new".
         progress: Receives the progress.
 
     Returns:
@@ -98,13 +103,13 @@ def evaluate(
         VersionStateError: The version is not ready.
     """
     version = ready(conn, model, number, k)
-    users = [user for user, items in holdout.relevant.items() if items]
+    new = new_items(conn, version) if cold else None
+    wanted = holdout.relevant
+    if new is not None:
+        wanted = {user: set(items) & new for user, items in wanted.items()}
+    users = [user for user, items in wanted.items() if items]
     if not users:
-        raise SourceError(
-            "the holdout has nothing to evaluate",
-            hint="Its users and items must occur in the training data, and its pairs "
-            "must be new; check the ids' spelling and the cut-off time.",
-        )
+        raise _nothing(cold)
     depth = max(k, HIT_DEPTH)
     served = Served(conn, version, depth, holdout.before)
     answers: list[Answer] = []
@@ -116,9 +121,22 @@ def evaluate(
     if exact:
         ranked = _served.exact(conn, version, answers, depth, progress=progress)
         lists["exact"] = [ranking.items for ranking in ranked]
+    if new is not None:
+        ranked = _served.exact(
+            conn, version, answers, depth, among=new, progress=progress
+        )
+        lists["model_among_new"] = [ranking.items for ranking in ranked]
     seen = [answer.seen for answer in answers]
     lists.update(_served.floors(conn, version, holdout.before, seen, depth))
-    relevant = [holdout.relevant[user] for user in users]
+    relevant = [wanted[user] for user in users]
+    metrics = {
+        name: {metric: float(x.mean()) for metric, x in each.items()}
+        for name, each in (
+            (name, list_metrics(found, relevant, k)) for name, found in lists.items()
+        )
+    }
+    if new is not None:
+        metrics["random_among_new"] = _by_chance(relevant, len(new), k)
     return Evaluation(
         model=model,
         number=number,
@@ -126,13 +144,7 @@ def evaluate(
         users=len(users),
         hits=sum(map(len, relevant)),
         short=sum(len(items) < depth for items in lists["model"]),
-        metrics={
-            name: {metric: float(x.mean()) for metric, x in each.items()}
-            for name, each in (
-                (name, list_metrics(found, relevant, k))
-                for name, found in lists.items()
-            )
-        },
+        metrics=metrics,
     )
 
 
@@ -152,6 +164,54 @@ def ready(conn: Connection, model: str, number: int, k: int) -> ModelVersion:
             hint=f"Run 'recsys backfill {model} {number}' first.",
         )
     return version
+
+
+def new_items(conn: Connection, version: ModelVersion) -> set[ItemId]:
+    """Return the items that a version has a vector, but no learned row of."""
+    return {
+        item
+        for (item,) in conn.execute(
+            _sql.trusted(
+                f"select item_id from recsys.item_vector_{version.suffix} as v"
+                f" where not exists (select from recsys.id_embedding_{version.suffix}"
+                " as e where e.item_id = v.item_id)"
+            )
+        )
+    }
+
+
+def _nothing(cold: bool) -> SourceError:
+    if cold:
+        return SourceError(
+            "the holdout has no hit on a new item",
+            hint="New are items that the version has no learned row of: train it"
+            " --until the time of --after.",
+        )
+    return SourceError(
+        "the holdout has nothing to evaluate",
+        hint="Its users and items must occur in the training data, and its pairs "
+        "must be new; check the ids' spelling and the cut-off time.",
+    )
+
+
+def _by_chance(
+    relevant: Sequence[Collection[ItemId]], items: int, k: int
+) -> dict[str, float]:
+    """Return what a random order of so many items is expected to reach."""
+    shown = min(k, items)
+    discount = 1 / np.log2(np.arange(2, k + 2))
+    hits = np.array([len(some) for some in relevant])
+    ideal = np.array([discount[: min(k, n)].sum() for n in hits])
+    gain = hits / items * discount[:shown].sum() / ideal
+    depth = min(HIT_DEPTH, items)
+    missed = np.array(
+        [math.comb(items - n, depth) / math.comb(items, depth) for n in hits.tolist()]
+    )
+    return {
+        f"recall@{k}": shown / items,
+        f"ndcg@{k}": float(gain.mean()),
+        f"hr@{HIT_DEPTH}": float(1 - missed.mean()),
+    }
 
 
 def list_metrics(
@@ -184,6 +244,7 @@ def after(
     cutoff: datetime,
     *,
     also: int | None = None,
+    cold: bool = False,
 ) -> Holdout:
     """Return what known users first did from a time on, with known items.
 
@@ -196,6 +257,7 @@ def after(
         number: Version whose declaration says what counts, and whose items are known.
         cutoff: Hits begin here, histories end here.
         also: Another version, whose items are known, too.
+        cold: Items without an interaction before the time count, too.
 
     Raises:
         ConfigError: The interaction source has no time.
@@ -226,7 +288,7 @@ def after(
         " had as (select distinct user_id, item_id from event where not later)"
         " select distinct event.user_id, event.item_id from event"
         " join known using (user_id)"
-        " join sold on sold.item_id = event.item_id"
+        f"{'' if cold else ' join sold on sold.item_id = event.item_id'}"
         " where event.later and event.target and event.item_id in"
         f" (select item_id from recsys.item_vector_{version.suffix}{other})"
         " and not exists"

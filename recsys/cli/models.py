@@ -327,6 +327,7 @@ def _headline(conn: Connection, model: str, number: int) -> Row:
 @click.option("-k", default=20, show_default=True, help="List length, 1 to 1000.")
 @click.option("--exact", is_flag=True, help="Also rank with an exact scan.")
 @click.option("--new-users", is_flag=True, help="Only users who came after --after.")
+@click.option("--cold", is_flag=True, help="Only hits on items new to the version.")
 @click.option("--store", "slice_name", help="Keep the metrics under this name.")
 @format_option
 @click.pass_obj
@@ -339,6 +340,7 @@ def evaluate_(
     k: int,
     exact: bool,
     new_users: bool,
+    cold: bool,
     slice_name: str | None,
     fmt: str,
 ) -> None:
@@ -351,11 +353,14 @@ def evaluate_(
     \b
         recsys evaluate gowalla --holdout test.csv -k 20 --exact
         recsys evaluate shop 1 --after 2026-03-01
+        recsys evaluate shop 1 --after 2026-03-01 --cold
     """
     if (holdout is None) == (after is None):
         raise ConfigError("pass either --holdout FILE or --after TIME")
-    if new_users and (after is None or exact):
-        raise ConfigError("--new-users goes with --after TIME, and without --exact")
+    if new_users and (after is None or exact or cold):
+        raise ConfigError(
+            "--new-users goes with --after TIME, and without --exact and --cold"
+        )
     with connect(settings.dsn) as conn:
         if number is None:
             number = versions.serving_number(conn, model)
@@ -369,9 +374,16 @@ def evaluate_(
                 expected = evaluate.from_csv(holdout, config)
             else:
                 moment = after or datetime.now(UTC)
-                expected = evaluate.after(conn, model, number, moment)
+                expected = evaluate.after(conn, model, number, moment, cold=cold)
             result = evaluate.evaluate(
-                conn, model, number, expected, k=k, exact=exact, progress=Bars()
+                conn,
+                model,
+                number,
+                expected,
+                k=k,
+                exact=exact,
+                cold=cold,
+                progress=Bars(),
             )
         if slice_name:
             evaluate.store(conn, result, slice_name)

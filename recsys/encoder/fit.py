@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +16,11 @@ from recsys.config import Feature
 from recsys.encoder.values import SEPARATOR, Columns, prepare_column
 from recsys.errors import ConfigError
 
+logger = logging.getLogger(__name__)
+
 DAY_S = 86_400.0
+# Distinct values that are counted exactly, whatever max_size is.
+_LEAST_COUNTED = 1_000_000
 # Rows 0 and 1 of every embedding table: missing (always zero) and unknown.
 FIRST_ROW = 2
 
@@ -171,6 +176,7 @@ class _Learner:
         self.counts: Counter[str] | None = Counter() if listed else None
         self.n = 0
         self.mean = 0.0
+        self.floor = 0  # how much too low a count may be
         self.squares = 0.0  # sum of squared distances from the mean
 
     def see(self, columns: Columns) -> None:
@@ -186,8 +192,31 @@ class _Learner:
             self._spread(scaled(self.feature, cells[:, 0], self.reference))
 
     def _count(self, keys: Iterable[str]) -> None:
-        if self.counts is not None:
-            self.counts.update(keys)
+        if self.counts is None:
+            return
+        self.counts.update(keys)
+        most = max(_LEAST_COUNTED, 4 * self.feature.max_size)
+        if len(self.counts) > most:
+            self._forget_rare(most // 2)
+
+    def _forget_rare(self, keep: int) -> None:
+        """Bound the memory: drop the rarest values so far (lossy counting).
+
+        A value's count may then be too low, by at most ``self.floor``: it is one that
+        came late and seldom. What is dropped is what would share the unknown row.
+        """
+        counts = self.counts or Counter[str]()
+        ordered = np.fromiter(counts.values(), np.int64)
+        floor = int(np.partition(ordered, len(ordered) - keep)[len(ordered) - keep])
+        if not self.floor:
+            logger.warning(
+                "feature %r has more than %d distinct values: rare ones are no longer"
+                " counted",
+                self.feature.name, len(ordered),
+            )  # fmt: skip
+        # All of the least count go where they tie: they are as rare as each other.
+        self.floor += floor
+        self.counts = Counter({k: n for k, n in counts.items() if n > floor})
 
     def _spread(self, values: NDArray[np.float64]) -> None:
         """Merge a batch into the running moments (Chan's update)."""

@@ -29,7 +29,7 @@ from recsys.errors import ArtifactError
 
 _YEAR_DAYS = 365.2425
 _CLIP = 8.0
-_LARGEST_MODEL = 1_000_000_000  # bytea ends at 1 GB, protobuf at 2 GB
+LARGEST_MODEL = 1_000_000_000  # bytea ends at 1 GB, protobuf at 2 GB
 _OPSETS = {"": 20, "ai.onnx.ml": 3, "com.microsoft": 1}
 _IR_VERSION = 10
 _BOUNDS = {"/clip_low": -_CLIP, "/clip_high": _CLIP}
@@ -85,7 +85,7 @@ class Graph:
             ir_version=_IR_VERSION,
             producer_name="recsys",
         )
-        if model.ByteSize() > _LARGEST_MODEL:
+        if model.ByteSize() > LARGEST_MODEL:
             raise ArtifactError(
                 f"the {name} takes {model.ByteSize() / 1e9:.1f} GB",
                 hint="Lower max_size or buckets of the features, or train.dim.",

@@ -21,6 +21,7 @@ from recsys.encoder.fit import FittedSide
 from recsys.encoder.towers import item_tower, query_tower
 from recsys.errors import ArtifactError
 from recsys.popularity import Counts, Trend
+from recsys.training.cold import MEDIAN
 from recsys.training.dataset import Dataset
 from recsys.training.evaluation import item_vectors
 from recsys.training.features import EncodedSide, encode_rows
@@ -78,7 +79,12 @@ class TrainedModel:
 
 @torch.no_grad()
 def export(
-    dataset: Dataset, rows: QueryRows, towers: Towers, bias: Tensor, history: int
+    dataset: Dataset,
+    rows: QueryRows,
+    towers: Towers,
+    bias: Tensor,
+    history: int,
+    cold: float = MEDIAN,
 ) -> TrainedModel:
     """Compile the towers and check them.
 
@@ -88,6 +94,7 @@ def export(
         towers: The fit.
         bias: Popularity dimension of the trained items, shape (T,).
         history: Greatest history length when serving.
+        cold: Quantile of ``bias`` that items without a learned row get.
 
     Returns:
         The model; its report holds ``parity`` only.
@@ -105,7 +112,7 @@ def export(
     id_history[rows.items] = array(towers.history)
     all_bias[rows.items] = array(bias)
     weights = towers.weights()
-    weights["cold_bias"] = np.array(np.median(all_bias[trained]), np.float32)
+    weights["cold_bias"] = np.array(np.quantile(all_bias[trained], cold), np.float32)
     fitted = [_fitted(s) for s in (dataset.items, dataset.users, dataset.contexts)]
     model = TrainedModel(
         item_ids=dataset.item_ids,

@@ -14,6 +14,8 @@ from recsys.config import ModelConfig, TrainConfig
 from recsys.errors import TrainingError
 from recsys.popularity import DAY_S, Counts, Trend
 from recsys.progress import SILENT, Progress
+from recsys.training import health
+from recsys.training.cold import MEDIAN
 from recsys.training.dataset import Dataset
 from recsys.training.evaluation import lean_of
 from recsys.training.export import TrainedModel, export
@@ -52,9 +54,13 @@ def train(
     started = time.perf_counter()
     progress = progress or SILENT
     _check(dataset)
+    health.check_size(dataset, config.train.dim)
     every = np.ones(len(dataset), np.bool_)
     half_life_s = config.train.half_life_days * DAY_S
     rows = query_rows(dataset, every, dataset.until, config.train.history, half_life_s)
+    findings = health.check(dataset, rows)
+    for finding in findings:
+        logger.warning("%s", finding.message)
     choice = choose(dataset, config, progress)
     chosen_at = time.perf_counter()
     left_s = math.inf
@@ -66,7 +72,8 @@ def train(
         turned = not choice.settings.prefixes and rotate(towers, rows)
         popularity = bias(choice.trend, rows.pop, rows.decayed)
         towers.lean = lean_of(towers, rows, popularity, choice.lean, config.train.seed)
-        model = export(dataset, rows, towers, popularity, config.train.history)
+        level = choice.cold.quantile if choice.cold else MEDIAN
+        model = export(dataset, rows, towers, popularity, config.train.history, level)
         if config.train.int8:
             model = with_int8_towers(model, dataset)
         counts = ageing_counts(dataset, rows, choice.trend)
@@ -88,6 +95,8 @@ def train(
         },
         seed=config.train.seed,
         rotated=turned,
+        warnings=[finding.to_dict() for finding in findings],
+        cold={"quantile": level, **(choice.cold.report if choice.cold else {})},
     )
     return model
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from recsys.config import ModelConfig, TrainConfig
 from recsys.popularity import DAY_S, Trend
 from recsys.progress import Progress
+from recsys.training.cold import Newcomers, Placed
 from recsys.training.companions import Companions, closest
 from recsys.training.dataset import Dataset
 from recsys.training.evaluation import Judge
@@ -75,6 +76,7 @@ class Choice:
         validation: Metrics of the model and both floors, and the number of users.
         curves: One row per look at a fit.
         leaks: What is said of features that know the future.
+        cold: What becomes of items without a learned row; None without content.
     """
 
     settings: Settings
@@ -84,6 +86,7 @@ class Choice:
     validation: dict[str, Any] = field(default_factory=dict[str, Any])
     curves: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     leaks: list[str] = field(default_factory=list[str])
+    cold: Placed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,7 @@ class _Run:
     epochs: int
     overfitted: bool
     lean: float = 0.0
+    cold: Placed | None = None
 
     @property
     def score(self) -> float:
@@ -125,7 +129,8 @@ def choose(dataset: Dataset, model: ModelConfig, progress: Progress) -> Choice:
     judge = Judge(dataset, rows, cut, config.seed)
     deadline = started + SHARE * config.budget_s
     with progress.stage("choose settings") as stage:
-        search = _Search(dataset, rows, judge, config, deadline, stage.advance)
+        new = Newcomers(dataset, rows, cut, config.seed)
+        search = _Search(dataset, rows, judge, new, config, deadline, stage.advance)
         best = search.run_all(settings)
     choice = Choice(
         settings=best.settings,
@@ -140,6 +145,7 @@ def choose(dataset: Dataset, model: ModelConfig, progress: Progress) -> Choice:
         },
         curves=search.curves,
         leaks=[str(leak) for leak in warn_of_leaks(dataset, cut)],
+        cold=best.cold,
     )
     logger.info("chose %s, %s, %d epochs", best.settings, best.trend, choice.epochs)
     return choice
@@ -162,6 +168,7 @@ class _Look:
     trend: Trend
     metrics: dict[str, float]
     lean: float = 0.0
+    cold: Placed | None = None
 
 
 class _Search:
@@ -172,6 +179,7 @@ class _Search:
         dataset: Dataset,
         rows: QueryRows,
         judge: Judge,
+        new: Newcomers,
         config: TrainConfig,
         deadline: float,
         advance: Callable[[int, str], None],
@@ -179,6 +187,7 @@ class _Search:
         self.dataset = dataset
         self.rows = rows
         self.judge = judge
+        self.new = new
         self.config = config
         self.deadline = deadline
         self.advance = advance
@@ -314,7 +323,8 @@ class _Search:
             started = time.perf_counter()
             metrics = self.judge.score(towers, biases)
             score, place = max((score_of(m), i) for i, m in enumerate(metrics))
-            look = _Look(score, epoch.number, trends[place], metrics[place])
+            cold = self.new.place(towers, biases[place])
+            look = _Look(score, epoch.number, trends[place], metrics[place], cold=cold)
             # Each lean costs a look; the first half of a fit is not what is chosen.
             if looks > 1 and (epoch.last or 2 * epoch.number > epochs):
                 look = self._with_lean(look, towers, biases[place])
@@ -335,6 +345,7 @@ class _Search:
             epochs=len(seconds),
             overfitted=best.score > found[-1].score * (1 + _OVERFIT),
             lean=best.lean,
+            cold=best.cold,
         )
 
     def _with_lean(self, look: _Look, towers: Towers, bias: Tensor) -> _Look:

@@ -239,3 +239,41 @@ def test_the_serving_version_is_not_touched_by_an_evaluation(shop: Shop) -> None
         evaluate.evaluate(conn, "shop", 2, Holdout({7: {1}}))
         assert versions.serving_number(conn, "shop") == 1
         assert np.isfinite(versions.get(conn, "shop", 2).ann_recall or 0)
+
+
+def test_cold_counts_new_items_only_and_ranks_among_them(line: str) -> None:
+    """Items 5 and 6 have no learned row any more; 7 came later and was chosen."""
+    with _db.connect(line) as conn:
+        conn.execute("insert into product values (7)")
+        conn.execute(
+            "insert into recsys.item_vector_shop_1 values"
+            " (7, ('[1' || repeat(',0', 7) || ',0]')::halfvec)"
+        )
+        conn.execute("delete from recsys.id_embedding_shop_1 where item_id > 4")
+        conn.execute("insert into event values (2, 7, 'view', '2026-02-04')")
+
+        known = evaluate.after(conn, "shop", 1, CUT)
+        new = evaluate.new_items(conn, versions.get(conn, "shop", 1))
+        holdout = evaluate.after(conn, "shop", 1, CUT, cold=True)
+        found = evaluate.evaluate(conn, "shop", 1, holdout, k=2, cold=True)
+
+    assert known.relevant == {1: {5, 1}, 2: {3}}
+    assert holdout.relevant == {1: {5, 1}, 2: {3, 7}}
+    assert new == {5, 6, 7}
+    # User 1 is shown 5, 4: the hit on 5; user 2 is shown 6, 3: 7 is not there.
+    assert found.metrics["model"]["recall@2"] == 0.5
+    # Among the new ones user 1 is shown 5, 7, and user 2 is shown 6, 7.
+    among = found.metrics["model_among_new"]
+    assert among["recall@2"] == 1
+    assert among["ndcg@2"] == pytest.approx((1 + 1 / math.log2(3)) / 2)
+    chance = found.metrics["random_among_new"]
+    assert chance["recall@2"] == pytest.approx(2 / 3)
+    assert chance["ndcg@2"] == pytest.approx((1 + 1 / math.log2(3)) / 3)
+    assert chance["hr@10"] == 1
+
+
+def test_cold_without_a_new_item_says_so(line: str) -> None:
+    with _db.connect(line) as conn:
+        holdout = evaluate.after(conn, "shop", 1, CUT, cold=True)
+        with pytest.raises(SourceError, match="no hit on a new item"):
+            evaluate.evaluate(conn, "shop", 1, holdout, cold=True)

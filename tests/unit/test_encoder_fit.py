@@ -2,12 +2,14 @@
 
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
 
 from recsys.config import Feature
 from recsys.encoder import FittedSide, fit
+from recsys.encoder.fit import _Learner
 from recsys.errors import ConfigError
 
 
@@ -107,3 +109,30 @@ def test_a_reserved_name_is_refused():
     with pytest.raises(ConfigError, match="dense"):
         fit([Feature("dense", "category")], [])
     fit([Feature("dense", "number")], [])
+
+
+def test_a_huge_vocabulary_is_counted_in_bounded_memory(monkeypatch, caplog):
+    """The frequent values survive however many rare ones come between them."""
+    monkeypatch.setattr(sys.modules[_Learner.__module__], "_LEAST_COUNTED", 400)
+    feature = Feature("tag", "category", max_size=20)
+    learner = _Learner(feature, 0.0)
+    largest = 0
+
+    for batch in range(50):
+        rare = [f"rare {batch} {i}" for i in range(100)]
+        learner.see({"tag": [f"common {i % 20}" for i in range(60)] + rare})
+        largest = max(largest, len(learner.counts))
+
+    assert set(learner.fitted().vocabulary) == {f"common {i}" for i in range(20)}
+    assert largest <= 400
+    assert caplog.text.count("more than") == 1
+
+
+def test_a_vocabulary_below_the_bound_is_exact():
+    feature = Feature("tag", "category", max_size=3, min_count=2)
+
+    fitted = fit(
+        (feature,), [{"tag": list("aaabbbccd") + [f"x{i}" for i in range(99)]}]
+    )
+
+    assert fitted.features[0].vocabulary == ("a", "b", "c")

@@ -237,7 +237,7 @@ def test_a_side_without_features_has_no_encoder():
 
 
 def test_a_model_beyond_bytea_is_refused(fitted, monkeypatch):
-    monkeypatch.setattr("recsys.encoder.graph._LARGEST_MODEL", 1000)
+    monkeypatch.setattr("recsys.encoder.graph.LARGEST_MODEL", 1000)
 
     with pytest.raises(ArtifactError, match="item encoder takes") as error:
         encoder_model("item", fitted)
