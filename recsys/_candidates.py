@@ -11,7 +11,7 @@ from typing import ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys import _db, _index_key, filters, retrieval
+from recsys import _db, _index_key, _interests, filters, retrieval
 from recsys._arguments import check_ids, check_k
 from recsys._db import Connection, Halfvec
 from recsys._loaded import Loaded
@@ -171,7 +171,7 @@ def find(
     Args:
         conn: An open connection.
         version: Who answers.
-        query: Query vector, shape (D + 1,), float32.
+        query: Query vector, shape (D + 1,), float32; of several interests (Q, D + 1).
         wanted: What was asked.
         seen: Items left out because the user knows them; pinned ones may be among
             them.
@@ -185,6 +185,10 @@ def find(
         return [], []
     exact, ef_search = effort(version, wanted.recall_target)
     exclude = [*seen, *wanted.exclude]
+    if query.ndim == 2:
+        if len(query) > 1:
+            return _find_each(conn, version, query, wanted, exclude)
+        query = query[0]
     if wanted.plain and not exact:
         ef_search = _index_key.effort(version.config, ef_search, wanted.k)
         return retrieval.search(
@@ -207,6 +211,37 @@ def find(
     if wanted.rules is None and not wanted.amounts and wanted.boost is None:
         return found.item_ids[: wanted.k], found.scores[: wanted.k]
     return _page(wanted, found, version.tower.dim)
+
+
+def _find_each(
+    conn: Connection,
+    version: Loaded,
+    queries: NDArray[np.float32],
+    wanted: Wanted,
+    exclude: list[ItemId],
+) -> Found:
+    """Return the page of several interests; see ``_interests``."""
+    exact, ef_search = effort(version, wanted.recall_target)
+    vectors = [Halfvec(query) for query in queries]
+    share = version.config.query.share
+    sure = _interests.sure_places(wanted.k, len(vectors), share)
+    if wanted.plain and not exact:
+        ef_search = _index_key.effort(version.config, ef_search, wanted.k)
+        return retrieval.interests(
+            conn, version.statements, vectors, wanted.k, exclude, ef_search, sure
+        )
+    memory = _Memory(version, wanted)
+    look = _look(conn, wanted, vectors[0], exclude)
+    if exact:
+        look = look._replace(ef_search=None)
+    else:
+        look = look._replace(ef_search=ef_search, first=memory.first(ef_search))
+    found = retrieval.candidates_each(conn, version.statements, vectors, look)
+    memory.keep(_interests.needed(found))
+    if wanted.rules is None and not wanted.amounts and wanted.boost is None:
+        lists = [(one.item_ids[: wanted.k], one.scores[: wanted.k]) for one in found]
+        return _interests.merge(lists, wanted.k, sure)
+    return _page(wanted, _interests.pooled(found), version.tower.dim)
 
 
 def _named(wanted: Wanted) -> list[ItemId]:

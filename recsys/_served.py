@@ -15,6 +15,7 @@ from psycopg.rows import tuple_row
 
 from recsys import _db, _index_key, _sql, artifacts, retrieval, versions
 from recsys._db import Connection, Halfvec
+from recsys._interests import merge, sure_places
 from recsys._queries import queries
 from recsys._source import source_errors
 from recsys._tower import QueryTower
@@ -22,6 +23,7 @@ from recsys.config import ModelConfig
 from recsys.encoder.values import json_projection
 from recsys.errors import SourceError
 from recsys.progress import SILENT, Progress
+from recsys.retrieval import Found
 from recsys.types import ItemId, UserId
 from recsys.versions import ModelVersion
 
@@ -39,7 +41,7 @@ class Answer:
         items: Item ids, best first.
         scores: Their inner products with the query.
         seen: What the user had: never in the list.
-        query: Query vector, shape (dim,), float32.
+        query: Query vector, shape (dim,), float32; of several interests (Q, dim).
         seconds: Wall time of both statements and the tower.
     """
 
@@ -103,16 +105,18 @@ class Served:
         items: Sequence[ItemId] = ()
         scores: Sequence[float] = ()
         if self._only is None:
-            items, scores = retrieval.search(
-                self.conn,
-                self._statements,
-                Halfvec(query),
-                self.depth,
-                state.seen,
-                self._ef_search,
-            )
+            items, scores = self._search(query, state.seen)
         seconds = time.perf_counter() - start
         return Answer(items, scores, state.seen, query, seconds)
+
+    def _search(self, query: NDArray[np.float32], seen: Sequence[ItemId]) -> Found:
+        known = (self.conn, self._statements)
+        depth, ef_search = self.depth, self._ef_search
+        vectors = [Halfvec(each) for each in np.atleast_2d(query)]
+        if len(vectors) == 1:
+            return retrieval.search(*known, vectors[0], depth, seen, ef_search)
+        sure = sure_places(depth, len(vectors), self.version.config.query.share)
+        return retrieval.interests(*known, vectors, depth, seen, ef_search, sure)
 
 
 def _restricted_state(version: ModelVersion, only: str) -> bytes:
@@ -175,6 +179,37 @@ def exact(
         among: Only these items are ranked.
         progress: Receives the progress.
     """
+    several = [np.atleast_2d(answer.query) for answer in answers]
+    single = [
+        replace(answer, query=query)
+        for answer, each in zip(answers, several, strict=True)
+        for query in each
+    ]
+    ranked = _rank(conn, version, single, depth, only, progress)
+    if len(ranked) == len(answers):
+        return ranked
+    out: list[Ranking] = []
+    place = 0
+    for each in several:
+        lists = [
+            (one.items, one.scores.tolist()) for one in ranked[place:][: len(each)]
+        ]
+        sure = sure_places(depth, len(each), version.config.query.share)
+        items, scores = merge(lists, depth, sure)
+        out.append(Ranking(list(items), np.array(scores, np.float32)))
+        place += len(each)
+    return out
+
+
+def _rank(
+    conn: Connection,
+    version: ModelVersion,
+    answers: Sequence[Answer],
+    depth: int,
+    only: str | None,
+    progress: Progress,
+) -> list[Ranking]:
+    """Rank for one query each."""
     queries = np.stack([answer.query for answer in answers])
     queries = queries.astype(np.float16).astype(np.float32)  # as the search rounds
     without: dict[ItemId, list[int]] = defaultdict(list)

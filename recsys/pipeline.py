@@ -291,9 +291,7 @@ def _store(
         content = trained.counts.pack(config.item_id)
         hashes["popularity"] = artifacts.put(conn, "safetensors", content)
         said["trend"] = trained.trend.to_dict()
-    config = dataclasses.replace(
-        config, query=dataclasses.replace(config.query, encoder="mean")
-    )
+    config = dataclasses.replace(config, query=trained.query)
     spec = json.loads(json.dumps({**config.to_dict(), **said}))
     metrics = {"validation": trained.report.get("validation", {})}
     return VersionPlan(config.name, number, spec, hashes, metrics)

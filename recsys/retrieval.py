@@ -27,7 +27,7 @@ from recsys._db import (
     callers_fault,
 )
 from recsys.assignment import Plan, experiment_from_json
-from recsys.config import ModelConfig
+from recsys.config import IdType, ModelConfig
 from recsys.errors import (
     DatabaseUnavailable,
     SourceError,
@@ -85,6 +85,8 @@ class Statements:
     candidates: bytes
     bigint: bool
     fresh: bytes | None = None
+    interests: bytes = b""
+    candidates_each: bytes = b""
 
     def array(self, ids: Sequence[ItemId]) -> BigintArray | list[ItemId]:
         """Return item ids as they go to the server; their type is checked before."""
@@ -126,17 +128,57 @@ def statements(
             f"(%s::halfvec, %s::integer, %s::{item}[], %s::integer)"
         ),
         candidates=_sql.trusted(
-            "select item_ids, scores, key_ids, keys, amount_ids, amounts, time_ids,"
-            " times, vectors, at, stage, scanned, needed"
-            f" from recsys._candidates('{suffix}', %s::halfvec,"
-            + f" %s::{item}[],"
-            * 5
-            + " %s::integer, %s::integer, %s::integer, %s::boolean, %s::text,"
-            " %s::real, %s::text, %s::integer, %s::integer, %s::text, %s::text,"
-            " %s::boolean)"
+            f"select {', '.join(Seen._fields)} from {_candidates(suffix, item, '%s')}"
         ),
         bigint=item == "bigint",
         fresh=None if number is None else _fresh(suffix, config, number),
+        interests=_interests(suffix, item),
+        candidates_each=_sql.trusted(
+            f"select {', '.join(f'c.{name}' for name in Seen._fields)}"
+            f" from {_QUERIES_OF} lateral {_candidates(suffix, item, 'q.query')} as c"
+            " order by q.place"
+        ),
+    )
+
+
+_QUERIES_OF = "unnest(array[@queries@]) with ordinality as q(query, place),"
+"""The queries of a request as a table; ``_of`` writes as many as there are."""
+
+
+def _of(text: bytes, count: int) -> bytes:
+    return text.replace(b"@queries@", b", ".join([b"%s::halfvec"] * count))
+
+
+def _candidates(suffix: str, item: IdType, query: str) -> str:
+    return (
+        f"recsys._candidates('{suffix}', {query}::halfvec,"
+        + f" %s::{item}[]," * 5
+        + " %s::integer, %s::integer, %s::integer, %s::boolean, %s::text,"
+        " %s::real, %s::text, %s::integer, %s::integer, %s::text, %s::text,"
+        " %s::boolean)"
+    )
+
+
+def _interests(suffix: str, item: IdType) -> bytes:
+    """Return the search of several queries: one page, each sure of some places.
+
+    The best items of every interest come first, however they score; what is left is
+    filled by score. ``_interests.merge`` is the same in Python.
+    """
+    order = f"p.score desc, p.item_id{collation(item)}"
+    return _sql.trusted(
+        f"with found as (select n.item_id, n.score, n.place from {_QUERIES_OF}"
+        f" lateral recsys._search_{suffix}"
+        f"(q.query, %s::integer, %s::{item}[], %s::integer) as s,"
+        " lateral unnest(s.item_ids, s.scores) with ordinality"
+        " as n(item_id, score, place)),"
+        " item as (select f.item_id, max(f.score) as score,"
+        " bool_or(f.place <= %s::integer) as sure from found as f group by f.item_id),"
+        " page as (select i.item_id, i.score from item as i"
+        f" order by i.sure desc, i.score desc, i.item_id{collation(item)}"
+        " limit %s::integer)"
+        f" select coalesce(array_agg(p.item_id order by {order}), '{{}}'),"
+        f" coalesce(array_agg(p.score order by {order}), '{{}}') from page as p"
     )
 
 
@@ -321,6 +363,46 @@ class Seen(NamedTuple):
     stage: str
     scanned: int
     needed: int | None
+
+
+def interests(
+    conn: Connection,
+    sql: Statements,
+    queries: Sequence[Halfvec],
+    k: int,
+    exclude: Sequence[ItemId],
+    ef_search: int,
+    sure: int,
+) -> Found:
+    """Return the page of several queries, by one statement.
+
+    Args:
+        conn: An open connection.
+        sql: Of the version.
+        queries: Query vectors.
+        k: List length.
+        exclude: Items left out.
+        ef_search: Candidates of the index for each query.
+        sure: Places that the best items of each query are sure of.
+    """
+    values = (*queries, k, sql.array(exclude), ef_search, sure, k)
+    with binary_cursor(conn) as cur, _explained(sql.suffix, "", ""):
+        row = cur.execute(_of(sql.interests, len(queries)), values).fetchone()
+    return (row[0], row[1]) if row else ([], [])
+
+
+def candidates_each(
+    conn: Connection, sql: Statements, queries: Sequence[Halfvec], look: Look
+) -> list[Seen]:
+    """Return the candidates of several queries, by one statement.
+
+    Raises:
+        SourceError: A query of the application fails.
+    """
+    values = (*queries, sql.array(look.exclude), *look[2:])
+    text = _of(sql.candidates_each, len(queries))
+    with binary_cursor(conn) as cur, _explained(sql.suffix, "", ""):
+        return [Seen(*row) for row in cur.execute(text, values).fetchall()]
 
 
 def candidates(conn: Connection, sql: Statements, look: Look) -> Seen:

@@ -65,7 +65,7 @@ def queries(
     user: Tensor,
     context: Tensor | None,
 ) -> Tensor:
-    """Compute the query vectors of users (0 to U) from their full history."""
+    """Compute the queries of users (0 to U) from their full history; see ``Towers``."""
     history = rows.history.take(user)
     taste = towers.taste(vectors.history, history)
     features = torch.from_numpy(rows.users)[user]
@@ -90,6 +90,12 @@ def lean_of(
     context = None if rows.context is None else rows.context[some]
     query = queries(towers, rows, item_vectors(towers, rows), user, context)
     return fit_lean(query, rows.history.take(user), bias, strength)
+
+
+def nearest(query: Tensor, vectors: Tensor) -> Tensor:
+    """Return inner products, shape (B, T); of several queries the greatest."""
+    dot = query @ vectors.T
+    return dot.amax(1) if dot.dim() == 3 else dot
 
 
 class Judge:
@@ -120,7 +126,11 @@ class Judge:
         vectors = item_vectors(towers, self._rows)
         query = queries(towers, self._rows, vectors, self._user, self._context)
         lists = [
-            _best(query[part] @ vectors.served.T, biases, self._rows.seen.take(users))
+            _best(
+                nearest(query[part], vectors.served),
+                biases,
+                self._rows.seen.take(users),
+            )
             for part, users in self._parts()
         ]
         return self._metrics(lists)
@@ -141,9 +151,11 @@ class Judge:
         found: list[dict[str, float]] = []
         for strength in strengths:
             last = fit_lean(query, history, bias, strength).coordinate(query)
+            last = last.amax(1) if last.dim() > 1 else last  # of interests all are 1
             lists = [
                 _best(
-                    query[part] @ vectors.served.T + last[part].unsqueeze(1) * bias,
+                    nearest(query[part], vectors.served)
+                    + last[part].unsqueeze(1) * bias,
                     torch.zeros_like(bias).unsqueeze(0),
                     self._rows.seen.take(users),
                 )

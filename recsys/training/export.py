@@ -7,7 +7,7 @@ what torch gives: on real rows, on edge rows, and after rounding to halfvec.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from recsys._query_config import QueryConfig
 from recsys._tower import ItemTower, QueryTower
 from recsys.encoder.fit import FittedSide
 from recsys.encoder.towers import item_tower, query_tower
@@ -26,7 +27,8 @@ from recsys.training.dataset import Dataset
 from recsys.training.evaluation import item_vectors
 from recsys.training.features import EncodedSide, encode_rows
 from recsys.training.model import Towers, array
-from recsys.training.ragged import join
+from recsys.training.query import SequenceQuery
+from recsys.training.ragged import Selection, join
 from recsys.training.rows import QueryRows
 from recsys.types import ItemId
 
@@ -59,6 +61,7 @@ class TrainedModel:
         report: JSON-serialisable: settings, validation, curves, data, timing, parity.
         trend: Weights of the popularity dimension; None where it does not age.
         counts: What it was computed from; None where it does not age.
+        query: How its queries are made.
     """
 
     item_ids: Sequence[ItemId]
@@ -75,6 +78,7 @@ class TrainedModel:
     report: dict[str, Any]
     trend: Trend | None = None
     counts: Counts | None = None
+    query: QueryConfig = field(default_factory=lambda: QueryConfig(encoder="mean"))
 
 
 @torch.no_grad()
@@ -168,7 +172,11 @@ def check_parity(
     tower = ItemTower(model.item_tower, model.items.declared, dim)
     items = _compare_items(model, dataset, rows, towers, tower)
     query = QueryTower(
-        model.query_tower, model.users.declared, model.contexts.declared, dim
+        model.query_tower,
+        model.users.declared,
+        model.contexts.declared,
+        dim,
+        sequential=isinstance(towers.taste, SequenceQuery),
     )
     queries, overlap = _compare_queries(model, dataset, rows, towers, query, history)
     found = {
@@ -265,38 +273,79 @@ def _compare_queries(
         (longest[:1], torch.full((1,), 0.5)),
         (longest, torch.from_numpy(rng.random(history).astype(np.float32) + 0.1)),
     ]
-    expected = _torch_queries(dataset, towers, vectors.history, lists, users, contexts)
+    lists = [(values[:history], weight[:history]) for values, weight in lists]
+    past = _with_moments(join(lists), towers, rng)
+    expected = _torch_queries(dataset, towers, vectors.history, past, users, contexts)
     last = array(towers.lean.coordinate(torch.from_numpy(expected)))[..., None]
     length = max(len(part) for part, _ in lists)
     table, weight = _padded(lists, vectors.history, length)
+    ages, kinds = _moments(past, length)
     feeds = (_repeated(user_columns, size), _repeated(context_columns, size))
-    actual = tower.encode(table, weight, *feeds)
-    worst = _difference(actual, np.concatenate([expected, last], 1))
+    actual = tower.encode(table, weight, *feeds, ages, kinds)
+    worst = _difference(actual, np.concatenate([expected, last], -1))
     for row in range(min(8, size)):
         single = tower.encode_one(
             table[row, : len(lists[row][0])],
             weight[row, : len(lists[row][0])],
             {name: cells[row] for name, cells in feeds[0].items()},
             {name: cells[row] for name, cells in feeds[1].items()},
+            ages[row, : len(lists[row][0])].tolist(),
+            kinds[row, : len(lists[row][0])].tolist(),
         )
         worst = max(worst, _difference(single, actual[row]))
 
     bias = model.bias[rows.items][:, None]
     exact = np.concatenate([array(vectors.served), bias], 1)
     rounded = _half(exact)
-    query = tower.encode(_half(table), weight, *feeds)
+    query = tower.encode(_half(table), weight, *feeds, ages, kinds)
+    actual, query = (each.reshape(-1, each.shape[-1]) for each in (actual, query))
     return worst, _overlap(actual @ exact.T, _half(query) @ rounded.T)
+
+
+def _with_moments(
+    history: Selection, towers: Towers, rng: np.random.Generator
+) -> Selection:
+    """Return histories with ages and kinds, known and not, where they matter."""
+    if not isinstance(towers.taste, SequenceQuery):
+        return history
+    gaps = rng.exponential(30 * 86_400.0, len(history.values))
+    # A sum within each list; the edges are none, all at once, and unknown.
+    total = np.concatenate([[0.0], np.cumsum(gaps)])
+    owner, start = history.owner.numpy(), history.start.numpy()
+    age = total[1:] - total[start][owner]
+    age[owner % 5 == 3] = -1.0
+    age[owner % 5 == 4] = 60.0
+    kinds = len(towers.taste.encoder.kind) - 1
+    kind = rng.integers(kinds + 1, size=len(age))
+    return replace(
+        history,
+        age=torch.from_numpy(age.astype(np.float32)),
+        kind=torch.from_numpy(kind.astype(np.int64)),
+    )
+
+
+def _moments(
+    history: Selection, length: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return ages and kinds of histories as the published tower takes them."""
+    ages = np.full((len(history.start), length), -1.0)
+    kinds = np.zeros(ages.shape, np.int64)
+    if history.age is not None and history.kind is not None:
+        owner = history.owner.numpy()
+        within = np.arange(len(owner)) - history.start.numpy()[owner]
+        ages[owner, within] = history.age.numpy()
+        kinds[owner, within] = history.kind.numpy()
+    return ages, kinds
 
 
 def _torch_queries(
     dataset: Dataset,
     towers: Towers,
     table: Tensor,
-    lists: list[tuple[Tensor, Tensor]],
+    history: Selection,
     users: NDArray[np.int64],
     contexts: NDArray[np.int64],
 ) -> Float32Array:
-    history = join(lists)
     taste, empty = towers.taste(table, history), history.counts == 0
     context = None if dataset.contexts is None else torch.from_numpy(contexts)
     query = towers.query(taste, empty, torch.from_numpy(users), context)

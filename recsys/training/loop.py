@@ -25,6 +25,7 @@ from recsys.errors import TrainingError
 from recsys.training.companions import Companions, closest
 from recsys.training.dataset import Dataset
 from recsys.training.device import Device, resolve
+from recsys.training.interests import nearest_interest
 from recsys.training.matryoshka import nested
 from recsys.training.model import Towers
 from recsys.training.objectives import OBJECTIVES
@@ -34,7 +35,7 @@ from recsys.training.rows import QueryRows
 from recsys.training.sampler import Sampler, UserRows
 from recsys.training.settings import Settings
 from recsys.training.step import Batched, RowSource
-from recsys.training.windows import SequenceRows
+from recsys.training.windows import SequenceRows, sequence_rows
 
 WARM_UP_STEPS = 100
 # A small data set in large batches would see too few steps per epoch.
@@ -110,7 +111,11 @@ def fit(
     """
     device = device or resolve()
     generator = torch.Generator().manual_seed(seed)
-    recency = source.most_recency if isinstance(source, SequenceRows) else math.inf
+    if source is None and settings.query.sequential:
+        source = sequence_rows(dataset, rows.to(device.where), settings, seed)
+    recency = math.inf
+    if isinstance(source, SequenceRows):
+        recency, settings = source.most_recency, source.paced(settings)
     taste = taste_of(settings.query, start.shape[1], recency, generator)
     sides = (dataset.items, dataset.users, dataset.contexts)
     towers = Towers(start, *sides, generator, settings.content, taste)
@@ -205,8 +210,11 @@ class _Fit:
             group["lr"] = self.settings.lr * share
         step = self.sampler.step(chosen)
         query, items = self.towers(step)
+        batch = step.batch
+        if query.dim() == 3:
+            query, batch = nearest_interest(query, items, batch)
         objective = OBJECTIVES[self.settings.objective]
-        loss = nested(objective, query, items, step.batch, self.settings)
+        loss = nested(objective, query, items, batch, self.settings)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -79,9 +77,8 @@ class InterestQuery(Taste):
 
     def __init__(self, count: int, dim: int, generator: torch.Generator) -> None:
         super().__init__()
-        std = 1 / math.sqrt(dim)
-        drawn = torch.randn(dim, count, generator=generator) * std
-        self.attention = nn.Parameter(drawn)
+        # Large enough that the interests differ from the start: alike, one takes all.
+        self.attention = nn.Parameter(torch.randn(dim, count, generator=generator))
 
     def forward(self, rows: Tensor, history: Selection) -> Tensor:
         """Return the interests of B histories, shape (B, K, d); 0 for an empty one."""

@@ -44,6 +44,7 @@ class QueryRows:
         neighbours: Items an earlier version holds for similar to each trained item,
             -1 where there is none, shape (T, k), int64; None where not wanted.
         periods: The query rows, cut by time; None without times.
+        keep: Marks the interactions that the rows are made of; None: not known.
     """
 
     items: NDArray[np.int64]
@@ -59,6 +60,7 @@ class QueryRows:
     disliked: Ragged | None = None
     neighbours: Tensor | None = None
     periods: Periods | None = None
+    keep: NDArray[np.bool_] | None = None
 
     @property
     def pairs(self) -> int:
@@ -83,6 +85,7 @@ class QueryRows:
             disliked=None if self.disliked is None else self.disliked.to(where),
             neighbours=None if self.neighbours is None else self.neighbours.to(where),
             periods=None if self.periods is None else self.periods.to(where),
+            keep=self.keep,
         )
 
 
@@ -168,6 +171,7 @@ def query_rows(
         disliked=own.disliked,
         neighbours=own.neighbours,
         periods=periods,
+        keep=keep,
     )
 
 

@@ -73,7 +73,9 @@ def train(
         popularity = bias(choice.trend, rows.pop, rows.decayed)
         towers.lean = lean_of(towers, rows, popularity, choice.lean, config.train.seed)
         level = choice.cold.quantile if choice.cold else MEDIAN
-        model = export(dataset, rows, towers, popularity, config.train.history, level)
+        history = replace(config, query=choice.settings.query).history
+        model = export(dataset, rows, towers, popularity, history, level)
+        model = replace(model, query=choice.settings.query)
         if config.train.int8:
             model = with_int8_towers(model, dataset)
         counts = ageing_counts(dataset, rows, choice.trend)
@@ -178,6 +180,7 @@ def _settings(choice: Choice, epochs: int) -> dict[str, Any]:
         "id_dropout": settings.id_dropout,
         "objective": settings.objective,
         "companions": settings.companions,
+        "encoder": settings.query.encoder,
         "epochs": epochs,
         "trend": choice.trend.to_dict(),
         "prefixes": list(settings.prefixes),

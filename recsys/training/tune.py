@@ -20,12 +20,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recsys._query_config import QueryConfig
 from recsys.config import ModelConfig, TrainConfig
+from recsys.errors import TrainingError
 from recsys.popularity import DAY_S, Trend
 from recsys.progress import Progress
 from recsys.training.cold import Newcomers, Placed
 from recsys.training.companions import Companions, closest
 from recsys.training.dataset import Dataset
+from recsys.training.encoders import DROPOUT, first_query, sequential
 from recsys.training.evaluation import Judge
 from recsys.training.leaks import warn_of_leaks
 from recsys.training.lean import STRENGTHS
@@ -62,6 +65,9 @@ _LEAD = 0.03
 # Likewise it holds companions back, which need time to pay: they are taken unless they
 # lose by more than this, divided by the number of epochs.
 _SLACK = 0.05
+# Share of the search that encoders of sequences get, and how much better one must be.
+_ORDER = 0.5
+_ORDER_LEAD = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +123,11 @@ def choose(dataset: Dataset, model: ModelConfig, progress: Progress) -> Choice:
     """
     started = time.perf_counter()
     config = model.train
-    settings = first_settings(model)
+    query = model.query
+    if query.encoder == "auto" and (model.update.every_s or config.int8):
+        # Only the rows of a mean can be updated, and its tower has nothing to shrink.
+        query = replace(query, encoder="mean")
+    settings = replace(first_settings(model), query=first_query(query, dataset))
     cut = split(dataset, config.validation, config.seed)
     if not len(cut.users):
         logger.warning("no user can be validated on; default settings are used")
@@ -128,10 +138,14 @@ def choose(dataset: Dataset, model: ModelConfig, progress: Progress) -> Choice:
     )
     judge = Judge(dataset, rows, cut, config.seed)
     deadline = started + SHARE * config.budget_s
+    others = sequential(query, dataset) if cut.by_time else []
+    mean_until = deadline - (_ORDER if others else 0) * SHARE * config.budget_s
     with progress.stage("choose settings") as stage:
         new = Newcomers(dataset, rows, cut, config.seed)
         search = _Search(dataset, rows, judge, new, config, deadline, stage.advance)
         best = search.run_all(settings)
+        search = _Search(dataset, rows, judge, config, mean_until, stage.advance)
+        best = search.try_encoders(search.run_all(settings), others, deadline)
     choice = Choice(
         settings=best.settings,
         trend=best.trend,
@@ -212,6 +226,31 @@ class _Search:
             return long
         # More epochs were worse, or a machine that slowed down left no time for more.
         return replace(best, overfitted=long.epochs > best.epochs)
+
+    def try_encoders(
+        self, best: _Run, others: list[QueryConfig], deadline: float
+    ) -> _Run:
+        """Return a fit of an encoder of sequences where it is clearly better."""
+        for left, query in zip(range(len(others), 0, -1), others, strict=True):
+            # What sets alone are trained with does not go with places.
+            settings = replace(
+                best.settings, query=query, companions=0.0, recent_beta=0.0
+            )
+            if self.config.dropout < 0:
+                settings = replace(settings, dropout=DROPOUT)
+            epochs, limit_s = _DEFAULT_EPOCHS, math.inf
+            if self.config.epochs:
+                epochs = min(self.config.epochs, _SHORT_EPOCHS)
+            else:
+                limit_s = max(1.0, (deadline - time.perf_counter()) / left)
+            try:
+                other = self._run(settings, epochs, _LOOKS, limit_s)
+            except TrainingError as exc:
+                logger.info("no %s encoder: %s", query.encoder, exc)
+                continue
+            if other.score > best.score * (1 + _ORDER_LEAD):
+                best = other
+        return best
 
     def _compare(self, settings: Settings) -> _Run | None:
         """Return the best of the short fits; None when there is nothing to choose."""
@@ -368,6 +407,7 @@ class _Search:
                 "dropout": settings.dropout,
                 "recent_beta": settings.recent_beta,
                 "companions": settings.companions,
+                "encoder": settings.query.encoder,
                 "epoch": epoch.number,
                 "seconds": round(epoch.seconds, 4),
                 "train_loss": epoch.loss,

@@ -87,6 +87,13 @@ def train_full(
             f" train.dim is {config.train.dim}",
             hint="Train from the start: leave out --full.",
         )
+    encoder = str(parent.settings.get("encoder", "mean"))
+    if encoder != "mean":
+        raise TrainingError(
+            f"version {parent.number} makes its queries with {encoder}: a full update "
+            "goes on from a mean alone",
+            hint='Train from the start, or set query.encoder = "mean".',
+        )
     new = dataset.time >= parent.until
     if not (new & (dataset.weight > 0)).any():
         raise TrainingError(

@@ -7,22 +7,27 @@ young as its targets.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recsys.errors import TrainingError
 from recsys.training.dataset import Dataset
 from recsys.training.ragged import Selection
 from recsys.training.rows import UNKNOWN, QueryRows, id_order, kind_numbers
+from recsys.training.settings import Settings
 from recsys.training.step import Queries
 
 # Share of windows that are trained as a session is served: no times, kinds or weights.
 SESSIONS = 0.15
 # Of a user with more events only the newest are learned from: so many windows.
 _MOST_WINDOWS = 40
+# Every query has a row of logits of its own: a step is many queries, few negatives.
+_QUERIES = 1024
+_NEGATIVES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +76,11 @@ def sequences(
     user, item, time = user[order], item[order], time[order]
     weight, kind, places = dataset.weight[places][order], kind[order], places[order]
     again = np.zeros(len(order), np.bool_)
-    # What follows in the order is older: the same item once more in a row is one event.
-    again[1:] = (user[1:] == user[:-1]) & (item[1:] == item[:-1])
+    # The same item twice at one moment is one event.
+    same = (user[1:] == user[:-1]) & (item[1:] == item[:-1])
+    again[1:] = same & (time[1:] == time[:-1])
     first, greatest = _firsts(user, item, weight, len(rows.items))
-    # A first event that is merged into the one after it makes that one the first.
+    # Where they are one event, it is the first if one of them is.
     start = np.flatnonzero(~again)
     first = np.logical_or.reduceat(first, start) if len(start) else first
     context = None
@@ -112,6 +118,27 @@ def _firsts(
     greatest = np.empty(len(key), np.float32)
     greatest[order] = running
     return first, greatest
+
+
+def sequence_rows(
+    dataset: Dataset, rows: QueryRows, settings: Settings, seed: int
+) -> SequenceRows:
+    """Return the windows that an encoder of sequences learns from.
+
+    Raises:
+        TrainingError: Nobody has anything before anything else.
+    """
+    if rows.keep is None:
+        raise TrainingError("sequences need the interactions that the rows are made of")
+    events = sequences(dataset, rows.keep, rows, settings.query.kinds)
+    generator = torch.Generator().manual_seed(seed)
+    source = SequenceRows(events, rows, settings.query.length, generator)
+    if not len(source):
+        raise TrainingError(
+            "no user has one interaction after another: there is no order to learn",
+            hint='Give occurred_at in interactions.sql, or set query.encoder = "mean".',
+        )
+    return source
 
 
 class SequenceRows:
@@ -175,6 +202,15 @@ class SequenceRows:
 
     def __len__(self) -> int:
         return len(self._start)
+
+    def paced(self, settings: Settings) -> Settings:
+        """Return settings whose steps are as large as those of users are."""
+        each = max(1.0, self.queries / max(1, len(self)))
+        return replace(
+            settings,
+            batch=max(1, min(settings.batch, round(_QUERIES / each))),
+            negatives=min(settings.negatives, _NEGATIVES),
+        )
 
     def take(self, chosen: Tensor) -> Queries:
         """Return the queries of some windows."""

@@ -154,7 +154,12 @@ def update_version(
         config: How.
         max_load: Share of the time to work while vectors are written.
         progress: Receives the steps.
+
+    Raises:
+        TrainingError: The version has no time to begin from, or its queries are no
+            means of its rows.
     """
+    _check_mean(version)
     began_at = datetime.now(UTC)
     with progress.stage(f"update version {version.number}", total=4) as stage:
         read = _read(conn, version, config)
@@ -196,6 +201,19 @@ def update_version(
         reason=reason,
         seconds=(datetime.now(UTC) - began_at).total_seconds(),
     )
+
+
+def _check_mean(version: ModelVersion) -> None:
+    """Refuse a version whose query tower does more than take a mean."""
+    query = version.config.query
+    learned = query.interests > 1 and query.interests_from == "learned"
+    if query.sequential or learned:
+        kind = query.encoder if query.sequential else "learned interests"
+        raise TrainingError(
+            f"version {version.number} of model {version.model!r} makes its queries "
+            f"with {kind}: an update moves the rows of a mean alone",
+            hint='Train with query.encoder = "mean", or update in full.',
+        )
 
 
 def _unusable(problem: Problem) -> int:

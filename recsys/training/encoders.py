@@ -1,0 +1,36 @@
+"""Which encoders of histories a training tries."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from recsys._query_config import QueryConfig
+from recsys.training.dataset import Dataset
+from recsys.training.rows import known_kinds
+
+# What "auto" tries beside the mean: the cheapest that minds order, and the most able.
+TRIED = ("decay", "transformer")
+DROPOUT = 0.3
+"""Share of the items of a sequence that are hidden, where nothing else is said."""
+
+
+def first_query(query: QueryConfig, dataset: Dataset) -> QueryConfig:
+    """Return the encoder that a search starts from: the mean, unless one is named."""
+    if query.sequential:
+        return replace(query, kinds=known_kinds(dataset))
+    return replace(query, encoder="mean")
+
+
+def sequential(query: QueryConfig, dataset: Dataset) -> list[QueryConfig]:
+    """Return the encoders to try where the order of things may matter.
+
+    None where an encoder is named, where times are unknown, or where there are several
+    queries, which are made in other ways.
+    """
+    timed = bool(np.isfinite(dataset.time).any())
+    if query.encoder != "auto" or query.interests > 1 or not timed:
+        return []
+    kinds = known_kinds(dataset)
+    return [replace(query, encoder=name, kinds=kinds) for name in TRIED]

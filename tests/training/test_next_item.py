@@ -1,0 +1,174 @@
+"""Learning from order: nothing knows its future, and order is used where it helps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from recsys._query_config import QueryConfig
+from recsys._tower import ItemTower, QueryTower
+from recsys.config import from_mapping
+from recsys.errors import TrainingError
+from recsys.training import tune
+from recsys.training.dataset import Dataset
+from recsys.training.rows import query_rows
+from recsys.training.trainer import train
+from recsys.training.windows import SequenceRows, sequences
+
+ITEMS = 30
+DAY = 86_400.0
+
+
+def config(**query):
+    train = {"dim": 16, "epochs": 4, "tau": 0.1, "dropout": 0.1, "batch": 32}
+    model = {
+        "items": {"sql": "select 1"},
+        "interactions": {"sql": "select 1", "weights": {"view": 1, "buy": 3}},
+        "train": {**train, "history": 30},
+        "query": {"length": 10, **query},
+    }
+    return from_mapping({"model": {"m": model}}).model("m")
+
+
+def chains(users=120, length=8, *, timed=True):
+    """What a user takes next follows from what was taken last, and from nothing else.
+
+    Every item leads to another one by a fixed permutation; chains start anywhere.
+    """
+    rng = np.random.default_rng(0)
+    after = rng.permutation(ITEMS)
+    rows = []
+    for user in range(users):
+        item = int(rng.integers(ITEMS))
+        time = 1e9 + 1e6 * rng.random()
+        for _ in range(length):
+            time += rng.exponential(DAY)
+            rows.append((user, item, time, ("view", "buy")[int(rng.integers(2))]))
+            item = int(after[item])
+    users_, items, times, kinds = zip(*rows, strict=True)
+    dataset = Dataset.from_arrays(
+        config(), list(users_), list(items), times=times if timed else None, kinds=kinds
+    )
+    return dataset, after
+
+
+def test_no_query_knows_its_future():
+    rng = np.random.default_rng(1)
+    n = 3_000
+    users, items = rng.integers(40, size=n), rng.integers(60, size=n)
+    times = 1e9 + rng.integers(900, size=n) * 3600.0  # many at once, many repeats
+    times[:50] = np.nan
+    dataset = Dataset.from_arrays(
+        config(), users, items, times=times, kinds=["buy"] * n
+    )
+    keep = np.ones(n, np.bool_)
+    rows = query_rows(dataset, keep, dataset.until, 30)
+    events = sequences(dataset, keep, rows, ())
+    source = SequenceRows(events, rows, 12, torch.Generator().manual_seed(0))
+
+    found = source.take(torch.arange(len(source)))
+
+    time_of = {}
+    for u, i, t in zip(dataset.user, dataset.item, dataset.time, strict=True):
+        time_of.setdefault((int(u), int(i)), []).append(-1e18 if np.isnan(t) else t)
+    history, asked = found.history, set()
+    ages = history.age.numpy()
+    for query, place in enumerate(found.places.tolist()):
+        owner = int(history.owner[place])
+        end = int(history.start[owner] + history.counts[owner])
+        user = int(found.user[query])
+        past = [int(rows.items[i]) for i in history.values[place:end].tolist()]
+        wanted = found.targets.values[found.targets.owner == query]
+        wanted = [int(rows.items[i]) for i in wanted.tolist()]
+        first = {min(time_of[user, item]) for item in wanted}
+        assert len(first) == 1
+        moment = first.pop()
+        assert past
+        assert all(min(time_of[user, item]) < moment for item in past)
+        assert (ages[place:end] >= -1).all()
+        asked |= {(user, item) for item in wanted}
+    # And nobody is asked twice, or left out: all but what came first.
+    assert len(found.targets.values) == len(asked)
+    start = {}
+    for (user, _), times_ in time_of.items():
+        start[user] = min(start.get(user, np.inf), *times_)
+    expected = {
+        pair for pair, times_ in time_of.items() if min(times_) > start[pair[0]]
+    }
+    assert asked == expected
+
+
+def next_of(model, dataset, history):
+    """The item that a session is recommended first."""
+    item = ItemTower(model.item_tower, (), 16)
+    vectors, past = item.encode(
+        {}, ITEMS, model.id_served, model.id_history, np.zeros(ITEMS)
+    )
+    sequential = model.query.sequential
+    query = QueryTower(model.query_tower, (), (), 16, sequential=sequential)
+    place = [dataset.item_ids.index(i) for i in history]
+    asked = query.encode_one(past[place], np.ones(len(place)))
+    scores = vectors @ np.append(asked[:16], 0)
+    scores[place] = -np.inf
+    return dataset.item_ids[int(scores.argmax())]
+
+
+@pytest.mark.parametrize("encoder", ["decay", "transformer"])
+def test_an_encoder_of_sequences_learns_what_comes_next(encoder):
+    dataset, after = chains()
+
+    model = train(dataset, config(encoder=encoder))
+
+    assert model.query.encoder == encoder
+    assert model.query.kinds == ("buy", "view")
+    assert max(model.report["parity"]["query_difference"], 0) < 1e-4
+    hits = 0
+    for start in range(ITEMS):
+        history = [start]
+        for _ in range(3):
+            history.insert(0, int(after[history[0]]))
+        hits += next_of(model, dataset, history) == after[history[0]]
+    assert hits >= 0.5 * ITEMS  # by chance: 0.04
+
+
+def test_auto_takes_order_where_it_tells_and_the_mean_where_there_is_none():
+    dataset, _ = chains()
+    unordered, _ = chains(timed=False)
+
+    told = tune.choose(dataset, config(), _silent())
+    untold = tune.choose(unordered, config(), _silent())
+
+    assert told.settings.query.sequential
+    assert {row["encoder"] for row in told.curves} == {"mean", "decay", "transformer"}
+    assert untold.settings.query == replace(config().query, encoder="mean")
+    assert {row["encoder"] for row in untold.curves} == {"mean"}
+
+
+def test_without_order_an_encoder_of_sequences_says_so():
+    dataset, _ = chains(20, timed=False)
+
+    with pytest.raises(TrainingError, match="no order to learn"):
+        train(dataset, config(encoder="decay"))
+
+
+def test_learned_interests_are_published_as_trained():
+    dataset, _ = chains(80)
+
+    model = train(dataset, config(interests=3, interests_from="learned"))
+
+    tower = QueryTower(model.query_tower, (), (), 16)
+    queries = tower.encode_one(model.id_history[:4], np.ones(4))
+    assert queries.shape == (3, 17)
+    assert np.linalg.matrix_rank(queries[:, :16] @ queries[:, :16].T, tol=1e-3) > 1
+    assert model.query == QueryConfig(
+        encoder="mean", length=10, interests=3, interests_from="learned"
+    )
+
+
+def _silent():
+    from recsys.progress import SILENT
+
+    return SILENT
