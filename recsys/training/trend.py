@@ -8,6 +8,9 @@ vector, and costs a search nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +31,8 @@ _SHAPES = (
 # cosine one unit of log popularity is worth inside the loss.
 _SCALES = (0.3, 0.6, 1.0, 1.5, 2.2, 3.2)
 _DEFAULT = (0.0, 0.0, 1.0, 0.0)
+# Scores that differ by less say little about which is better.
+_ALIKE = 0.005
 
 
 def grid(tau: float, beta: float, *, timed: bool) -> list[Trend]:
@@ -46,6 +51,27 @@ def grid(tau: float, beta: float, *, timed: bool) -> list[Trend]:
         for scale in _SCALES
     ]
     return [Trend(0.0), *tried, Trend(0.0, tuple(tau * part for part in _DEFAULT))]
+
+
+def blend(trends: Sequence[Trend], scores: Sequence[float]) -> Trend:
+    """Return the mean of popularity dimensions, each by how near it is to the best.
+
+    The best of many on one slice is partly luck, and the next weeks are another slice:
+    the mean of those that are as good as the best is as good there, and later better.
+
+    Args:
+        trends: What was tried.
+        scores: Recall plus NDCG of each.
+    """
+    share = np.exp((np.array(scores) - max(scores)) / _ALIKE)
+    share /= share.sum()
+    length = max(len(trend.recent) for trend in trends)
+    recent = np.zeros((len(trends), length))
+    for row, trend in zip(recent, trends, strict=True):
+        row[: len(trend.recent)] = trend.recent
+    long_run = np.array([trend.long_run for trend in trends])
+    weights: list[float] = (share @ recent).tolist()
+    return Trend(float(share @ long_run), tuple(weights))
 
 
 def bias(trend: Trend, pop: Tensor, decayed: Tensor | None) -> Tensor:

@@ -39,7 +39,7 @@ from recsys.training.rows import QueryRows, query_rows
 from recsys.training.settings import Settings, settings_of
 from recsys.training.split import Split, pair_keys, split
 from recsys.training.svd import first_rows
-from recsys.training.trend import bias, grid
+from recsys.training.trend import bias, blend, grid
 
 logger = logging.getLogger(__name__)
 
@@ -361,12 +361,15 @@ class _Search:
                 return False
             started = time.perf_counter()
             metrics = self.judge.score(towers, biases)
-            score, place = max((score_of(m), i) for i, m in enumerate(metrics))
-            cold = self.new.place(towers, biases[place])
-            look = _Look(score, epoch.number, trends[place], metrics[place], cold=cold)
+            trend = blend(trends, [score_of(m) for m in metrics])
+            popularity = bias(trend, self.rows.pop, self.rows.decayed)
+            cold = self.new.place(towers, popularity)
+            reached = self.judge.score(towers, popularity.unsqueeze(0))[0]
+            score = score_of(reached)
+            look = _Look(score, epoch.number, trend, reached, cold=cold)
             # Each lean costs a look; the first half of a fit is not what is chosen.
             if looks > 1 and (epoch.last or 2 * epoch.number > epochs):
-                look = self._with_lean(look, towers, biases[place])
+                look = self._with_lean(look, towers, popularity)
             found.append(look)
             self._note(settings, epoch, look.metrics)
             average = sum(seconds) / len(seconds)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from recsys.popularity import DAY_S, HALF_LIVES_D, Trend, decayed_counts
-from recsys.training.trend import grid
+from recsys.training.trend import blend, grid
 
 
 def test_decayed_counts_equal_the_sum_over_events() -> None:
@@ -47,3 +47,14 @@ def test_what_is_tried_is_in_units_of_tau_and_never_negative() -> None:
     ]
     assert all(min((t.long_run, *t.recent)) >= 0 for t in tried)
     assert grid(0.2, 0.5, timed=False) == [Trend(pytest.approx(0.12))]
+
+
+def test_what_is_as_good_as_the_best_shares_the_weight() -> None:
+    tried = [Trend(0.4), Trend(0.0, (0.2, 0.0)), Trend(0.0, (0.0, 0.6))]
+
+    mean = blend(tried, [0.1, 0.3, 0.3])
+    best = blend(tried, [0.1, 0.3, 0.2])
+
+    assert mean.long_run == pytest.approx(0, abs=1e-9)
+    assert mean.recent == (pytest.approx(0.1), pytest.approx(0.3))
+    assert best.recent == (pytest.approx(0.2), pytest.approx(0, abs=1e-6))
