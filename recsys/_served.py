@@ -185,7 +185,7 @@ def exact(
         for answer, each in zip(answers, several, strict=True)
         for query in each
     ]
-    ranked = _rank(conn, version, single, depth, only, progress)
+    ranked = _rank(conn, version, single, depth, only, among, progress)
     if len(ranked) == len(answers):
         return ranked
     out: list[Ranking] = []
@@ -207,6 +207,7 @@ def _rank(
     answers: Sequence[Answer],
     depth: int,
     only: str | None,
+    among: Collection[ItemId] | None,
     progress: Progress,
 ) -> list[Ranking]:
     """Rank for one query each."""
