@@ -14,6 +14,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -438,7 +439,7 @@ class _Backfill:
             " else state end,"
             " phase = 'done', rows_done = %s, rows_total = %s, item_count = %s,"
             " source_count = %s, ef_search = %s, ann_recall = %s,"
-            " recall_curve = %s::jsonb, error = null,"
+            " recall_curve = %s::jsonb, metrics = metrics || %s::jsonb, error = null,"
             " ready_at = coalesce(ready_at, now())"
             " where model = %s and number = %s",
             (
@@ -449,6 +450,7 @@ class _Backfill:
                 found.ef_search,
                 found.recall,
                 json.dumps([[ef, round(recall, 4)] for ef, recall in found.curve]),
+                json.dumps(_segments(conn, self.version)),
                 self.version.model,
                 self.version.number,
             ),
@@ -458,6 +460,23 @@ class _Backfill:
             "update recsys.model set generation = generation + 1 where name = %s",
             (self.version.model,),
         )
+
+
+def _segments(conn: Connection, version: ModelVersion) -> dict[str, Any]:
+    """Return the segments of the training's report as slices of the metrics.
+
+    They are not in the revision: a file that people review has the headline only.
+    """
+    sha256 = version.artifacts.get("report")
+    if sha256 is None:
+        return {}
+    try:
+        report = json.loads(artifacts.get(conn, sha256))
+    except ArtifactError as exc:
+        logger.warning("no segments of the validation slice: %s", exc)
+        return {}
+    segments: dict[str, Any] = report.get("segments", {})
+    return {f"validation: {name}": methods for name, methods in segments.items()}
 
 
 def _name(name: str) -> sql.Identifier:

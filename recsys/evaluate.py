@@ -14,7 +14,7 @@ import math
 import zlib
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from recsys.config import ModelConfig
 from recsys.errors import ConfigError, SourceError, VersionStateError
 from recsys.ids import parse_id
 from recsys.progress import SILENT, Progress
+from recsys.segments import Metrics, of_lists
 from recsys.training.metrics import HIT_DEPTH, user_metrics
 from recsys.types import ItemId, UserId
 from recsys.versions import ModelVersion
@@ -58,6 +59,8 @@ class Evaluation:
         users: Users with at least one relevant item.
         hits: Relevant pairs.
         short: Lists with fewer than k items.
+        segments: The same of parts of the users and items, by slice and method; only
+            on request, see ``recsys.segments``.
     """
 
     model: str
@@ -67,6 +70,7 @@ class Evaluation:
     hits: int
     short: int
     metrics: Mapping[str, Mapping[str, float]]
+    segments: Mapping[str, Metrics] = field(default_factory=dict[str, Metrics])
 
 
 def evaluate(
@@ -78,6 +82,7 @@ def evaluate(
     k: int = 20,
     exact: bool = False,
     cold: bool = False,
+    segments: bool = False,
     progress: Progress = SILENT,
 ) -> Evaluation:
     """Measure a version through the served path.
@@ -92,6 +97,7 @@ def evaluate(
         cold: Count hits on new items only, those without a learned row, and also rank
             among them alone: "model_among_new" and what any order of them would give,
             "random_among_new".
+        segments: Also measure new and old users, head and tail items.
         progress: Receives the progress.
 
     Returns:
@@ -145,6 +151,11 @@ def evaluate(
         hits=sum(map(len, relevant)),
         short=sum(len(items) < depth for items in lists["model"]),
         metrics=metrics,
+        segments=of_lists(
+            lists, relevant, seen, _served.popularity(conn, version, holdout.before), k
+        )
+        if segments
+        else {},
     )
 
 
@@ -345,7 +356,11 @@ def from_csv(path: Path, config: ModelConfig) -> Holdout:
 
 def store(conn: Connection, evaluation: Evaluation, slice_name: str) -> None:
     """Keep an evaluation with its version, where recsys.version_metric shows it."""
-    metrics = {slice_name: dict(evaluation.metrics)}
+    metrics: dict[str, Mapping[str, Mapping[str, float]]] = {
+        slice_name: evaluation.metrics
+    }
+    for name, methods in evaluation.segments.items():
+        metrics[f"{slice_name}: {name}"] = methods
     conn.execute(
         "update recsys.model_version set metrics = metrics || %s::jsonb"
         " where model = %s and number = %s",

@@ -15,6 +15,7 @@ from recsys.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from recsys.training.search import Found
+    from recsys.training.study import TrialRow
 
 DEFAULT_BUDGET_S = 900.0
 
@@ -134,6 +135,16 @@ def tune_model(
         progress=progress,
     )
     return Tuned(model, path, found)
+
+
+def trials(path: Path) -> Sequence[TrialRow]:
+    """Return the trials of a study, in order.
+
+    Raises:
+        ConfigError: There is none, or it cannot be read.
+        TrainingError: optuna is not installed.
+    """
+    return _tools().studies.load(path).rows()
 
 
 def study_path(project: ProjectConfig, model: str) -> Path:

@@ -27,6 +27,7 @@ from recsys.cli.bars import Bars, say
 from recsys.cli.output import Row, format_option, write_rows
 from recsys.cli.updates import update_now
 from recsys.errors import ConfigError, VersionStateError
+from recsys.report.verdict import verdicts
 from recsys.settings import Settings
 
 # "*" marks what a table leaves out, to fit 80 columns; CSV and JSON have it all.
@@ -149,6 +150,8 @@ def train(
     )
     number = trained.plan.number
     write_rows(_metric_rows(model, number, trained.plan.metrics), fmt, columns=METRIC)
+    for verdict in verdicts(trained.report):
+        say(f"{model} {number}: {verdict}")
     if trained.revision:
         say(f"Wrote {trained.revision}")
     if apply:
@@ -328,6 +331,7 @@ def _headline(conn: Connection, model: str, number: int) -> Row:
 @click.option("--exact", is_flag=True, help="Also rank with an exact scan.")
 @click.option("--new-users", is_flag=True, help="Only users who came after --after.")
 @click.option("--cold", is_flag=True, help="Only hits on items new to the version.")
+@click.option("--segments", is_flag=True, help="Also parts of the users and items.")
 @click.option("--store", "slice_name", help="Keep the metrics under this name.")
 @format_option
 @click.pass_obj
@@ -341,6 +345,7 @@ def evaluate_(
     exact: bool,
     new_users: bool,
     cold: bool,
+    segments: bool,
     slice_name: str | None,
     fmt: str,
 ) -> None:
@@ -352,7 +357,7 @@ def evaluate_(
 
     \b
         recsys evaluate gowalla --holdout test.csv -k 20 --exact
-        recsys evaluate shop 1 --after 2026-03-01
+        recsys evaluate shop 1 --after 2026-03-01 --segments
         recsys evaluate shop 1 --after 2026-03-01 --cold
     """
     if (holdout is None) == (after is None):
@@ -383,12 +388,15 @@ def evaluate_(
                 k=k,
                 exact=exact,
                 cold=cold,
+                segments=segments,
                 progress=Bars(),
             )
         if slice_name:
             evaluate.store(conn, result, slice_name)
     say(f"{result.users:,} users, {result.hits:,} hits, k = {k}")
-    rows = _metric_rows(model, number, {slice_name or "holdout": result.metrics})
+    name = slice_name or "holdout"
+    parts = {f"{name}: {part}": each for part, each in result.segments.items()}
+    rows = _metric_rows(model, number, {name: result.metrics, **parts})
     write_rows(rows, fmt, columns=METRIC)
 
 

@@ -58,6 +58,17 @@ def item_vectors(towers: Towers, rows: QueryRows) -> Vectors:
 
 
 @torch.no_grad()
+def sample_vectors(towers: Towers, rows: QueryRows, most: int = 2048) -> Tensor:
+    """Return item vectors as they are served, of items spread evenly, (n, d)."""
+    count = len(rows.items)
+    places = torch.linspace(0, count - 1, min(most, count)).long()
+    out = towers.served.detach()[places]
+    if towers.item is not None:
+        out = out + towers.item_rows(torch.from_numpy(rows.items)[places])[0]
+    return F.normalize(out, dim=1, eps=1e-12)
+
+
+@torch.no_grad()
 def queries(
     towers: Towers,
     rows: QueryRows,
@@ -103,6 +114,8 @@ class Judge:
 
     Attributes:
         users: Number of users that are evaluated.
+        user: Their places among the users of the rows, shape (U,), int64.
+        relevant: Places of what each chose among the trained items, U arrays.
     """
 
     def __init__(
@@ -115,16 +128,20 @@ class Judge:
             chosen = np.sort(rng.choice(len(chosen), most, replace=False))
         self.users = len(chosen)
         self._rows = rows
-        self._user = torch.from_numpy(np.searchsorted(rows.users, cut.users[chosen]))
-        self._relevant = [np.searchsorted(rows.items, cut.relevant[i]) for i in chosen]
+        self.user = torch.from_numpy(np.searchsorted(rows.users, cut.users[chosen]))
+        self.relevant = [np.searchsorted(rows.items, cut.relevant[i]) for i in chosen]
         self._context = (
             None if cut.context is None else torch.from_numpy(cut.context[chosen])
         )
 
     def score(self, towers: Towers, biases: Tensor) -> list[dict[str, float]]:
         """Return the metrics under each of G item biases, shape (G, T)."""
+        return [self.metrics(ranked) for ranked in self.rank(towers, biases)]
+
+    def rank(self, towers: Towers, biases: Tensor) -> NDArray[np.int64]:
+        """Return the lists under each of G item biases, shape (G, U, K)."""
         vectors = item_vectors(towers, self._rows)
-        query = queries(towers, self._rows, vectors, self._user, self._context)
+        query = queries(towers, self._rows, vectors, self.user, self._context)
         lists = [
             _best(
                 nearest(query[part], vectors.served),
@@ -133,22 +150,25 @@ class Judge:
             )
             for part, users in self._parts()
         ]
-        return self._metrics(lists)
+        return np.concatenate(lists, axis=1)
 
     def lean(
         self, towers: Towers, bias: Tensor, strengths: Sequence[float]
-    ) -> list[dict[str, float]]:
-        """Return the metrics when popularity counts more for those who lean to it.
+    ) -> NDArray[np.int64]:
+        """Return the lists when popularity counts more for those who lean to it.
 
         Args:
             towers: The fit.
             bias: Popularity dimension, shape (T,).
-            strengths: Of ``fit_lean``, one result each.
+            strengths: Of ``fit_lean``, S of them.
+
+        Returns:
+            Shape (S, U, K).
         """
         vectors = item_vectors(towers, self._rows)
-        query = queries(towers, self._rows, vectors, self._user, self._context)
-        history = self._rows.history.take(self._user)
-        found: list[dict[str, float]] = []
+        query = queries(towers, self._rows, vectors, self.user, self._context)
+        history = self._rows.history.take(self.user)
+        found: list[NDArray[np.int64]] = []
         for strength in strengths:
             last = fit_lean(query, history, bias, strength).coordinate(query)
             last = last.amax(1) if last.dim() > 1 else last  # of interests all are 1
@@ -161,11 +181,11 @@ class Judge:
                 )
                 for part, users in self._parts()
             ]
-            found += self._metrics(lists)
-        return found
+            found.append(np.concatenate(lists, axis=1)[0])
+        return np.stack(found)
 
-    def floor(self, popularity: Tensor) -> dict[str, float]:
-        """Return the metrics of one ranking for everyone; popularity has shape (T,)."""
+    def floor(self, popularity: Tensor) -> NDArray[np.int64]:
+        """Return lists by one ranking for everyone, (U, K); popularity is (T,)."""
         lists = [
             _best(
                 torch.zeros(len(users), len(popularity)),
@@ -174,18 +194,18 @@ class Judge:
             )
             for _, users in self._parts()
         ]
-        return self._metrics(lists)[0]
+        return np.concatenate(lists, axis=1)[0]
+
+    def metrics(self, ranked: NDArray[np.int64]) -> dict[str, float]:
+        """Return the metrics of lists, shape (U, K)."""
+        return ranking_metrics(ranked, self.relevant, K)
 
     def _parts(self) -> list[tuple[slice, Tensor]]:
         parts = [
             slice(first, first + _USERS_PER_STEP)
             for first in range(0, self.users, _USERS_PER_STEP)
         ]
-        return [(part, self._user[part]) for part in parts]
-
-    def _metrics(self, lists: list[NDArray[np.int64]]) -> list[dict[str, float]]:
-        whole = np.concatenate(lists, axis=1)  # (G, U, K)
-        return [ranking_metrics(ranked, self._relevant, K) for ranked in whole]
+        return [(part, self.user[part]) for part in parts]
 
 
 def _best(dot: Tensor, biases: Tensor, seen: Selection) -> NDArray[np.int64]:

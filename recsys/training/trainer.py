@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from recsys.config import ModelConfig, TrainConfig
 from recsys.errors import TrainingError
@@ -17,8 +18,9 @@ from recsys.progress import SILENT, Progress
 from recsys.training import health
 from recsys.training.cold import MEDIAN
 from recsys.training.dataset import Dataset
-from recsys.training.evaluation import lean_of
+from recsys.training.evaluation import lean_of, sample_vectors
 from recsys.training.export import TrainedModel, export
+from recsys.training.fit_health import Health, embedding_health
 from recsys.training.loop import Epoch, fit
 from recsys.training.model import Towers
 from recsys.training.quantise import with_int8_towers
@@ -66,7 +68,8 @@ def train(
     left_s = math.inf
     if not config.train.epochs:
         left_s = max(1.0, _USE * (config.train.budget_s - (chosen_at - started)))
-    towers, curve = _final_fit(dataset, rows, choice, config.train, left_s, progress)
+    fitted = _final_fit(dataset, rows, choice, config.train, left_s, progress)
+    towers, curve = fitted.towers, fitted.curve
     fitted_at = time.perf_counter()
     with progress.stage("export", total=1) as stage:
         turned = not choice.settings.prefixes and rotate(towers, rows)
@@ -88,6 +91,16 @@ def train(
         validation=choice.validation,
         curves=[*choice.curves, *curve],
         leaks=choice.leaks,
+        health=_health(fitted),
+        segments=choice.segments,
+        samples=choice.samples,
+        chosen_run=choice.run,
+        limits={
+            "epochs": config.train.epochs,
+            "max_epochs": config.train.max_epochs,
+            "budget_s": config.train.budget_s,
+            "planned_epochs": choice.epochs,
+        },
         data=_data(dataset, rows),
         timing={
             "choose_s": chosen_at - started,
@@ -127,6 +140,16 @@ def _check(dataset: Dataset) -> None:
         raise TrainingError("there are no interactions to learn from", hint=hint)
 
 
+@dataclass(frozen=True, slots=True)
+class _Fitted:
+    """The fit that is published, and what was seen of it."""
+
+    towers: Towers
+    curve: list[dict[str, Any]]
+    health: Health
+    vectors: Tensor
+
+
 def _final_fit(
     dataset: Dataset,
     rows: QueryRows,
@@ -134,12 +157,13 @@ def _final_fit(
     config: TrainConfig,
     left_s: float,
     progress: Progress,
-) -> tuple[Towers, list[dict[str, Any]]]:
+) -> _Fitted:
     curve: list[dict[str, Any]] = []
+    watch = Health(choice.epochs)
     with progress.stage("fit", total=choice.epochs) as stage:
 
         def after(epoch: Epoch, towers: Towers) -> bool:
-            del towers
+            watch.epoch(epoch.number, towers, last=epoch.last)
             stage.advance(1, f"loss {epoch.loss:.3f}")
             curve.append(
                 {
@@ -161,9 +185,18 @@ def _final_fit(
             start,
             after,
             limit_s=left_s,
+            observe=watch.observe,
         )
     logger.info("fitted %d epochs", len(curve))
-    return towers, curve
+    return _Fitted(towers, curve, watch, sample_vectors(towers, rows))
+
+
+def _health(fitted: _Fitted) -> dict[str, Any]:
+    return {
+        "gradients": fitted.health.gradients,
+        "embeddings": fitted.health.embeddings,
+        "vectors": embedding_health(fitted.vectors),
+    }
 
 
 def _settings(choice: Choice, epochs: int) -> dict[str, Any]:
@@ -198,5 +231,19 @@ def _data(dataset: Dataset, rows: QueryRows) -> dict[str, Any]:
         "dropped": dataset.dropped,
         "untimed": dataset.untimed,
         "future": dataset.future,
+        "since": _earliest(dataset),
         "until": dataset.until,
+        "kinds": {
+            name: int(count)
+            for name, count in zip(
+                dataset.kinds,
+                np.bincount(dataset.kind, minlength=len(dataset.kinds)),
+                strict=True,
+            )
+        },
     }
+
+
+def _earliest(dataset: Dataset) -> float | None:
+    known = dataset.time[np.isfinite(dataset.time)]
+    return float(known.min()) if known.size else None

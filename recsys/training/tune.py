@@ -40,6 +40,7 @@ from recsys.training.settings import Settings, settings_of
 from recsys.training.split import Split, pair_keys, split
 from recsys.training.svd import first_rows
 from recsys.training.trend import bias, blend, grid
+from recsys.training.validated import samples, segments
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +84,9 @@ class Choice:
         curves: One row per look at a fit.
         leaks: What is said of features that know the future.
         cold: What becomes of items without a learned row; None without content.
+        segments: Metrics of parts of the validation slice.
+        samples: Lists of it to look at.
+        run: Number of the fit that was chosen, as in the curves.
     """
 
     settings: Settings
@@ -93,6 +97,9 @@ class Choice:
     curves: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     leaks: list[str] = field(default_factory=list[str])
     cold: Placed | None = None
+    segments: dict[str, Any] = field(default_factory=dict[str, Any])
+    samples: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    run: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +109,8 @@ class _Run:
     settings: Settings
     trend: Trend
     metrics: dict[str, float]
+    lists: NDArray[np.int64]
+    number: int
     best: int
     epochs: int
     overfitted: bool
@@ -142,10 +151,10 @@ def choose(dataset: Dataset, model: ModelConfig, progress: Progress) -> Choice:
     mean_until = deadline - (_ORDER if others else 0) * SHARE * config.budget_s
     with progress.stage("choose settings") as stage:
         new = Newcomers(dataset, rows, cut, config.seed)
-        search = _Search(dataset, rows, judge, new, config, deadline, stage.advance)
-        best = search.run_all(settings)
-        search = _Search(dataset, rows, judge, config, mean_until, stage.advance)
+        search = _Search(dataset, rows, judge, new, config, mean_until, stage.advance)
         best = search.try_encoders(search.run_all(settings), others, deadline)
+    by_popularity = floor_lists(dataset, rows, judge, cut)
+    lists = {"model": best.lists, **by_popularity}
     choice = Choice(
         settings=best.settings,
         trend=best.trend,
@@ -153,13 +162,16 @@ def choose(dataset: Dataset, model: ModelConfig, progress: Progress) -> Choice:
         epochs=_epochs(best, config),
         validation={
             "model": best.metrics,
-            **floors(dataset, rows, judge, cut),
+            **{name: judge.metrics(each) for name, each in by_popularity.items()},
             "users": judge.users,
             "by_time": cut.by_time,
         },
         curves=search.curves,
         leaks=[str(leak) for leak in warn_of_leaks(dataset, cut)],
         cold=best.cold,
+        segments=segments(dataset, rows, cut, judge, lists),
+        samples=samples(dataset, rows, judge, best.lists),
+        run=best.number,
     )
     logger.info("chose %s, %s, %d epochs", best.settings, best.trend, choice.epochs)
     return choice
@@ -181,6 +193,7 @@ class _Look:
     epoch: int
     trend: Trend
     metrics: dict[str, float]
+    lists: NDArray[np.int64]
     lean: float = 0.0
     cold: Placed | None = None
 
@@ -364,9 +377,10 @@ class _Search:
             trend = blend(trends, [score_of(m) for m in metrics])
             popularity = bias(trend, self.rows.pop, self.rows.decayed)
             cold = self.new.place(towers, popularity)
-            reached = self.judge.score(towers, popularity.unsqueeze(0))[0]
+            ranked = self.judge.rank(towers, popularity.unsqueeze(0))[0]
+            reached = self.judge.metrics(ranked)
             score = score_of(reached)
-            look = _Look(score, epoch.number, trend, reached, cold=cold)
+            look = _Look(score, epoch.number, trend, reached, ranked, cold=cold)
             # Each lean costs a look; the first half of a fit is not what is chosen.
             if looks > 1 and (epoch.last or 2 * epoch.number > epochs):
                 look = self._with_lean(look, towers, popularity)
@@ -383,6 +397,8 @@ class _Search:
             settings=settings,
             trend=best.trend,
             metrics=best.metrics,
+            lists=best.lists,
+            number=self._runs,
             best=best.epoch,
             epochs=len(seconds),
             overfitted=best.score > found[-1].score * (1 + _OVERFIT),
@@ -392,12 +408,14 @@ class _Search:
 
     def _with_lean(self, look: _Look, towers: Towers, bias: Tensor) -> _Look:
         """Return the look with the lean that is best, if any is better than none."""
-        for strength, metrics in zip(
-            STRENGTHS, self.judge.lean(towers, bias, STRENGTHS), strict=True
-        ):
+        leans = self.judge.lean(towers, bias, STRENGTHS)
+        for strength, ranked in zip(STRENGTHS, leans, strict=True):
+            metrics = self.judge.metrics(ranked)
             score = score_of(metrics)
             if score > look.score:
-                look = replace(look, score=score, metrics=metrics, lean=strength)
+                look = replace(
+                    look, score=score, metrics=metrics, lists=ranked, lean=strength
+                )
         return look
 
     def _note(
@@ -439,12 +457,20 @@ def floors(
     dataset: Dataset, rows: QueryRows, judge: Judge, cut: Split
 ) -> dict[str, dict[str, float]]:
     """Return what one popularity list for everyone reaches on the same slice."""
+    lists = floor_lists(dataset, rows, judge, cut)
+    return {name: judge.metrics(ranked) for name, ranked in lists.items()}
+
+
+def floor_lists(
+    dataset: Dataset, rows: QueryRows, judge: Judge, cut: Split
+) -> dict[str, NDArray[np.int64]]:
+    """Return lists by popularity alone, for the same users."""
     hits = cut.train & dataset.target
-    floors = {"most_popular": judge.floor(_users_per_item(dataset, rows, hits))}
+    lists = {"most_popular": judge.floor(_users_per_item(dataset, rows, hits))}
     if cut.end is not None:
         hits = hits & (dataset.time >= cut.end - RECENT_S)
-        floors["popular_30d"] = judge.floor(_users_per_item(dataset, rows, hits))
-    return floors
+        lists["popular_30d"] = judge.floor(_users_per_item(dataset, rows, hits))
+    return lists
 
 
 def _users_per_item(

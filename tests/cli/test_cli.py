@@ -49,7 +49,8 @@ def test_every_command_of_the_design_is_there() -> None:
     wanted = (
         "init import upgrade downgrade train backfill versions promote rollback"
         " recommend similar evaluate status doctor demo drop artifacts"
-        " watch unwatch worker retry retire keep compare guardrail experiment tune"
+        " watch unwatch worker retry retire keep compare guardrail experiment"
+        " tune report"
     )
     assert set(wanted.split(" ")) <= names
 

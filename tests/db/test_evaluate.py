@@ -60,6 +60,33 @@ def line(dsn: str) -> str:
     return dsn
 
 
+def test_segments_are_measured_through_the_served_path(line: str) -> None:
+    with _db.connect(line) as conn:
+        holdout = evaluate.after(conn, "shop", 1, CUT)
+        plain = evaluate.evaluate(conn, "shop", 1, holdout, k=2)
+        found = evaluate.evaluate(conn, "shop", 1, holdout, k=2, segments=True)
+        evaluate.store(conn, found, "march")
+        stored = conn.execute(
+            "select slice, value from recsys.version_metric where metric = 'recall@2'"
+            " and method = 'model' order by slice"
+        ).fetchall()
+
+    assert plain.segments == {}
+    # Item 4 has three of the eight pairs before the cut-off, then comes 1 by id: they
+    # are the head. User 1 wanted 1 and was not shown it.
+    head = found.segments["head items"]["model"]
+    assert (head["recall@2"], head["users"]) == (0.0, 1.0)
+    # Nobody had five items.
+    assert found.segments["new users"]["model"] == {
+        **found.metrics["model"],
+        "users": 2.0,
+    }
+    lists = found.segments["lists"]["model"]
+    assert lists["coverage@2"] == pytest.approx(4 / 6)  # 5, 4 and 6, 3
+    assert ("march: new users", 0.75) in stored
+    assert ("march", 0.75) in stored
+
+
 def test_hits_are_new_pairs_of_known_users_and_items(line: str) -> None:
     with _db.connect(line) as conn:
         holdout = evaluate.after(conn, "shop", 1, CUT)

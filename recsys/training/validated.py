@@ -1,0 +1,134 @@
+"""What the validation slice says beyond an average: segments, and lists to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.segments import Judged, Metrics, slices
+from recsys.training.dataset import Dataset
+from recsys.training.evaluation import Judge, K
+from recsys.training.metrics import user_metrics
+from recsys.training.rows import QueryRows
+from recsys.training.split import Split, pair_keys
+from recsys.types import ItemId
+
+_SAMPLES = 4
+_SHOWN = 10
+
+
+def segments(
+    dataset: Dataset,
+    rows: QueryRows,
+    cut: Split,
+    judge: Judge,
+    lists: Mapping[str, NDArray[np.int64]],
+) -> dict[str, Metrics]:
+    """Return the metrics of parts of the validation slice, rounded.
+
+    Args:
+        dataset: All the data.
+        rows: What was learned from.
+        cut: The split.
+        judge: Whose users and items the lists are of.
+        lists: Method -> (U, K) places among the trained items.
+    """
+    popularity = rows.pop.numpy().astype(np.float64)
+    history = [_history(rows, judge, place) for place in range(judge.users)]
+    taste = [popularity[some].mean() if len(some) else np.nan for some in history]
+    found = slices(
+        Judged(
+            lists=lists,
+            relevant=judge.relevant,
+            history=np.array([len(some) for some in history]),
+            taste=np.array(taste),
+            popularity=popularity,
+            kinds=_kinds(dataset, rows, cut, judge),
+        ),
+        K,
+    )
+    return {
+        name: {
+            method: {metric: round(value, 4) for metric, value in values.items()}
+            for method, values in methods.items()
+        }
+        for name, methods in found.items()
+    }
+
+
+def _kinds(
+    dataset: Dataset, rows: QueryRows, cut: Split, judge: Judge
+) -> dict[str, list[NDArray[np.int64]]]:
+    """Return the part of each user's hits that was made by each kind."""
+    targets = np.flatnonzero(dataset.kind_target)
+    if len(targets) < 2:
+        return {}
+    width = len(dataset.item_ids)
+    pair = pair_keys(dataset)
+    user = rows.users[judge.user.numpy()]
+    out: dict[str, list[NDArray[np.int64]]] = {}
+    for kind in targets.tolist():
+        made = np.unique(pair[~cut.train & (dataset.kind == kind)])
+        out[dataset.kinds[kind]] = [
+            some[np.isin(owner * width + rows.items[some], made)]
+            for owner, some in zip(user, judge.relevant, strict=True)
+        ]
+    return out
+
+
+def samples(
+    dataset: Dataset,
+    rows: QueryRows,
+    judge: Judge,
+    ranked: NDArray[np.int64],
+) -> list[dict[str, Any]]:
+    """Return lists to look at: the best ones, and those that missed most.
+
+    No user ids: a report is passed around. What somebody liked stays personal.
+    """
+    each = user_metrics(ranked, judge.relevant, K)
+    ndcg, recall = each[f"ndcg@{K}"], each[f"recall@{K}"]
+    sizes = np.array([len(some) for some in judge.relevant])
+    known = np.array([len(_history(rows, judge, i)) for i in range(judge.users)])
+    usable = np.flatnonzero(known > 0)
+    good = usable[np.lexsort((-sizes[usable], -ndcg[usable]))][:_SAMPLES]
+    bad = usable[np.lexsort((-sizes[usable], ndcg[usable]))][:_SAMPLES]
+    chosen: list[tuple[str, int]] = [
+        (sort, int(place))
+        for sort, places in (("good", good), ("bad", bad))
+        for place in places.tolist()
+        if sort == "bad" or ndcg[place] > 0
+    ]
+    return [
+        {
+            "sort": sort,
+            "ndcg@20": round(float(ndcg[place]), 4),
+            "recall@20": round(float(recall[place]), 4),
+            "known": int(known[place]),
+            "history": _ids(dataset, rows, _history(rows, judge, place)[:_SHOWN]),
+            "list": _ids(dataset, rows, ranked[place][:_SHOWN]),
+            "hits": _ids(dataset, rows, judge.relevant[place]),
+        }
+        for sort, place in chosen
+    ]
+
+
+def _history(rows: QueryRows, judge: Judge, place: int) -> NDArray[np.int64]:
+    """Return what a judged user had, latest first, as places of trained items."""
+    items: NDArray[np.int64] = rows.history.entries(int(judge.user[place]))[0].numpy()
+    return items
+
+
+def _ids(
+    dataset: Dataset, rows: QueryRows, places: NDArray[np.int64]
+) -> list[int | str]:
+    items: list[int] = rows.items[places[places >= 0]].tolist()
+    chosen = [dataset.item_ids[item] for item in items]
+    return [_plain(item) for item in chosen]
+
+
+def _plain(item: ItemId) -> int | str:
+    return item if isinstance(item, int) else str(item)
