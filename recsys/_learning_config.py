@@ -50,7 +50,7 @@ class TrainConfig:
     max_epochs: int = 120
     budget_s: float = 180.0
     batch: int = 512
-    negatives: int = 4096
+    negatives: int = 8192
     tau: float = 0.0
     dropout: float = -1.0
     beta: float = 0.5

@@ -2,7 +2,7 @@
 
 Greedy: short fits try the temperatures, then at the best of them the dropouts, then
 companions as further positives; one longer fit with the winner shows from which epoch
-on it overfits. All of it takes ``SHARE`` of the budget. Whatever the configuration
+on it overfits. All of it takes a share of the budget. Whatever the configuration
 fixes is not searched, and with ``epochs`` fixed nothing here looks at the clock.
 """
 
@@ -48,6 +48,8 @@ TAUS = (0.1, 0.15, 0.2)
 DROPOUTS = (0.5, 0.7, 0.3)
 COMPANIONS = (0.0, 0.5)
 SHARE = 0.4
+# Without times there is no trend to choose, and the fit makes more of the time.
+SHARE_WITHOUT_TIMES = 0.3
 # What the floor calls recent.
 RECENT_S = 30 * 86_400.0
 _DEFAULT_EPOCHS = 20
@@ -146,9 +148,10 @@ def choose(dataset: Dataset, model: ModelConfig, progress: Progress) -> Choice:
         dataset, cut.train, cut.end, config.history, config.half_life_days * DAY_S
     )
     judge = Judge(dataset, rows, cut, config.seed)
-    deadline = started + SHARE * config.budget_s
+    share = SHARE_WITHOUT_TIMES if dataset.until is None else SHARE
+    deadline = started + share * config.budget_s
     others = sequential(query, dataset) if cut.by_time else []
-    mean_until = deadline - (_ORDER if others else 0) * SHARE * config.budget_s
+    mean_until = deadline - (_ORDER if others else 0) * share * config.budget_s
     with progress.stage("choose settings") as stage:
         new = Newcomers(dataset, rows, cut, config.seed)
         search = _Search(dataset, rows, judge, new, config, mean_until, stage.advance)

@@ -149,7 +149,7 @@ def test_settings_choose_themselves(
     board: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tune, "_FAIR_EPOCHS", 1)  # however slow this machine is
-    free = replace(FAST, tau=0.0, dropout=-1.0, epochs=0, max_epochs=5, budget_s=10)
+    free = replace(FAST, tau=0.0, dropout=-1.0, epochs=0, max_epochs=5, budget_s=60)
 
     model = train(board(), make_config(train=free))
 
