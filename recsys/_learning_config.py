@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+DEVICES = ("cpu", "cuda", "auto")
 OBJECTIVES = ("ranking", "softmax", "cosine", "bpr", "logistic")
 
 
@@ -42,6 +43,7 @@ class TrainConfig:
         pairs: "bpr" only: negatives per positive.
         half_life_days: An interaction this old weighs half as a target; 0: no decay.
         int8: Publish towers with weights of eight bits.
+        device: "cpu", "cuda", or "auto" for the faster that is there.
     """
 
     dim: int = 64
@@ -67,6 +69,7 @@ class TrainConfig:
     pairs: int = 4
     half_life_days: float = 0.0
     int8: bool = False
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         # TOML and JSON have lists only.
@@ -137,6 +140,10 @@ def train_problems(train: TrainConfig) -> list[tuple[bool, str]]:
         ),
         (not 1 <= train.pairs <= 1000, "train.pairs must be 1 to 1000"),
         (train.half_life_days < 0, "train.half_life_days must be 0 or more"),
+        (
+            train.device not in DEVICES,
+            f"train.device must be one of {', '.join(DEVICES)}",
+        ),
     ]
 
 

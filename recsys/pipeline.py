@@ -33,6 +33,7 @@ from recsys.progress import SILENT, Progress
 from recsys.versions import VersionPlan
 
 if TYPE_CHECKING:
+    from recsys.training.checkpoint import Checkpoint
     from recsys.training.dataset import Dataset
     from recsys.training.export import TrainedModel
 
@@ -68,6 +69,9 @@ def train_version(
     budget_s: float | None = None,
     seed: int | None = None,
     dims: Sequence[int] = (),
+    device: str | None = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
     progress: Progress = SILENT,
 ) -> Trained:
     """Train a version on the model's sources and declare it.
@@ -87,6 +91,9 @@ def train_version(
         seed: Seed, instead of the configured one.
         dims: The longest is the length of the vectors, the others are prefixes that
             rank by themselves; the shortest is indexed.
+        device: "cpu", "cuda" or "auto", instead of the configured one.
+        checkpoint: Folder in which the state of the fit is kept until it is done.
+        resume: Go on with the state in that folder.
         progress: Receives the progress of the long steps.
 
     Returns:
@@ -99,6 +106,14 @@ def train_version(
         SchemaError: The recsys schema is missing or does not fit.
     """
     config = _overridden(project.model(model), budget_s, seed, dims)
+    if device is not None:
+        train = dataclasses.replace(config.train, device=device)
+        config = checked(dataclasses.replace(config, train=train))
+    if full and checkpoint is not None:
+        raise ConfigError("--full is one epoch: leave --checkpoint out")
+    kept = _checkpoint(checkpoint, model, resume=resume)
+    if kept is not None and kept.until is not None and until is None:
+        until = datetime.fromisoformat(kept.until)
     config = _texts.with_encoders(config, project.path)
     with _db.connect(dsn) as conn:
         schema.check(conn)
@@ -123,7 +138,9 @@ def train_version(
             conn.commit()
             dataset = _read(conn, config, until, progress)
         end = trained_until(dataset.until, until, started)
-        trained = _fit(dataset, config, before, progress)
+        if kept is not None:
+            kept.until = end.isoformat() if end else None
+        trained = _fit(dataset, config, before, kept, progress)
         del dataset
         with _db.connect(dsn) as conn:
             if number in revisions.numbers(project.versions, model):
@@ -136,6 +153,8 @@ def train_version(
         if revision:
             alembic = schema.alembic_config(dsn, project.versions)
             path = revisions.write(plan, alembic, project.versions)
+    if kept is not None:
+        kept.remove()
     return Trained(plan, path, trained.report)
 
 
@@ -229,10 +248,23 @@ def _read(
     return read(conn, config, until=until, progress=progress)
 
 
+def _checkpoint(folder: Path | None, model: str, *, resume: bool) -> Checkpoint | None:
+    if folder is None:
+        if resume:
+            raise ConfigError("--resume needs the folder: --checkpoint DIR --resume")
+        return None
+    try:
+        from recsys.training.checkpoint import Checkpoint
+    except ImportError as exc:
+        raise _not_installed(exc) from exc
+    return Checkpoint(folder / f"{model}.safetensors", resume=resume)
+
+
 def _fit(
     dataset: Dataset,
     config: ModelConfig,
     before: _parent.Parent | None,
+    checkpoint: Checkpoint | None,
     progress: Progress,
 ) -> TrainedModel:
     try:
@@ -242,7 +274,7 @@ def _fit(
         raise _not_installed(exc) from exc
     if before is not None:
         return train_full(dataset, config, before, progress=progress)
-    return train(dataset, config, progress=progress)
+    return train(dataset, config, progress=progress, checkpoint=checkpoint)
 
 
 def _not_installed(exc: ImportError) -> TrainingError:

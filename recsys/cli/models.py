@@ -91,6 +91,13 @@ class Lengths(click.ParamType[tuple[int, ...]]):
 @click.option(
     "--dims", type=Lengths(), default=(), help="Such as 64,32: nested lengths."
 )
+@click.option("--device", help="cpu, cuda, or auto for the faster that is there.")
+@click.option(
+    "--checkpoint",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder that keeps the state of the fit until it is done.",
+)
+@click.option("--resume", is_flag=True, help="Go on with the state in --checkpoint.")
 @format_option
 @click.pass_obj
 def train(
@@ -106,6 +113,9 @@ def train(
     budget: float | None,
     seed: int | None,
     dims: tuple[int, ...],
+    device: str | None,
+    checkpoint: Path | None,
+    resume: bool,
     fmt: str,
 ) -> None:
     """Train a new version of MODEL and write its revision file.
@@ -121,12 +131,15 @@ def train(
         recsys train shop
         recsys train shop --apply --until 2026-03-01
         recsys train shop --full --apply
+        recsys train shop --checkpoint state --resume
         recsys train shop --incremental
     """
     if parent is not None and not full:
         raise ConfigError("--from goes with --full")
     if incremental:
-        given = (full, parent, apply, no_revision, until, budget, seed)
+        given = (
+            full, parent, apply, no_revision, until, budget, seed, device, checkpoint
+        )  # fmt: skip
         if any(value not in (None, False) for value in given):
             raise ConfigError("--incremental makes no version: use it alone")
         if not 0 < max_load <= 1:
@@ -146,6 +159,9 @@ def train(
         budget_s=budget,
         seed=seed,
         dims=dims,
+        device=device,
+        checkpoint=checkpoint,
+        resume=resume,
         progress=Bars(),
     )
     number = trained.plan.number

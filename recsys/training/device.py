@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
+from recsys._learning_config import DEVICES
 from recsys.errors import TrainingError
 
 # Below this temperature logits are so large that bfloat16 rounds them by more than 0.1.
 _LOWEST_TAU_BF16 = 0.05
-DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ Same seed, machine, torch version and number of threads: same result.
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,9 +23,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recsys.errors import TrainingError
+from recsys.training.checkpoint import Checkpoint, State, pack, unpack
 from recsys.training.companions import Companions, closest
 from recsys.training.dataset import Dataset
 from recsys.training.device import Device, resolve
+from recsys.training.diagnosis import broken, finite
 from recsys.training.interests import nearest_interest
 from recsys.training.matryoshka import nested
 from recsys.training.model import Towers
@@ -34,7 +37,7 @@ from recsys.training.query import taste_of
 from recsys.training.rows import QueryRows
 from recsys.training.sampler import Sampler, UserRows
 from recsys.training.settings import Settings
-from recsys.training.step import Batched, RowSource
+from recsys.training.step import Batched, RowSource, Step
 from recsys.training.windows import SequenceRows, sequence_rows
 
 WARM_UP_STEPS = 100
@@ -64,6 +67,8 @@ After = Callable[[Epoch, Towers], bool]
 # Called at the end of each step with its number (from 0), the towers, whose parameters
 # still have the gradients, and the loss, not yet waited for. It costs what it does.
 Observer = Callable[[int, Towers, Tensor], None]
+# Makes the error for a loss: itself, epoch, number of the step, and the step.
+Blame = Callable[[float, int, int, Step], TrainingError]
 
 
 def fit(
@@ -81,6 +86,7 @@ def fit(
     device: Device | None = None,
     source: RowSource | None = None,
     near: Companions | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Towers:
     """Fit the towers to query rows.
 
@@ -98,18 +104,20 @@ def fit(
         initial: Weights to start from by the names of ``Towers.weights``, and the
             item rows as "served" and "history", shape (T, d); whatever is not among
             them starts as without it.
-        device: Where to fit; None is the processor.
+        device: Where to fit; None is what the settings name.
         source: Makes the queries; None is one per row of ``rows``, or one for each of
             its periods where ``recent_beta`` is set.
         near: Companions of the items, where they were found before.
+        checkpoint: Where the state is kept after epochs; what it holds is gone on with.
 
     Returns:
-        The towers, on the device.
+        The towers, on the processor.
 
     Raises:
-        TrainingError: The loss is not finite, or an initial weight does not fit.
+        TrainingError: The loss is not finite, or an initial weight or the checkpoint
+            does not fit.
     """
-    device = device or resolve()
+    device = device or resolve(settings.device)
     generator = torch.Generator().manual_seed(seed)
     if source is None and settings.query.sequential:
         source = sequence_rows(dataset, rows.to(device.where), settings, seed)
@@ -132,9 +140,12 @@ def fit(
     sampler = Sampler(
         source, rows, settings, device, generator, content=content, near=near
     )
-    return _Fit(towers, sampler, settings, generator, source).run(
-        epochs, after, limit_s, observe
-    )
+    run = _Fit(towers, sampler, settings, generator, source, checkpoint)
+
+    def blame(loss: float, epoch: int, number: int, step: Step) -> TrainingError:
+        return broken(loss, epoch, number, step, towers, dataset, rows)
+
+    return run.run(epochs, after, limit_s, observe, blame)
 
 
 def _source(rows: QueryRows, settings: Settings) -> RowSource:
@@ -155,12 +166,15 @@ class _Fit:
         settings: Settings,
         generator: torch.Generator,
         source: RowSource,
+        checkpoint: Checkpoint | None,
     ) -> None:
+        self.checkpoint = checkpoint
         self.towers = towers
         self.sampler = sampler
         self.settings = settings
         self.generator = generator
         self.source = source
+        self.on_processor = generator.device.type == "cpu"
         few = math.ceil(len(source) / STEPS_PER_EPOCH)
         self.batch = min(settings.batch, max(LEAST_BATCH, few))
         self.optimiser = torch.optim.Adam(
@@ -173,28 +187,49 @@ class _Fit:
         after: After | None,
         limit_s: float,
         observe: Observer | None,
+        blame: Blame,
     ) -> Towers:
-        began = time.perf_counter()
-        step, done, total = 0, 0.0, 0
-        for number in range(1, epochs + 1):
+        before, step, total, spent = self._resume()
+        began = time.perf_counter() - spent
+        done = max(step / total, spent / limit_s) if total else 0.0
+        if done >= 1:
+            return self.towers.to("cpu")
+        for number in range(before + 1, epochs + 1):
             started = time.perf_counter()
             losses: list[Tensor] = []
+            drawn: Step | None = None
             batches = self._batches()
             total = total or epochs * len(batches)
-            for chosen in batches:
-                loss = self._step(chosen, _schedule(step, total, done))
-                losses.append(loss)
+            for place, chosen in enumerate(batches):
+                drawn = self.sampler.step(chosen)
+                loss = self._loss(drawn)
+                # Reading the number waits for a device, but not for a processor.
+                if self.on_processor and not math.isfinite(value := loss.item()):
+                    raise blame(value, number, place + 1, drawn)
+                self._descend(loss, _schedule(step, total, done))
+                losses.append(loss := loss.detach())
                 if observe is not None:
                     observe(step, self.towers, loss)
                 step += 1
                 done = max(step / total, (time.perf_counter() - began) / limit_s)
                 if done >= 1:
                     break
-            mean = _finite(losses, number)
+            mean = float(torch.stack(losses).mean())
+            if not math.isfinite(mean) or not finite(self.towers):
+                assert drawn is not None
+                raise blame(mean, number, len(losses), drawn)
             epoch = Epoch(number, mean, time.perf_counter() - started, done >= 1)
-            if (after is not None and after(epoch, self.towers)) or epoch.last:
+            stop = after is not None and after(epoch, self._seen())
+            self._keep(number, step, total, time.perf_counter() - began, done >= 1)
+            if stop or epoch.last:
                 break
-        return self.towers
+        return self.towers.to("cpu")
+
+    def _seen(self) -> Towers:
+        """Return the towers on the processor, where everything else is."""
+        if self.on_processor:
+            return self.towers
+        return copy.deepcopy(self.towers).to("cpu")
 
     def _batches(self) -> Sequence[Tensor]:
         """Return the rows of the steps of an epoch, in random order."""
@@ -204,36 +239,38 @@ class _Fit:
         order = torch.randperm(count, generator=self.generator, device=where)
         return torch.split(order, self.batch)
 
-    def _step(self, chosen: Tensor, share: float) -> Tensor:
-        """Learn from some rows, at a share of the peak learning rate."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.settings.lr * share
-        step = self.sampler.step(chosen)
+    def _resume(self) -> tuple[int, int, int, float]:
+        """Take up a checkpoint; return epochs, steps, all steps and seconds."""
+        state = None if self.checkpoint is None else self.checkpoint.state
+        if state is None:
+            return 0, 0, 0, 0.0
+        weights = dict(self.towers.named_parameters())
+        unpack(state.tensors, weights, self.optimiser, self.generator)
+        return state.epoch, state.step, state.total, state.seconds
+
+    def _keep(
+        self, epoch: int, step: int, total: int, seconds: float, last: bool
+    ) -> None:
+        if self.checkpoint is not None and (self.checkpoint.due or last):
+            weights = dict(self.towers.named_parameters())
+            tensors = pack(weights, self.optimiser, self.generator)
+            self.checkpoint.save(State(epoch, step, total, seconds, tensors))
+
+    def _loss(self, step: Step) -> Tensor:
         query, items = self.towers(step)
         batch = step.batch
         if query.dim() == 3:
             query, batch = nearest_interest(query, items, batch)
         objective = OBJECTIVES[self.settings.objective]
-        loss = nested(objective, query, items, batch, self.settings)
+        return nested(objective, query, items, batch, self.settings)
+
+    def _descend(self, loss: Tensor, share: float) -> None:
+        """Take a step, at a share of the peak learning rate."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.settings.lr * share
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()
-        return loss.detach()
-
-
-def _finite(losses: list[Tensor], number: int) -> float:
-    """Return the mean loss of an epoch.
-
-    Raises:
-        TrainingError: It is not finite.
-    """
-    mean = float(torch.stack(losses).mean())
-    if not math.isfinite(mean):
-        raise TrainingError(
-            f"the loss is {mean} in epoch {number}",
-            hint="Lower train.lr, or raise train.tau.",
-        )
-    return mean
 
 
 def _schedule(step: int, total: int, done: float) -> float:

@@ -117,7 +117,7 @@ class Towers(nn.Module):
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
         """Return the weights of all sides but the item rows, by published name."""
-        named = {**self._named(), **self.taste.named()}
+        named = {**self.named(), **self.taste.named()}
         out = {name: array(value) for name, value in named.items()}
         out["lean.weight"] = array(self.lean.weight)
         out["lean.constant"] = array(self.lean.constant)
@@ -130,7 +130,7 @@ class Towers(nn.Module):
         Raises:
             TrainingError: There is no weight of that name and shape.
         """
-        known: dict[str, Tensor] = {**self._named(), **self.taste.named()}
+        known: dict[str, Tensor] = {**self.named(), **self.taste.named()}
         known |= {"served": self.served, "history": self.history}
         for name, value in named.items():
             if name in _AFTER_THE_FIT:
@@ -142,7 +142,8 @@ class Towers(nn.Module):
                 )
             known[name].copy_(torch.from_numpy(np.ascontiguousarray(value)))
 
-    def _named(self) -> dict[str, nn.Parameter]:
+    def named(self) -> dict[str, nn.Parameter]:
+        """Return the weights of all sides but item rows and history, by name."""
         out: dict[str, nn.Parameter] = {}
         sides: dict[Side, Content | None] = {
             "item": self.item,

@@ -37,6 +37,7 @@ class Settings:
     negative_weight: float = 1.0
     pairs: int = 4
     sources: NegativesConfig = field(default_factory=NegativesConfig)
+    device: str = "cpu"
 
 
 def settings_of(model: ModelConfig, tau: float, dropout: float) -> Settings:
@@ -60,4 +61,5 @@ def settings_of(model: ModelConfig, tau: float, dropout: float) -> Settings:
         negative_weight=weight,
         pairs=config.pairs,
         sources=model.negatives,
+        device=config.device,
     )

@@ -16,6 +16,7 @@ from recsys.errors import TrainingError
 from recsys.popularity import DAY_S, Counts, Trend
 from recsys.progress import SILENT, Progress
 from recsys.training import health
+from recsys.training.checkpoint import Checkpoint, fingerprint
 from recsys.training.cold import MEDIAN
 from recsys.training.dataset import Dataset
 from recsys.training.evaluation import lean_of, sample_vectors
@@ -37,7 +38,11 @@ _USE = 0.95
 
 
 def train(
-    dataset: Dataset, config: ModelConfig, *, progress: Progress | None = None
+    dataset: Dataset,
+    config: ModelConfig,
+    *,
+    progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> TrainedModel:
     """Train a model.
 
@@ -45,6 +50,7 @@ def train(
         dataset: From ``recsys.training.data.read`` or ``Dataset.from_arrays``.
         config: The model's configuration; ``config.train`` steers this.
         progress: Receives the stages; None is silence.
+        checkpoint: Keeps the final fit; what it holds is gone on with.
 
     Returns:
         The model, checked against torch and ready to be registered.
@@ -63,12 +69,14 @@ def train(
     findings = health.check(dataset, rows)
     for finding in findings:
         logger.warning("%s", finding.message)
-    choice = choose(dataset, config, progress)
+    choice = _choice(dataset, rows, config, checkpoint, progress)
     chosen_at = time.perf_counter()
     left_s = math.inf
     if not config.train.epochs:
         left_s = max(1.0, _USE * (config.train.budget_s - (chosen_at - started)))
-    fitted = _final_fit(dataset, rows, choice, config.train, left_s, progress)
+    fitted = _final_fit(
+        dataset, rows, choice, config.train, left_s, progress, checkpoint
+    )
     towers, curve = fitted.towers, fitted.curve
     fitted_at = time.perf_counter()
     with progress.stage("export", total=1) as stage:
@@ -129,6 +137,24 @@ def ageing_counts(dataset: Dataset, rows: QueryRows, trend: Trend) -> Counts | N
     )
 
 
+def _choice(
+    dataset: Dataset,
+    rows: QueryRows,
+    config: ModelConfig,
+    checkpoint: Checkpoint | None,
+    progress: Progress,
+) -> Choice:
+    """Choose the settings, or take those of the training that is gone on with."""
+    if checkpoint is None:
+        return choose(dataset, config, progress)
+    checkpoint.of(fingerprint(dataset, rows))
+    if checkpoint.plan is not None:
+        return Choice.from_dict(checkpoint.plan, config)
+    choice = choose(dataset, config, progress)
+    checkpoint.plan = choice.to_dict()
+    return choice
+
+
 def _check(dataset: Dataset) -> None:
     if not len(dataset):
         hint = "Check interactions.sql."
@@ -157,8 +183,11 @@ def _final_fit(
     config: TrainConfig,
     left_s: float,
     progress: Progress,
+    checkpoint: Checkpoint | None,
 ) -> _Fitted:
     curve: list[dict[str, Any]] = []
+    if checkpoint is not None and checkpoint.plan is not None:
+        curve = checkpoint.plan.setdefault("curve", curve)
     watch = Health(choice.epochs)
     with progress.stage("fit", total=choice.epochs) as stage:
 
@@ -186,6 +215,7 @@ def _final_fit(
             after,
             limit_s=left_s,
             observe=watch.observe,
+            checkpoint=checkpoint,
         )
     logger.info("fitted %d epochs", len(curve))
     return _Fitted(towers, curve, watch, sample_vectors(towers, rows))

@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,11 @@ _ORDER = 0.5
 _ORDER_LEAD = 0.01
 
 
+_AS_THEY_ARE = (
+    "epochs", "lean", "validation", "curves", "leaks", "segments", "samples", "run",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """What the validation slice chose.
@@ -102,6 +107,30 @@ class Choice:
     segments: dict[str, Any] = field(default_factory=dict[str, Any])
     samples: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     run: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-serialisable copy; ``from_dict`` reads it back."""
+        plain = (str, int, float)
+        values = {f.name: getattr(self.settings, f.name) for f in fields(self.settings)}
+        return {
+            "settings": {n: v for n, v in values.items() if isinstance(v, plain)},
+            "query": asdict(self.settings.query),
+            "trend": self.trend.to_dict(),
+            "cold": None if self.cold is None else asdict(self.cold),
+            **{name: getattr(self, name) for name in _AS_THEY_ARE},
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], model: ModelConfig) -> Choice:
+        """Rebuild a choice; what it does not decide is that of the configuration."""
+        values: dict[str, Any] = dict(data["query"])
+        query = QueryConfig(**{**values, "kinds": tuple(values["kinds"])})
+        return cls(
+            settings=replace(first_settings(model), **data["settings"], query=query),
+            trend=Trend.from_dict(data["trend"]),
+            cold=None if data["cold"] is None else Placed(**data["cold"]),
+            **{name: data[name] for name in _AS_THEY_ARE},
+        )
 
 
 @dataclass(frozen=True, slots=True)

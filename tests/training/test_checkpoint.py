@@ -1,0 +1,178 @@
+"""Going on after an interruption, and errors that say what broke a fit."""
+
+from __future__ import annotations
+
+import logging
+import resource
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from toys import FAST, checkerboard, make_config
+
+from recsys.config import Feature, Source
+from recsys.errors import ConfigError, TrainingError
+from recsys.progress import Progress
+from recsys.training import checkpoint
+from recsys.training.checkpoint import Checkpoint
+from recsys.training.dataset import Dataset
+from recsys.training.trainer import train
+
+Build = Callable[..., Dataset]
+CONFIG = make_config(train=replace(FAST, epochs=6))
+
+
+class Stopping:
+    """Ctrl-C in an epoch of the final fit."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def stage(self, name: str, total: int | None = None) -> Any:
+        outer = self
+
+        class Stage:
+            def __enter__(self) -> Stage:
+                return self
+
+            def __exit__(self, *exc: object) -> None:
+                pass
+
+            def advance(self, n: int = 1, note: str = "") -> None:
+                if name == "fit":
+                    outer.epoch -= 1
+                    if outer.epoch == 0:
+                        raise KeyboardInterrupt
+
+        return Stage()
+
+
+@pytest.fixture(autouse=True)
+def _every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "EVERY_S", 0.0)
+
+
+def interrupted(board: Build, path: Path, epoch: int = 4) -> None:
+    progress: Progress = Stopping(epoch)
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            board(), CONFIG, progress=progress,
+            checkpoint=Checkpoint(path, resume=False),
+        )  # fmt: skip
+
+
+def test_a_resumed_training_ends_like_one_that_was_never_interrupted(
+    board: Build, tmp_path: Path
+) -> None:
+    path = tmp_path / "new" / "toy.safetensors"
+    whole = train(board(), CONFIG)
+    interrupted(board, path)
+
+    resumed = train(board(), CONFIG, checkpoint=Checkpoint(path, resume=True))
+
+    assert np.array_equal(whole.id_served, resumed.id_served)
+    assert np.array_equal(whole.id_history, resumed.id_history)
+    assert whole.query_tower == resumed.query_tower
+    curve = [row["epoch"] for row in resumed.report["curves"] if row["run"] == 0]
+    assert curve == [1, 2, 3, 4, 5, 6]
+    assert resumed.report["validation"] == whole.report["validation"]
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_other_data_cannot_be_gone_on_with(board: Build, tmp_path: Path) -> None:
+    path = tmp_path / "toy.safetensors"
+    interrupted(board, path)
+    users, items = checkerboard(seed=1)
+    other = Dataset.from_arrays(CONFIG, users, items)
+
+    with pytest.raises(TrainingError, match="other data") as caught:
+        train(other, CONFIG, checkpoint=Checkpoint(path, resume=True))
+
+    assert "without --resume" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b"\x08\0\0\0\0\0\0\0{}      ", b"x" * 99]
+)
+def test_nothing_to_resume_says_so(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "toy.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+
+    with pytest.raises(ConfigError, match="no checkpoint to resume"):
+        Checkpoint(path, resume=True)
+
+
+def test_a_folder_that_cannot_be_is_noticed_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(ConfigError, match="cannot be written"):
+        Checkpoint(tmp_path / "file" / "toy.safetensors", resume=False)
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_training(
+    board: Build, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "toy.safetensors"
+    interrupted(board, path)
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with caplog.at_level(logging.WARNING):
+            model = train(board(), CONFIG, checkpoint=Checkpoint(path, resume=False))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    assert np.isfinite(model.id_served).all()
+    assert caplog.text.count("no checkpoint is written") == 1
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_weights_that_are_not_finite_name_the_items_and_keep_the_last_state(
+    board: Build, tmp_path: Path
+) -> None:
+    path = tmp_path / "toy.safetensors"
+    interrupted(board, path, epoch=3)
+    before = path.read_bytes()
+    absurd = make_config(train=replace(CONFIG.train, lr=1e38))
+
+    with pytest.raises(TrainingError) as caught:
+        train(board(), absurd, checkpoint=Checkpoint(path, resume=False))
+
+    message = str(caught.value)
+    assert " in epoch 1, step " in message
+    assert "weights of items" in message
+    assert "the batch has users" in message
+    assert "train.lr" in caught.value.hint
+    assert path.read_bytes() == before
+
+
+def test_a_feature_that_is_not_finite_is_named_with_its_item() -> None:
+    users, items = checkerboard(users=40, items=12)
+    features = (
+        Feature("price", "number"),
+        Feature("image", "vector", dim=2),
+        Feature("size", "number"),
+    )
+    config = make_config(items=Source("x", features), train=replace(FAST, epochs=2))
+    dataset = Dataset.from_arrays(
+        config, users, items, item_ids=list(range(12)),
+        item_columns={
+            "price": np.arange(12.0), "image": [[1.0, 2.0]] * 12, "size": [3.0] * 12,
+        },
+    )  # fmt: skip
+    assert dataset.items is not None
+    # Columns: price and whether it is missing, size likewise, then the vector.
+    dataset.items.dense[7, 2] = np.nan
+
+    with pytest.raises(TrainingError) as caught:
+        train(dataset, config)
+
+    assert "the feature 'size' of item 7 is not finite" in str(caught.value)
+    assert "source" in caught.value.hint
