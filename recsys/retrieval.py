@@ -38,7 +38,7 @@ from recsys.versions import collation
 
 RISERS = 200
 """Items that rose most today and are candidates of every search without a filter."""
-MORE = 100
+MORE = 20
 """Candidates beside the k nearest, for what rises into the page from behind."""
 ABSENT = (pg.UndefinedTable, pg.UndefinedFunction, pg.InvalidSchemaName)
 """What Postgres says of objects that are not there."""
