@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
+from recsys._learning_config import OBJECTIVES
 from recsys.config import TrainConfig
 from recsys.errors import ConfigError
 
@@ -63,6 +64,9 @@ SPACE = (
     Dimension("batch", choices=(128, 256, 512, 1024)),
     Dimension("negatives", choices=(1024, 2048, 4096, 8192, 16384)),
     Dimension("id_dropout", 0.0, 0.5, needs="content"),
+    # Others on request: these change what is learned, and want a longer search.
+    Dimension("objective", choices=OBJECTIVES, always=False),
+    Dimension("recent_beta", 0.0, 1.0, always=False),
     # Another dim is another size of every table and index: only on request.
     Dimension("dim", choices=(32, 64, 96, 128), always=False),
 )

@@ -246,6 +246,15 @@ def test_a_setting_of_content_is_searched_only_with_content(tmp_path: Path) -> N
         run(tmp_path / "third", 1, only=("colour",))
 
 
+def test_texts_are_searched_on_request(tmp_path: Path) -> None:
+    found = run(tmp_path / "toy.study", 3, only=("objective", "recent_beta"))
+
+    tried = [row.settings["objective"] for row in found.trials]
+    assert tried[0] == "ranking"
+    assert len(set(tried)) > 1
+    assert all(row.state == "complete" for row in found.trials)
+
+
 def test_a_study_can_be_read_by_itself(tmp_path: Path) -> None:
     found = run(tmp_path / "toy.study", 2)
 
