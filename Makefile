@@ -18,7 +18,7 @@ QUALITY ?=
 MINUTES ?= 10
 
 .PHONY: help demo test lint tools shop-django shop-flask \
-	bench bench-live bench-web bench-quality aa soak schema clean
+	bench bench-live bench-web bench-quality bench-updates aa soak schema clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' $(MAKEFILE_LIST)
@@ -28,6 +28,7 @@ help:
 	@echo "make bench-live  live versions: a roll under load, freshness, capture, switches"
 	@echo "make bench-web   recommend() in gunicorn workers against bare SQL and libraries"
 	@echo "make bench-quality  what the default trainer reaches, beside floors; QUALITY=OPTIONS"
+	@echo "make bench-updates  full and incremental updates day by day, and the cost of publishing"
 	@echo "make aa      false alarms of A/A experiments that are looked at every day"
 	@echo "make soak    changes, workers, backfills and crashes at random; MINUTES=10"
 	@echo "make schema  rewrite sql/schema.sql after a change of the SQL"
@@ -71,6 +72,10 @@ bench-web: $(STAMP)
 
 bench-quality: $(STAMP)
 	$(BIN)/python -m benchmarks.quality $(QUALITY)
+
+bench-updates: $(STAMP)
+	MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000 MALLOC_TOP_PAD_=200000000 \
+		OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.updates
 
 aa: $(STAMP)
 	$(BIN)/python -m benchmarks --part aa

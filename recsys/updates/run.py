@@ -216,6 +216,31 @@ def _check_mean(version: ModelVersion) -> None:
         )
 
 
+def examine(
+    conn: Connection, version: ModelVersion, since: datetime, config: UpdateConfig
+) -> dict[str, Any]:
+    """Return how good the rows of a version are on what came since a moment.
+
+    Nothing is learned and nothing is written.
+
+    Args:
+        conn: An autocommit connection.
+        version: A version, with vectors.
+        since: Interactions from then on are the hits; what was before is history.
+        config: How many of them at most.
+    """
+    with conn.transaction():
+        conn.execute("set transaction isolation level repeatable read, read only")
+        news = read_news(conn, version, since, config.max_interactions)
+        if not len(news):
+            return Quality.none().means()
+        loaded = LoadedItems(conn, version)
+        problem = read_problem(conn, version, loaded, news)
+    every = np.ones(len(news), np.bool_)
+    found = _examine(problem, news, every, since.timestamp(), _masked(problem))
+    return found.means()
+
+
 def _unusable(problem: Problem) -> int:
     return sum(problem.left_out.get(r, 0) for r in ("unknown_item", "no_weight"))
 

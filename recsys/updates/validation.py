@@ -33,6 +33,12 @@ class Quality:
     ndcg: NDArray[np.float64]
     hit_rate: NDArray[np.float64]
 
+    @classmethod
+    def none(cls) -> Quality:
+        """Return what nobody could be ranked for."""
+        nothing = np.zeros(0)
+        return cls(nothing, nothing, nothing)
+
     @property
     def users(self) -> int:
         """How many users were ranked for."""

@@ -1,0 +1,1 @@
+"""What full and incremental updates are worth, and what publishing costs."""

@@ -1,0 +1,51 @@
+"""Run them: ``python -m benchmarks.updates [--part daily] [--part publish]``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from benchmarks import report, server
+from benchmarks.updates import daily, publishing
+from recsys import schema
+
+PARTS = ("daily", "publish")
+DATABASE = f"recsys_bench_updates_{os.getpid()}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--part", choices=PARTS, action="append")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--days", type=int, default=7)
+    parser.add_argument("--parts-a-day", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--items", type=int, default=100_000)
+    parser.add_argument("--interactions", type=int, default=100_000)
+    parser.add_argument("--rate", type=float, default=20, help="requests per second")
+    parser.add_argument("--seconds", type=float, default=30, help="steady load")
+    parser.add_argument("--max-load", type=float, default=1.0)
+    parser.add_argument("--out", type=Path, help="append the rows as JSON lines")
+    options = parser.parse_args()
+    parts = options.part or PARTS
+    for part in parts:
+        with server.server() as dsn, server.database(dsn, DATABASE) as fresh:
+            schema.upgrade(fresh)
+            if part == "daily":
+                rows = daily.run(
+                    fresh, options.data / "movietweetings", days=options.days,
+                    parts=options.parts_a_day, epochs=options.epochs,
+                )  # fmt: skip
+                title = f"{options.days} days of MovieTweetings"
+            else:
+                rows = publishing.run(
+                    fresh, options.items, options.interactions, rate=options.rate,
+                    steady_s=options.seconds, max_load=options.max_load,
+                )  # fmt: skip
+                title = f"An update of {options.interactions:,} interactions"
+            report.show(title, rows, options.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""Day by day on MovieTweetings: no update, full, incremental, both.
+
+The product's own training, backfill and updates run against a database into which the
+interactions come as they came then. Each part of a day is ranked, by every way, for the
+users who chose something in it, before anything learns from it: the rows as they are,
+the histories up to that part. The popularity that the task 'trend' adds within the day
+is left out, because it has counted the very interactions that are judged.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from benchmarks.report import Row
+from recsys import _db, versions
+from recsys.backfill import backfill
+from recsys.config import ProjectConfig, load
+from recsys.pipeline import train_version
+from recsys.progress import SILENT
+from recsys.rollout import promote
+from recsys.updates import run as updates
+from recsys.updates.settings import UpdateConfig
+from recsys.versions import VersionPlan
+
+MODEL = "movietweetings"
+EXAMPLE = Path(__file__).parents[2] / "examples" / MODEL
+START = datetime(2013, 10, 1, tzinfo=UTC)
+NONE, FULL, INCREMENTAL, BOTH = "no update", "full", "incremental", "both"
+CONFIG = UpdateConfig(overlap_s=0.0, guard=math.inf)
+"""The guard would hide what learning costs."""
+
+Rating = tuple[int, str, int, int]
+
+
+@dataclass
+class _Sum:
+    """Metrics of one way, weighted by users."""
+
+    users: int = 0
+    total: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def add(self, metrics: dict[str, Any]) -> None:
+        """Add the means of a part of a day."""
+        users = metrics["users"]
+        self.users += users
+        for name in ("recall", "ndcg", "hit_rate"):
+            self.total[name] += users * metrics.get(name, 0.0)
+
+    def mean(self, name: str) -> float:
+        """Return the mean of a metric over all users."""
+        return self.total[name] / max(self.users, 1)
+
+
+def run(dsn: str, data: Path, *, days: int, parts: int, epochs: int) -> list[Row]:
+    """Measure some days.
+
+    Args:
+        dsn: An empty database at head.
+        data: Folder with ratings.csv.gz and items.csv.gz.
+        days: Days from 2013-10-01 on.
+        parts: Incremental updates a day.
+        epochs: Passes of the first training.
+    """
+    if not (data / "ratings.csv.gz").exists():
+        return [Row("skipped", 0, "", note=f"no ratings.csv.gz in {data.name}")]
+    ratings = _load(dsn, data)
+    project = _project(epochs)
+    first = _first(dsn, project)
+    numbers = {
+        NONE: first,
+        FULL: first,
+        INCREMENTAL: _copy(dsn, first),
+        BOTH: _copy(dsn, first),
+    }
+    sums: dict[str, _Sum] = defaultdict(_Sum)
+    for day in range(days):
+        begin = START + timedelta(days=day)
+        if day:
+            numbers[FULL] = _full(dsn, project, numbers[FULL])
+            numbers[BOTH] = _copy(dsn, numbers[FULL])
+        for part in range(parts):
+            since = begin + timedelta(days=part / parts)
+            until = begin + timedelta(days=(part + 1) / parts)
+            _insert(dsn, [r for r in ratings if since.timestamp() <= r[3]
+                          < until.timestamp()])  # fmt: skip
+            for way, number in numbers.items():
+                sums[way].add(_part(dsn, number, since, learns=way in (
+                    INCREMENTAL, BOTH)))  # fmt: skip
+    return [
+        Row(f"{way}: {label}", total.mean(name), "", note=f"{total.users} users")
+        for way, total in sums.items()
+        for name, label in (("recall", "Recall@20"), ("ndcg", "NDCG@20"),
+                            ("hit_rate", "HR@10"))
+    ]  # fmt: skip
+
+
+def _part(dsn: str, number: int, since: datetime, *, learns: bool) -> dict[str, Any]:
+    with _db.connect(dsn, autocommit=True) as conn:
+        version = versions.get(conn, MODEL, number)
+        metrics = updates.examine(conn, version, since, CONFIG)
+        if learns:
+            updates.update_version(conn, version, CONFIG)
+    return metrics
+
+
+def _load(dsn: str, data: Path) -> list[Rating]:
+    """Make the tables with what came before; return what came after."""
+    setup = (EXAMPLE / "setup.sql").read_text()
+    with _db.connect(dsn) as conn:
+        conn.execute(
+            "create table movie (item_id text, title text, year int, genres text);"
+            "create table movie_rating (user_id bigint, item_id text, rating int,"
+            " timestamp bigint)"
+        )
+        with (
+            gzip.open(data / "items.csv.gz", "rt") as text,
+            conn.cursor().copy("copy movie from stdin (format csv, header)") as copy,
+        ):
+            copy.write(text.read())
+        conn.execute(setup.encode())
+    with gzip.open(data / "ratings.csv.gz", "rt") as text:
+        reader = csv.reader(text)
+        next(reader)
+        rows = [(int(u), i, int(r), int(t)) for u, i, r, t in reader]
+    _insert(dsn, [row for row in rows if row[3] < START.timestamp()])
+    return [row for row in rows if row[3] >= START.timestamp()]
+
+
+def _insert(dsn: str, rows: list[Rating]) -> None:
+    with psycopg.connect(dsn) as conn:
+        with conn.cursor().copy("copy movie_rating from stdin") as copy:
+            for row in rows:
+                copy.write_row(row)
+        conn.execute("analyze movie_rating")
+
+
+def _project(epochs: int) -> ProjectConfig:
+    project = load(EXAMPLE / "recsys.toml")
+    model = project.model(MODEL)
+    train = replace(model.train, epochs=epochs, tau=0.15, dropout=0.5)
+    return replace(project, models={MODEL: replace(model, train=train)})
+
+
+def _first(dsn: str, project: ProjectConfig) -> int:
+    number = train_version(dsn, project, MODEL, revision=False).plan.number
+    backfill(dsn, MODEL, number, progress=SILENT)
+    with _db.connect(dsn) as conn:
+        promote(conn, MODEL, number, reason="benchmark", force=True)
+    return number
+
+
+def _full(dsn: str, project: ProjectConfig, parent: int) -> int:
+    made = train_version(dsn, project, MODEL, revision=False, full=True, parent=parent)
+    backfill(dsn, MODEL, made.plan.number, progress=SILENT)
+    return made.plan.number
+
+
+def _copy(dsn: str, number: int) -> int:
+    """Make the same version once more, so that one stands still."""
+    with _db.connect(dsn) as conn:
+        old = versions.get(conn, MODEL, number)
+        new = versions.next_number(conn, old.config)
+        versions.create(
+            conn, VersionPlan(MODEL, new, old.spec, old.artifacts, old.metrics)
+        )
+    backfill(dsn, MODEL, new, progress=SILENT)
+    return new
