@@ -146,7 +146,10 @@ def _insert(dsn: str, rows: list[Rating]) -> None:
 def _project(epochs: int) -> ProjectConfig:
     project = load(EXAMPLE / "recsys.toml")
     model = project.model(MODEL)
-    train = replace(model.train, epochs=epochs, tau=0.15, dropout=0.5)
+    train = replace(
+        model.train, epochs=epochs, tau=0.15, dropout=0.5, recent_beta=0.0,
+        companions=0.0,
+    )  # fmt: skip
     return replace(project, models={MODEL: replace(model, train=train)})
 
 

@@ -47,7 +47,7 @@ SHARES = (1.0, 0.3, 0.1)
 """Peak learning rates that are tried, as shares of the parent's."""
 _NEWEST = 0.2
 _DAY_S = 86_400.0
-_LEARNED = ("tau", "dropout", "beta", "lr")
+_LEARNED = ("tau", "dropout", "beta", "lr", "companions")
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,12 +137,16 @@ class Examiner:
         places: list[Places] = []
         for first in range(0, count, _ITEMS_AT_ONCE):
             last = min(first + _ITEMS_AT_ONCE, count)
-            score = query[..., :dim] @ catalogue.vectors[first:last].T.astype(
-                np.float32
+            # What popularity counts for a query is its last coordinate.
+            bias = catalogue.bias[first:last]
+            listed = np.isfinite(bias)
+            rows = catalogue.vectors[first:last].T.astype(np.float32)
+            score = query[..., :dim] @ rows + query[..., dim:] * np.where(
+                listed, bias, np.float32(0)
             )
             if score.ndim > 2:
                 score = score.max(1)  # of several interests the nearest
-            score += catalogue.bias[first:last]
+            score[:, ~listed] = -np.inf
             inside = (seen >= first) & (seen < last)
             score[owner[inside], seen[inside] - first] = -np.inf
             k = min(K, last - first)

@@ -9,8 +9,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from recsys._tower import QueryTower
+from recsys.encoder import FittedSide
+from recsys.encoder.towers import query_tower
 from recsys.updates import objective
+from recsys.updates.histories import PlacedEvents
 from recsys.updates.learner import Catalogue, Examples, Lists, Moving, Pace, _Learner
+from recsys.updates.validation import Examiner
 
 TAU = 0.3
 
@@ -149,3 +154,34 @@ def test_fixed_queries_leave_history_rows_alone() -> None:
     assert not np.allclose(served, moving.served, atol=1e-3)
     np.testing.assert_allclose(past, moving.history, atol=1e-6)
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(("counts", "first"), [(0.0, 0), (1.0, 1)])
+def test_popularity_counts_as_the_query_says(counts: float, first: int) -> None:
+    axes = np.eye(4, dtype=np.float32)
+    model = query_tower(
+        4,
+        FittedSide(),
+        FittedSide(),
+        {
+            "default_query": axes[0],
+            "lean.weight": np.zeros(4, np.float32),
+            "lean.constant": np.float32(counts - 1).reshape(()),
+        },
+    )
+    nothing = np.zeros(0, np.int64)
+    events = PlacedEvents(
+        1, nothing, nothing, np.zeros(0), np.zeros(0, np.float32),
+        np.arange(2), np.full(2, -1),
+    )  # fmt: skip
+    examiner = Examiner(events, (np.array([0]), np.array([first])), 1.0, 5)
+    # The second item is far from the query, and popular; a third has no vector yet.
+    catalogue = Catalogue(
+        axes[[0, 1, 0]].astype(np.float16), np.array([0, 3, -np.inf], np.float32)
+    )
+
+    found = examiner.examine(
+        QueryTower(model, (), (), 4), np.zeros((0, 4), np.float32), catalogue, ({}, {})
+    )
+
+    assert found.ndcg.tolist() == [1.0]
