@@ -124,7 +124,8 @@ class Choice:
     def from_dict(cls, data: Mapping[str, Any], model: ModelConfig) -> Choice:
         """Rebuild a choice; what it does not decide is that of the configuration."""
         values: dict[str, Any] = dict(data["query"])
-        query = QueryConfig(**{**values, "kinds": tuple(values["kinds"])})
+        values["kinds"] = tuple(values["kinds"])
+        query = QueryConfig(**values)
         return cls(
             settings=replace(first_settings(model), **data["settings"], query=query),
             trend=Trend.from_dict(data["trend"]),
