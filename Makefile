@@ -60,7 +60,8 @@ lint: $(STAMP)
 	$(BIN)/basedpyright
 
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks --part process --part serving --part reading
+	$(BIN)/python -m benchmarks --part process --part serving --part reading \
+		--part vocabulary
 	MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000 MALLOC_TOP_PAD_=200000000 \
 		OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks --part training
 

@@ -15,6 +15,7 @@ from benchmarks import (
     server,
     serving,
     training,
+    vocabulary,
     world,
 )
 from benchmarks.live import capturing, freshness, roll
@@ -31,6 +32,7 @@ PARTS = (
     "reading",
     *LIVE,
     "training",
+    "vocabulary",
     "aa",
 )
 DATABASE = "recsys_bench"
@@ -46,6 +48,7 @@ def main() -> None:
     parser.add_argument("--versions", type=int, default=5)
     parser.add_argument("--switches", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=15, help="per live load")
+    parser.add_argument("--distinct", type=int, default=5_000_000)
     parser.add_argument("--experiments", type=int, default=2_000)
     parser.add_argument("--part", choices=PARTS, action="append")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
@@ -72,6 +75,10 @@ def main() -> None:
     if "training" in parts:
         rows = training.run(options.data / "gowalla", options.epochs)
         report.show("Training on Gowalla, d = 64", rows, options.out)
+    if "vocabulary" in parts:
+        rows = vocabulary.run(options.distinct)
+        title = f"A category of {options.distinct:,} distinct values"
+        report.show(title, rows, options.out)
     if "aa" in parts:
         rows = aa.run(options.experiments)
         report.show("False alarms of A/A experiments", rows, options.out)

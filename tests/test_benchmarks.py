@@ -173,3 +173,12 @@ def test_false_alarms_are_measured_and_sequences_keep_their_promise(
         assert found[f"{metric}: confidence sequence, looked at daily"] <= 5
         assert found[f"{metric}: fixed interval, looked at daily"] >= 12
         assert found[f"{metric}: fixed interval, looked at on the last day"] <= 12
+
+
+def test_a_huge_vocabulary_is_measured(tmp_path: Path) -> None:
+    rows = bench(
+        "--part", "vocabulary", "--distinct", "20000",
+        "--out", str(tmp_path / "rows.jsonl"), dsn="",
+    )  # fmt: skip
+
+    assert rows[-1]["note"] == "0 rare ones"
