@@ -18,7 +18,7 @@ QUALITY ?=
 MINUTES ?= 10
 
 .PHONY: help demo test lint tools shop-django shop-flask \
-	bench bench-live bench-web bench-quality bench-updates aa soak schema clean
+	bench bench-live bench-compression bench-web bench-quality bench-updates aa soak schema clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' $(MAKEFILE_LIST)
@@ -26,6 +26,7 @@ help:
 	@echo "make shop-django, make shop-flask   a web shop to click through; PORT=8080"
 	@echo "make bench   the measurements of docs/, as ratios within one run"
 	@echo "make bench-live  live versions: a roll under load, freshness, capture, switches"
+	@echo "make bench-compression  shorter indexes and vectors: recall, latency, bytes"
 	@echo "make bench-web   recommend() in gunicorn workers against bare SQL and libraries"
 	@echo "make bench-quality  what the default trainer reaches, beside floors; QUALITY=OPTIONS"
 	@echo "make bench-updates  full and incremental updates day by day, and the cost of publishing"
@@ -67,6 +68,9 @@ bench: $(STAMP)
 
 bench-live: $(STAMP)
 	$(BIN)/python -m benchmarks --part roll --part freshness --part capture
+
+bench-compression: $(STAMP)
+	$(BIN)/python -m benchmarks --part compression --epochs 20
 
 bench-web: $(STAMP)
 	$(BIN)/python -m benchmarks.web

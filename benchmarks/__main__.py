@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmarks import (
     aa,
+    compression,
     impressions,
     process,
     reading,
@@ -30,6 +31,7 @@ PARTS = (
     "rules",
     "impressions",
     "reading",
+    "compression",
     *LIVE,
     "training",
     "vocabulary",
@@ -62,6 +64,7 @@ def main() -> None:
         "rules": _rules,
         "impressions": _impressions,
         "reading": _reading,
+        "compression": _compression,
         "roll": _roll,
         "freshness": _freshness,
         "capture": _capture,
@@ -104,6 +107,18 @@ def _impressions(dsn: str, options: argparse.Namespace) -> None:
 def _reading(dsn: str, options: argparse.Namespace) -> None:
     rows = reading.run(dsn, options.interactions)
     report.show("Reading for training", rows, options.out)
+
+
+def _compression(dsn: str, options: argparse.Namespace) -> None:
+    lines = compression.run(
+        dsn,
+        options.data / "gowalla",
+        options.live_items // 5,
+        options.queries // 3,
+        options.epochs,
+        Bars(),
+    )
+    compression.show("Smaller and faster", lines, options.out)
 
 
 def _roll(dsn: str, options: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import gzip
 import json
 import os
@@ -11,10 +12,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from benchmarks import compression
 from benchmarks.live import check, shop
 from recsys import Recommender, _db, rollout
 from recsys.backfill import backfill
+from recsys.progress import SILENT
 
 ROOT = Path(__file__).parent.parent
 
@@ -58,6 +62,28 @@ def test_filters_and_rules_are_measured(server: str, tmp_path: Path) -> None:
         row["what"] for row in rows
     }
     assert all("; 0 pages short" in row["note"] for row in rows)
+
+
+def test_shorter_indexes_are_measured(dsn: str, tmp_path: Path) -> None:
+    """One pair of towers and two of its indexes, without a fit."""
+    plain = compression._synthetic(1_500)[1]
+    variants = [{}, {"prefix": 32}]
+    towers = dataclasses.replace(plain, variants=variants)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compression, "_synthetic", lambda items: [towers])
+        lines = compression.run(dsn, tmp_path, 1_500, 20, 1, SILENT)
+    compression.show("short", lines, tmp_path / "rows.jsonl")
+
+    whole, prefix = lines
+    assert (whole.index, prefix.index) == ("halfvec", "prefix 32")
+    assert whole.ann_recall is not None
+    assert whole.ann_recall >= 0.95
+    assert prefix.ann_recall is not None
+    assert prefix.ann_recall >= 0.95
+    assert prefix.index_bytes < whole.index_bytes
+    assert prefix.p50_ms
+    assert prefix.depth
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 2
 
 
 def test_the_logging_of_answers_is_measured(server: str, tmp_path: Path) -> None:
