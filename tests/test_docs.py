@@ -209,6 +209,7 @@ def test_every_command_and_option_is_described(
         (config.ContentConfig, "content"),
         (config.UpdateConfig, "update"),
         (config.NegativesConfig, "negatives"),
+        (config.QueryConfig, "query"),
     ],
 )
 def test_every_key_of_the_configuration_is_described(cls: type, prefix: str) -> None:
@@ -217,7 +218,7 @@ def test_every_key_of_the_configuration_is_described(cls: type, prefix: str) -> 
     for key in dataclasses.fields(cls):
         if key.name != "name":  # the key of a table, not a key in it
             assert f"`{key.name}`" in text, f"{cls.__name__}.{key.name}"
-        plain = key.default not in (dataclasses.MISSING, None, "", 0.0, -1.0)
+        plain = key.default not in (dataclasses.MISSING, None, "", 0.0, -1.0, ())
         if prefix and plain:
             section = text.split(f"## `[model.NAME.{prefix}]`")[1].split("\n## ")[0]
             row = re.search(rf"^\| `{key.name}` \| ([^|]*) \|", section, re.M)
