@@ -17,12 +17,15 @@ UPDATES = (
 SEARCH = ("functions/_candidates.v2.sql",)
 TREND = ("tables/item_trend.v1.sql",)
 TEXTS = ("tables/text_embedding.v1.sql",)
+# Without the library in the session, SET hnsw.* in a function needs a superuser.
+LOAD = "select '[1]'::vector;"
 # The grants come last: they name what every area made.
 GRANTS = ("functions/_grant_part_learning.v1.sql",)
 
 
 def upgrade() -> None:
     """Make the tables, functions, views and grants of every area."""
+    _ddl.run_text(LOAD)
     for name in (*UPDATES, *SEARCH, *TREND, *TEXTS, *GRANTS):
         _ddl.run(name)
     _ddl.run("functions/schema_version.v4.sql")
@@ -31,6 +34,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Remove them."""
+    _ddl.run_text(LOAD)
     _ddl.run("drop_learning.v1.sql")
     _ddl.run("functions/_candidates.v1.sql")
     _ddl.run("functions/schema_version.v3.sql")
