@@ -15,7 +15,7 @@ from recsys import _db, _late
 from recsys.backfill import backfill
 from recsys.worker.apply import LiveModel
 
-CREATE_INDEX = 'create index "item_vector_shop_2_hnsw"'
+CREATE_INDEX = "create index item_vector_shop_2_hnsw"
 
 
 def _change(scene: Scene) -> None:
