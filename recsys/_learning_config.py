@@ -120,6 +120,12 @@ def train_problems(train: TrainConfig) -> list[tuple[bool, str]]:
         (train.epochs < 0 or train.max_epochs < 1, "train.epochs must be positive"),
         (train.budget_s <= 0, "train.budget_s must be positive seconds"),
         (train.batch < 1 or train.negatives < 1, "train.batch/negatives must be > 0"),
+        (not 0 < train.lr <= 1, "train.lr must be positive, up to 1"),
+        (not 0 <= train.beta <= 10, "train.beta must be a weight from 0 to 10"),
+        (
+            not train.recent_beta <= 10,
+            "train.recent_beta must be a weight up to 10, or negative to choose",
+        ),
         (train.tau < 0, "train.tau must be positive, or 0 to choose"),
         (train.dropout >= 1, "train.dropout must be below 1"),
         (not 0 <= train.id_dropout < 1, "train.id_dropout must be in [0, 1)"),

@@ -29,7 +29,7 @@ class QueryConfig:
             slice. All but the mean learn to tell the next item of a sequence.
         length: Most items that an encoder other than the mean reads.
         layers: Layers of the transformer.
-        heads: Heads of attention and transformer.
+        heads: Heads of attention and transformer; of one that "auto" tries, the most.
         interests: Query vectors of a user, whose answers are merged.
         interests_from: "clusters" of the history's item vectors, or "learned" queries.
         share: Share of a page that is divided evenly among the interests.
@@ -49,6 +49,11 @@ class QueryConfig:
     def sequential(self) -> bool:
         """Whether the query depends on order, times and kinds of the history."""
         return self.encoder not in ("auto", "mean")
+
+    @property
+    def headed(self) -> bool:
+        """Whether the encoder named has heads, which must divide the dimensions."""
+        return self.encoder in ("attention", "transformer")
 
     @property
     def clustered(self) -> bool:

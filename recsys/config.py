@@ -474,7 +474,10 @@ def _check_ranges(config: ModelConfig, where: str) -> None:
             index.quantisation not in QUANTISATIONS,
             f"index.quantisation must be one of {', '.join(QUANTISATIONS)}",
         ),
-        (train.dim % config.query.heads > 0, "query.heads must divide train.dim"),
+        (
+            config.query.headed and train.dim % config.query.heads > 0,
+            f"query.heads must divide train.dim, which is {train.dim}",
+        ),
     )
     for wrong, message in bad:
         if wrong:
@@ -483,7 +486,10 @@ def _check_ranges(config: ModelConfig, where: str) -> None:
     if problem:
         raise ConfigError(f"{where} update.{problem}")
     names = [f.name for f in config.context.features]
-    reserved = {"user_id", "item_id", "occurred_at", "kind", "value"} & set(names)
+    columns = {"user_id", "item_id", "occurred_at", "kind"}
+    if config.interactions.value:
+        columns.add("value")
+    reserved = columns & set(names)
     if reserved:
         raise ConfigError(f"{where} context feature uses a reserved name: {reserved}")
     if config.users.features and not config.users.sql:

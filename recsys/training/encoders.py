@@ -23,7 +23,7 @@ def first_query(query: QueryConfig, dataset: Dataset) -> QueryConfig:
     return replace(query, encoder="mean")
 
 
-def sequential(query: QueryConfig, dataset: Dataset) -> list[QueryConfig]:
+def sequential(query: QueryConfig, dataset: Dataset, dim: int) -> list[QueryConfig]:
     """Return the encoders to try where the order of things may matter.
 
     None where an encoder is named, where times are unknown, or where there are several
@@ -32,5 +32,10 @@ def sequential(query: QueryConfig, dataset: Dataset) -> list[QueryConfig]:
     timed = bool(np.isfinite(dataset.time).any())
     if query.encoder != "auto" or query.interests > 1 or not timed:
         return []
-    kinds = known_kinds(dataset)
-    return [replace(query, encoder=name, kinds=kinds) for name in TRIED]
+    kinds, heads = known_kinds(dataset), _heads(query.heads, dim)
+    return [replace(query, encoder=name, kinds=kinds, heads=heads) for name in TRIED]
+
+
+def _heads(most: int, dim: int) -> int:
+    """Return how many heads divide the dimensions: nobody has asked for any."""
+    return next(heads for heads in range(most, 0, -1) if dim % heads == 0)

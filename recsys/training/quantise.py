@@ -111,12 +111,16 @@ def _queries(
         model.users.declared,
         model.contexts.declared,
         model.id_served.shape[1],
+        sequential=model.query.sequential,
     )
     rng = np.random.default_rng(0)
     chosen = rng.integers(len(history), size=(_PROBES, min(8, len(history))))
     users, contexts = (_repeated(side) for side in (dataset.users, dataset.contexts))
     weight = np.ones(chosen.shape, np.float32)
-    queries = tower.encode(history[chosen], weight, users, contexts)
+    # Newest first, some of a moment ago and some of last month; kind 0 is unknown.
+    ages = np.sort(10 ** rng.uniform(1, 6.5, chosen.shape), axis=1)
+    kinds = rng.integers(len(model.query.kinds) + 1, size=chosen.shape)
+    queries = tower.encode(history[chosen], weight, users, contexts, ages, kinds)
     return queries.reshape(-1, queries.shape[-1])  # K queries each, for some encoders
 
 

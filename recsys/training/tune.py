@@ -180,7 +180,7 @@ def choose(dataset: Dataset, model: ModelConfig, progress: Progress) -> Choice:
     judge = Judge(dataset, rows, cut, config.seed)
     share = SHARE_WITHOUT_TIMES if dataset.until is None else SHARE
     deadline = started + share * config.budget_s
-    others = sequential(query, dataset) if cut.by_time else []
+    others = sequential(query, dataset, config.dim) if cut.by_time else []
     mean_until = deadline - (_ORDER if others else 0) * share * config.budget_s
     with progress.stage("choose settings") as stage:
         new = Newcomers(dataset, rows, cut, config.seed)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from toys import FAST, make_config
 
-from recsys.config import Feature, Source
+from recsys._query_config import QueryConfig
+from recsys.config import Feature, Interactions, Source
 from recsys.errors import ArtifactError
 from recsys.training import quantise
 from recsys.training.dataset import Dataset
@@ -70,3 +71,25 @@ def test_towers_that_find_other_items_are_not_published(
         quantise.with_int8_towers(model, dataset)
 
     assert "int8" in caught.value.hint
+
+
+def test_a_tower_that_minds_order_is_compared_with_ages_and_kinds() -> None:
+    rng = np.random.default_rng(0)
+    model = make_config(
+        train=dataclasses.replace(FAST, epochs=1, tau=0.15, dropout=0.3, int8=True),
+        query=QueryConfig(encoder="decay", length=8),
+        interactions=Interactions("select 1", weights={"buy": 2, "view": 1}),
+    )
+    users, items = rng.integers(30, size=300), rng.integers(ITEMS, size=300)
+    dataset = Dataset.from_arrays(
+        model,
+        users,
+        items,
+        times=1e9 + 3600.0 * rng.integers(900, size=300),
+        kinds=["buy", "view"] * 150,
+    )
+
+    trained = train(dataset, model)
+
+    assert trained.query.kinds == ("buy", "view")
+    assert trained.report["int8"]["overlap"] >= quantise.LEAST_OVERLAP

@@ -14,6 +14,7 @@ from recsys.config import from_mapping
 from recsys.errors import TrainingError
 from recsys.training import tune
 from recsys.training.dataset import Dataset
+from recsys.training.encoders import sequential
 from recsys.training.rows import query_rows
 from recsys.training.trainer import train
 from recsys.training.windows import SequenceRows, sequences
@@ -145,6 +146,15 @@ def test_auto_takes_order_where_it_tells_and_the_mean_where_there_is_none():
     assert {row["encoder"] for row in told.curves} == {"mean", "decay", "transformer"}
     assert untold.settings.query == replace(config().query, encoder="mean")
     assert {row["encoder"] for row in untold.curves} == {"mean"}
+
+
+@pytest.mark.parametrize(("dim", "heads"), [(25, 1), (27, 3), (64, 4)])
+def test_auto_takes_as_many_heads_as_divide_the_dimensions(dim, heads):
+    dataset, _ = chains(4)
+
+    tried = sequential(config(heads=4).query, dataset, dim)
+
+    assert [query.heads for query in tried] == [heads, heads]
 
 
 def test_without_order_an_encoder_of_sequences_says_so():

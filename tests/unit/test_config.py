@@ -58,6 +58,11 @@ M = "model/shop"
         (f"{M}/train/dim", True, "must be int", ""),
         (f"{M}/train/budget_s", -1, "budget_s", ""),
         (f"{M}/train/validation", 0.5, "validation", ""),
+        (f"{M}/train/lr", -1.0, "train.lr must be", ""),
+        (f"{M}/train/lr", 1e30, "train.lr must be", ""),
+        (f"{M}/train/beta", 1e30, "train.beta must be", ""),
+        (f"{M}/train/beta", -1.0, "train.beta must be", ""),
+        (f"{M}/train/recent_beta", 1e30, "train.recent_beta must be", ""),
         (f"{M}/index/m", 101, "index.m", ""),
         (f"{M}/content/cross", 9, "content.cross", ""),
         (f"{M}/content/rank", -1, "content.rank", ""),
@@ -83,6 +88,28 @@ def test_a_mistake_is_named_with_its_place(
 
     assert message in str(caught.value)
     assert hint in caught.value.hint
+
+
+def test_heads_matter_to_the_encoder_that_is_named_alone() -> None:
+    data = changed(f"{M}/train/dim", 25)
+
+    assert from_mapping(data).model("shop").train.dim == 25
+    for encoder in ("mean", "decay", "gated"):
+        data["model"]["shop"]["query"] = {"encoder": encoder}
+        assert from_mapping(data).model("shop").query.encoder == encoder
+    for encoder in ("attention", "transformer"):
+        data["model"]["shop"]["query"] = {"encoder": encoder}
+        with pytest.raises(ConfigError, match=r"heads must divide train\.dim"):
+            from_mapping(data)
+
+
+def test_a_context_may_be_called_value_where_no_value_is_used() -> None:
+    data = changed(f"{M}/context", {"features": {"value": {"type": "number"}}})
+
+    assert from_mapping(data).model("shop").context.features[0].name == "value"
+    data["model"]["shop"]["interactions"]["value"] = "log"
+    with pytest.raises(ConfigError, match="reserved name"):
+        from_mapping(data)
 
 
 @pytest.mark.parametrize("missing", ["items", "interactions"])
