@@ -189,6 +189,8 @@ def _fresh(suffix: str, config: ModelConfig, number: int) -> bytes:
     be far behind. Without anything that rose it is the search as it is.
     """
     item = config.item_id
+    # The trend's ids are "C", those of the vectors not: their index wants its own.
+    native = ' collate "default"' if item == "text" else ""
     mine = f"t.model = '{config.name}' and t.number = {number}"
     return _sql.trusted(
         "with risen as materialized (select t.item_id, t.delta from recsys.item_trend"
@@ -201,8 +203,8 @@ def _fresh(suffix: str, config: ModelConfig, number: int) -> bytes:
         " unnest(s.item_ids, s.scores) as n(item_id, score)"
         " union all select v.item_id, (-(v.embedding <#> asked.query))::real"
         f" from asked, risen join recsys.item_vector_{suffix} as v"
-        f" on v.item_id = risen.item_id::{item}"
-        " where v.item_id <> all (asked.exclude)),"
+        f" on v.item_id = risen.item_id::{item}{native}"
+        " where v.item_id <> all (array_remove(asked.exclude, null))),"
         " best as (select f.item_id, (max(f.score) + asked.weight"
         " * coalesce(max(t.delta), 0))::real as score from asked, found as f"
         f" left join recsys.item_trend as t on {mine} and t.item_id = f.item_id::text"

@@ -2170,7 +2170,7 @@ begin
         grant select on recsys.item_trend to recsys_app;
     end if;
     if to_regrole('recsys_analyst') is not null then
-        grant select on recsys.update_log, recsys.item_trend to recsys_analyst;
+        grant select on recsys.update_log to recsys_analyst;
     end if;
     if to_regrole('recsys_trainer') is not null then
         grant select, insert, update, delete on recsys.id_update, recsys.id_update_row, recsys.id_update_seen,
@@ -3466,7 +3466,6 @@ grant select on table recsys.experiment_result to recsys_analyst;
 grant select on table recsys.experiment_status to recsys_analyst;
 grant select on table recsys.impression_item to recsys_analyst;
 grant select on table recsys.item_change to recsys_app;
-grant select on table recsys.item_trend to recsys_analyst;
 grant select on table recsys.item_trend to recsys_app;
 grant select on table recsys.model to recsys_app;
 grant select on table recsys.model_version to recsys_app;

@@ -12,7 +12,7 @@ begin
         grant select on recsys.item_trend to recsys_app;
     end if;
     if to_regrole('recsys_analyst') is not null then
-        grant select on recsys.update_log, recsys.item_trend to recsys_analyst;
+        grant select on recsys.update_log to recsys_analyst;
     end if;
     if to_regrole('recsys_trainer') is not null then
         grant select, insert, update, delete on recsys.id_update, recsys.id_update_row, recsys.id_update_seen,

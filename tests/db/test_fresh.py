@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import world
 
-from recsys import Recommender, _db, artifacts, fresh
+from recsys import Recommender, _db, artifacts, fresh, retrieval, versions
 from recsys.popularity import HALF_LIVES_D, Counts, Trend
 
 TREND = Trend(0.02, (0.1, 0.05, 0.0, 0.05))
@@ -170,3 +170,38 @@ def test_what_no_longer_rises_is_taken_back(shop: Shop) -> None:
         conn.execute("delete from event where customer_id >= 1000")
 
     assert refresh(shop.dsn) == {}
+
+
+def test_a_null_among_the_excluded_hides_no_riser(shop: Shop) -> None:
+    last = list(scores(shop.dsn))[-1]
+    buy(shop.dsn, last, range(1000, 300_000, 7))
+    refresh(shop.dsn)
+
+    with _db.connect(shop.dsn) as conn:
+        version = versions.get(conn, "shop", 1)
+        sql = retrieval.statements(version.suffix, version.config, 1)
+        query = _db.Halfvec(np.zeros(version.dim, np.float32))
+        found, _ = retrieval.search(conn, sql, query, 5, [None], 100, 1.0)  # type: ignore[list-item]
+
+    assert found[0] == last
+
+
+def test_text_ids_are_looked_up_by_the_primary_key(server: str, template: str) -> None:
+    with world.database(server, template) as dsn, _db.connect(dsn) as conn:
+        conn.execute(
+            "create table recsys.item_vector_plan"
+            " (item_id text primary key, embedding halfvec(3));"
+            "insert into recsys.item_vector_plan"
+            " select 'item ' || n, '[1,2,3]' from generate_series(1, 5000) as n;"
+            "create function recsys._search_plan(halfvec, integer, text[], integer,"
+            " out item_ids text[], out scores real[]) language sql as"
+            " $$ select '{}'::text[], '{}'::real[] $$;"
+            "analyze recsys.item_vector_plan"
+        )
+        sql = retrieval.statements("plan", world.shop_config("text"), 1)
+        assert sql.fresh is not None
+        plan = conn.execute(b"explain " + sql.fresh, ("[1,2,3]", 5, ["item 1"], 9, 1.0))
+        lines = [str(row[0]) for row in plan]
+
+    assert not [line for line in lines if "Seq Scan on item_vector" in line]
+    assert [line for line in lines if "item_vector_plan_pkey" in line]

@@ -25,6 +25,7 @@ TABLES = (
     "rollout",
     "promotion",
     "interaction",
+    "item_trend",
     "item_vector_shop_1",
     "item_embedding_shop_1",
     "id_embedding_shop_1",
