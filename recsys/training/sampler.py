@@ -115,17 +115,19 @@ class Sampler:
         return Step(queries.user, queries.context, history, used, batch, places)
 
     def _compare(self, queries: Queries) -> LossBatch:
-        """Return the comparisons; a negative that its query has met is masked."""
+        """Return the comparisons; what its query has met or should find is masked."""
         targets, seen = queries.targets, queries.seen
         negatives, correction = self._shared.draw(targets.values)
         self._place[negatives] = torch.arange(len(negatives), device=self._where)
         share = log_share(len(self._items), len(negatives))
-        # A source may leave the targets out of what was seen before.
-        place = self._place[torch.cat([seen.values, targets.values])]
-        owner = torch.cat([seen.owner, targets.owner])
+        positives = self._with_companions(targets, queries.disliked)
+        found = positives.where(positives.weights(self._bias) > 0)
+        # A source may leave the targets out of what was seen before; a companion is
+        # new to its user, and nothing is both positive and negative.
+        place = self._place[torch.cat([seen.values, targets.values, found.values])]
+        owner = torch.cat([seen.owner, targets.owner, found.owner])
         self._place[negatives] = -1
         met = place >= 0
-        positives = self._with_companions(targets, queries.disliked)
         batch = LossBatch(
             negatives=negatives,
             positives=positives.values,

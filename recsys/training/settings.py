@@ -38,6 +38,7 @@ class Settings:
     pairs: int = 4
     sources: NegativesConfig = field(default_factory=NegativesConfig)
     device: str = "cpu"
+    half_life_days: float = 0.0
 
 
 def settings_of(model: ModelConfig, tau: float, dropout: float) -> Settings:
@@ -62,4 +63,5 @@ def settings_of(model: ModelConfig, tau: float, dropout: float) -> Settings:
         pairs=config.pairs,
         sources=model.negatives,
         device=config.device,
+        half_life_days=config.half_life_days,
     )

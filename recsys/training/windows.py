@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recsys.errors import TrainingError
-from recsys.training.dataset import Dataset
+from recsys.popularity import DAY_S
+from recsys.training.dataset import Dataset, latest
 from recsys.training.ragged import Selection
 from recsys.training.rows import UNKNOWN, QueryRows, id_order, kind_numbers
 from recsys.training.settings import Settings
 from recsys.training.step import Queries
+from recsys.training.weights import target_weights
 
 # Share of windows that are trained as a session is served: no times, kinds or weights.
 SESSIONS = 0.15
@@ -39,8 +41,10 @@ class Sequences:
         item: Trained item of each, shape (n,), int64.
         time: Seconds since 1970, -1e18 when unknown, shape (n,), float64.
         weight: Greatest weight of the pair up to then, shape (n,), float32.
+        worth: Weight as a target, by kind, value and age, shape (n,), float32.
         kind: Number of its kind, shape (n,), int64.
-        first: Whether the user had not had the item before, shape (n,), bool.
+        first: Whether the user had not had the item before, and it is worth something
+            as a target, shape (n,), bool.
         context: Row of the context features, shape (n,), int64, or None.
     """
 
@@ -48,13 +52,18 @@ class Sequences:
     item: NDArray[np.int64]
     time: NDArray[np.float64]
     weight: NDArray[np.float32]
+    worth: NDArray[np.float32]
     kind: NDArray[np.int64]
     first: NDArray[np.bool_]
     context: NDArray[np.int64] | None
 
 
 def sequences(
-    dataset: Dataset, keep: NDArray[np.bool_], rows: QueryRows, kinds: tuple[str, ...]
+    dataset: Dataset,
+    keep: NDArray[np.bool_],
+    rows: QueryRows,
+    kinds: tuple[str, ...],
+    half_life_s: float = 0.0,
 ) -> Sequences:
     """Return the events that some rows were made of, in order.
 
@@ -63,11 +72,13 @@ def sequences(
         keep: Marks the interactions to learn from, shape (n,).
         rows: Made of the same.
         kinds: Kinds that an encoder tells apart.
+        half_life_s: Age at which an interaction weighs half as a target; 0: no decay.
     """
     places = np.flatnonzero(keep & (dataset.weight > 0))
     item = np.searchsorted(rows.items, dataset.item[places])
     user = np.searchsorted(rows.users, dataset.user[places])
     time = dataset.time[places]
+    importance = target_weights(dataset, places, latest(time), half_life_s)
     time = np.where(np.isfinite(time), time, UNKNOWN)
     kind = kind_numbers(dataset, kinds)[dataset.kind[places]]
     rank = id_order([dataset.item_ids[i] for i in rows.items.tolist()])
@@ -83,6 +94,9 @@ def sequences(
     # Where they are one event, it is the first if one of them is.
     start = np.flatnonzero(~again)
     first = np.logical_or.reduceat(first, start) if len(start) else first
+    worth = greatest[~again]
+    if importance is not None and len(start):
+        worth = np.maximum.reduceat(importance[order], start)
     context = None
     if dataset.context is not None:
         context = dataset.context[places][~again].astype(np.int64)
@@ -91,8 +105,9 @@ def sequences(
         item=item[~again],
         time=time[~again],
         weight=greatest[~again],
+        worth=worth,
         kind=kind[~again],
-        first=first,
+        first=first & (worth > 0),
         context=context,
     )
 
@@ -130,7 +145,8 @@ def sequence_rows(
     """
     if rows.keep is None:
         raise TrainingError("sequences need the interactions that the rows are made of")
-    events = sequences(dataset, rows.keep, rows, settings.query.kinds)
+    half_life_s = settings.half_life_days * DAY_S
+    events = sequences(dataset, rows.keep, rows, settings.query.kinds, half_life_s)
     generator = torch.Generator().manual_seed(seed)
     source = SequenceRows(events, rows, settings.query.length, generator)
     if not len(source):
@@ -222,7 +238,7 @@ class SequenceRows:
         within = event - start[owner]
         asked = self._asked[event] & (within < self._asks[window][owner])
         history = self._history(event, owner, begin, counts)
-        where = self._where
+        where, rows = self._where, self._rows
         asks = np.flatnonzero(asked)
         place = event[asks]
         user = torch.from_numpy(self._events.user[place]).to(where)
@@ -234,7 +250,9 @@ class SequenceRows:
             else torch.from_numpy(context[place - 1]).to(where),
             history=history,
             targets=self._targets(place),
-            seen=self._rows.seen.take(user),
+            seen=rows.seen.take(user),
+            shown=None if rows.shown is None else rows.shown.take(user),
+            disliked=None if rows.disliked is None else rows.disliked.take(user),
             places=torch.from_numpy(asks).to(where),
         )
 
@@ -247,7 +265,7 @@ class SequenceRows:
         event = np.arange(len(owner)) - begin[owner] + self._next[place][owner]
         every = Selection(
             values=torch.from_numpy(events.item[event]).to(self._where),
-            weight=torch.from_numpy(events.weight[event]).to(self._where),
+            weight=torch.from_numpy(events.worth[event]).to(self._where),
             owner=torch.from_numpy(owner).to(self._where),
             start=torch.from_numpy(begin).to(self._where),
             counts=torch.from_numpy(counts).to(self._where),

@@ -117,3 +117,19 @@ def test_a_choice_tries_companions_and_says_what_it_took() -> None:
     assert tried == {0.0, 0.5}
     assert report["settings"]["companions"] in tried
     assert report["settings"]["lean"] in (0.0, *STRENGTHS)
+
+
+def test_what_a_query_should_find_is_not_among_its_negatives() -> None:
+    _, rows = rows_of(*checkerboard())
+    generator = torch.Generator().manual_seed(0)
+    sampler = Sampler(
+        UserRows(rows), rows, replace(SETTINGS, negatives=40), resolve(), generator,
+        content=False, near=closest(rows),
+    )  # fmt: skip
+
+    batch = sampler.step(torch.tensor([3, 0, 5])).batch
+
+    masked = set(zip(batch.seen_query.tolist(), batch.seen_place.tolist(), strict=True))
+    place = {item: at for at, item in enumerate(batch.negatives.tolist())}
+    wanted = zip(batch.owner.tolist(), batch.positives.tolist(), strict=True)
+    assert {(query, place[item]) for query, item in wanted} <= masked

@@ -16,8 +16,9 @@ from recsys.training import tune
 from recsys.training.dataset import Dataset
 from recsys.training.encoders import sequential
 from recsys.training.rows import query_rows
+from recsys.training.settings import settings_of
 from recsys.training.trainer import train
-from recsys.training.windows import SequenceRows, sequences
+from recsys.training.windows import SequenceRows, sequence_rows, sequences
 
 ITEMS = 30
 DAY = 86_400.0
@@ -182,3 +183,63 @@ def _silent():
     from recsys.progress import SILENT
 
     return SILENT
+
+
+def step_of_sequences(model, **arrays):
+    """One user takes the items 0 to 3, one a day; what the windows then ask for."""
+    users, items, times = [0, 0, 0, 0], [0, 1, 2, 3], [DAY * day for day in range(4)]
+    for more in arrays.pop("more", []):
+        users, items, times = (
+            [*part, one] for part, one in zip((users, items, times), more, strict=True)
+        )
+    dataset = Dataset.from_arrays(model, users, items, times=times, **arrays)
+    every = np.ones(len(dataset), np.bool_)
+    rows = query_rows(dataset, every, dataset.until, 30)
+    settings = settings_of(model, 0.1, 0.0)
+    source = sequence_rows(dataset, rows, settings, 0)
+    return source.take(torch.arange(len(source)))
+
+
+def worth_of(queries):
+    targets = queries.targets
+    return dict(zip(targets.values.tolist(), targets.weight.tolist(), strict=True))
+
+
+def test_targets_in_order_weigh_by_value_and_age_as_others_do():
+    model = config(encoder="decay")
+    valued = replace(
+        model,
+        interactions=replace(model.interactions, weights={}, value="linear"),
+    )
+    aged = replace(
+        model,
+        interactions=replace(model.interactions, weights={}),
+        train=replace(model.train, half_life_days=1.0),
+    )
+
+    by_value = worth_of(step_of_sequences(valued, values=[4.0, 2.0, 0.0, 4.0]))
+    by_age = worth_of(step_of_sequences(aged))
+
+    assert set(by_value) == {1, 3}  # a value of 0 is no target
+    assert by_value[3] == pytest.approx(2 * by_value[1])
+    assert by_age == pytest.approx({1: 0.25, 2: 0.5, 3: 1.0})
+
+
+def test_what_was_refused_is_a_negative_of_every_place():
+    model = config(encoder="decay")
+    interactions = replace(
+        model.interactions, weights={"buy": 1, "hide": 0}, dislikes=("hide",)
+    )
+    more = [(0, 4, 5 * DAY), (1, 4, 0.0), (1, 5, DAY)]
+
+    queries = step_of_sequences(
+        replace(model, interactions=interactions),
+        kinds=["buy"] * 4 + ["hide", "buy", "buy"],
+        more=more,
+    )
+
+    first = [q for q, user in enumerate(queries.user.tolist()) if user == 0]
+    assert len(first) == 3
+    assert queries.disliked.owner.tolist() == first
+    assert queries.disliked.values.tolist() == [4, 4, 4]
+    assert queries.shown is None
