@@ -18,11 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from recsys.config import ModelConfig
 from recsys.errors import ConfigError, TrainingError
 from recsys.training.dataset import Dataset
 from recsys.training.rows import QueryRows
@@ -31,8 +33,12 @@ logger = logging.getLogger(__name__)
 
 # Between two writes, unless the fit ends; a crash loses this much.
 EVERY_S = 30.0
-_VERSION = 1
+_VERSION = 2
+# What may change between an interruption and going on.
+_FREE = ("budget_s", "device")
+_DECIDING = ("train", "query", "negatives", "content")
 _KEY = "recsys"
+_ABSENT = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,7 @@ class Checkpoint:
         self.plan: dict[str, Any] | None = None
         self.until: str | None = None
         self._data = ""
+        self._settings: dict[str, Any] = {}
         self._state: State | None = None
         self._written = time.monotonic()
         self._warned = False
@@ -81,12 +88,23 @@ class Checkpoint:
         if resume:
             self._read()
 
-    def of(self, data: str) -> None:
-        """Say which data the training is of, see ``fingerprint``.
+    def of(self, data: str, config: ModelConfig) -> None:
+        """Say which data, see ``fingerprint``, and settings the training is of.
 
         Raises:
-            TrainingError: What is resumed is of other data.
+            TrainingError: What is resumed is of other data or settings.
         """
+        settings = _settings(config)
+        kept = self._settings or settings
+        changed = [n for n in settings if kept.get(n, _ABSENT) != settings[n]]
+        if changed:
+            now = ", ".join(f"{name} is {settings[name]!r}" for name in changed)
+            then = ", ".join(f"{kept.get(name)!r}" for name in changed)
+            raise TrainingError(
+                f"the checkpoint {self.path} is of other settings: {now}, was {then}",
+                hint="Set them back, or train without --resume.",
+            )
+        self._settings = settings
         if self._data and self._data != data:
             raise TrainingError(
                 f"the checkpoint {self.path} is of other data or features",
@@ -109,6 +127,7 @@ class Checkpoint:
         header = {
             "version": _VERSION,
             "data": self._data,
+            "settings": self._settings,
             "plan": self.plan,
             "until": self.until,
             "epoch": state.epoch,
@@ -148,6 +167,7 @@ class Checkpoint:
                 hint="Train without --resume.",
             )
         self.plan, self._data = header["plan"], header["data"]
+        self._settings = header["settings"]
         self.until = header["until"]
         self._state = State(
             header["epoch"], header["step"], header["total"], header["seconds"], tensors
@@ -160,14 +180,27 @@ def fingerprint(dataset: Dataset, rows: QueryRows) -> str:
     ids = [repr(dataset.item_ids[int(place)]) for place in rows.items]
     digest.update("\n".join(ids).encode())
     parts = [rows.user, rows.targets.start, rows.targets.values, rows.history.values]
-    if rows.targets.weight is not None:
-        parts.append(rows.targets.weight)
+    parts += [w for w in (rows.targets.weight, rows.history.weight) if w is not None]
     for part in parts:
         digest.update(part.cpu().numpy().tobytes())
+    # The rows of a source come in no particular order.
+    order = np.lexsort((dataset.time, dataset.item, dataset.user))
+    digest.update(dataset.time[order].tobytes())
     for side in (dataset.items, dataset.users, dataset.contexts):
         if side is not None:
             digest.update(json.dumps(side.fitted.to_dict(), default=str).encode())
     return digest.hexdigest()
+
+
+def _settings(config: ModelConfig) -> dict[str, Any]:
+    """Return what decides a fit by dotted name, as JSON gives it back."""
+    tables: dict[str, dict[str, Any]] = json.loads(json.dumps(config.to_dict()))
+    return {
+        f"{table}.{name}": value
+        for table in _DECIDING
+        for name, value in tables[table].items()
+        if name not in _FREE
+    }
 
 
 def pack(

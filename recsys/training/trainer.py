@@ -147,7 +147,7 @@ def _choice(
     """Choose the settings, or take those of the training that is gone on with."""
     if checkpoint is None:
         return choose(dataset, config, progress)
-    checkpoint.of(fingerprint(dataset, rows))
+    checkpoint.of(fingerprint(dataset, rows), config)
     if checkpoint.plan is not None:
         return Choice.from_dict(checkpoint.plan, config)
     choice = choose(dataset, config, progress)

@@ -126,8 +126,10 @@ class Choice:
         values: dict[str, Any] = dict(data["query"])
         values["kinds"] = tuple(values["kinds"])
         query = QueryConfig(**values)
+        # It may be gone on with on another device.
+        chosen = {n: v for n, v in data["settings"].items() if n != "device"}
         return cls(
-            settings=replace(first_settings(model), **data["settings"], query=query),
+            settings=replace(first_settings(model), **chosen, query=query),
             trend=Trend.from_dict(data["trend"]),
             cold=None if data["cold"] is None else Placed(**data["cold"]),
             **{name: data[name] for name in _AS_THEY_ARE},

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from toys import FAST, checkerboard, make_config
 
-from recsys.config import Feature, Source
+from recsys.config import ContentConfig, Feature, NegativesConfig, Source
 from recsys.errors import ConfigError, TrainingError
 from recsys.progress import Progress
 from recsys.training import checkpoint
 from recsys.training.checkpoint import Checkpoint
 from recsys.training.dataset import Dataset
 from recsys.training.trainer import train
+from recsys.training.tune import Choice
 
 Build = Callable[..., Dataset]
 CONFIG = make_config(train=replace(FAST, epochs=6))
@@ -92,6 +93,60 @@ def test_other_data_cannot_be_gone_on_with(board: Build, tmp_path: Path) -> None
         train(other, CONFIG, checkpoint=Checkpoint(path, resume=True))
 
     assert "without --resume" in caught.value.hint
+
+
+def test_other_times_cannot_be_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "toy.safetensors"
+    users, items = checkerboard()
+    times = 1e9 + 3600.0 * np.arange(len(users))
+    moved = times.copy()
+    moved[0] -= 60.0  # still the oldest
+
+    def board(times: Any) -> Dataset:
+        return Dataset.from_arrays(CONFIG, users, items, times=times)
+
+    interrupted(lambda: board(times), path)
+
+    with pytest.raises(TrainingError, match="other data"):
+        train(board(moved), CONFIG, checkpoint=Checkpoint(path, resume=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"train": replace(CONFIG.train, lr=0.02)}, "train.lr is 0.02, was 0.006"),
+        ({"negatives": NegativesConfig(popular=1.0)}, "negatives.popular is 1.0"),
+        ({"query": replace(CONFIG.query, length=9)}, "query.length is 9, was 50"),
+        ({"content": ContentConfig(cross=1)}, "content.cross is 1, was 0"),
+    ],
+)
+def test_other_settings_are_named_and_not_gone_on_with(
+    board: Build, tmp_path: Path, changes: dict[str, Any], name: str
+) -> None:
+    path = tmp_path / "toy.safetensors"
+    interrupted(board, path, epoch=2)
+
+    with pytest.raises(TrainingError, match="other settings") as caught:
+        train(
+            board(),
+            replace(CONFIG, **changes),
+            checkpoint=Checkpoint(path, resume=True),
+        )
+
+    assert name in str(caught.value)
+    assert "without --resume" in caught.value.hint
+
+
+def test_the_budget_and_the_device_may_change(board: Build, tmp_path: Path) -> None:
+    path = tmp_path / "toy.safetensors"
+    interrupted(board, path)
+    elsewhere = replace(CONFIG.train, budget_s=99.0, device="auto")
+
+    kept = Checkpoint(path, resume=True)
+    config = replace(CONFIG, train=elsewhere)
+    assert kept.plan is not None
+    assert Choice.from_dict(kept.plan, config).settings.device == "auto"
+    train(board(), config, checkpoint=kept)
 
 
 @pytest.mark.parametrize(
