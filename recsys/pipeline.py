@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -156,6 +158,27 @@ def train_version(
     if kept is not None:
         kept.remove()
     return Trained(plan, path, trained.report)
+
+
+@contextmanager
+def processes() -> Generator[bool]:
+    """Join the processes that ``torchrun`` started; whether this one leads.
+
+    Any other process helps with the fits and has nothing left to do in the block. A
+    process that was started alone leads.
+
+    Raises:
+        TrainingError: Another process has ended, or torch is not installed.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ:
+        yield True
+        return
+    try:
+        from recsys.training.processes import together
+    except ImportError as exc:
+        raise _not_installed(exc) from exc
+    with together() as leads:
+        yield leads
 
 
 def _number(conn: Connection, config: ModelConfig, folder: Path) -> int:

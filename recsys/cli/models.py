@@ -123,7 +123,8 @@ def train(
     The version is not built before 'recsys upgrade' and 'recsys backfill' (or
     --apply), and nobody is served by it before 'recsys promote'. --full goes on
     from the version that serves, on what came since it was trained. --incremental makes
-    no version: it moves the learned rows of those that serve.
+    no version: it moves the learned rows of those that serve. Under torchrun several
+    processes fit together.
 
     Example:
 
@@ -147,23 +148,26 @@ def train(
         update_now(settings, model, max_load, fmt)
         return
     _malloc.use_arena_settings()
-    project = configuration.load(settings.config)
-    trained = pipeline.train_version(
-        settings.dsn,
-        project,
-        model,
-        until=until,
-        revision=not no_revision,
-        full=full,
-        parent=parent,
-        budget_s=budget,
-        seed=seed,
-        dims=dims,
-        device=device,
-        checkpoint=checkpoint,
-        resume=resume,
-        progress=Bars(),
-    )
+    with pipeline.processes() as leads:
+        if not leads:
+            return
+        project = configuration.load(settings.config)
+        trained = pipeline.train_version(
+            settings.dsn,
+            project,
+            model,
+            until=until,
+            revision=not no_revision,
+            full=full,
+            parent=parent,
+            budget_s=budget,
+            seed=seed,
+            dims=dims,
+            device=device,
+            checkpoint=checkpoint,
+            resume=resume,
+            progress=Bars(),
+        )
     number = trained.plan.number
     write_rows(_metric_rows(model, number, trained.plan.metrics), fmt, columns=METRIC)
     for verdict in verdicts(trained.report):

@@ -32,12 +32,14 @@ from recsys.training.interests import nearest_interest
 from recsys.training.matryoshka import nested
 from recsys.training.model import Towers
 from recsys.training.objectives import OBJECTIVES
+from recsys.training.part import part, share
 from recsys.training.periods import PeriodRows
 from recsys.training.query import taste_of
 from recsys.training.rows import QueryRows
 from recsys.training.sampler import Sampler, UserRows
 from recsys.training.settings import Settings
 from recsys.training.step import Batched, RowSource, Step
+from recsys.training.team import Job, Team, current
 from recsys.training.windows import SequenceRows, sequence_rows
 
 WARM_UP_STEPS = 100
@@ -87,8 +89,9 @@ def fit(
     source: RowSource | None = None,
     near: Companions | None = None,
     checkpoint: Checkpoint | None = None,
+    state: State | None = None,
 ) -> Towers:
-    """Fit the towers to query rows.
+    """Fit the towers to query rows, with all processes of a team where there is one.
 
     Args:
         dataset: Holds the features.
@@ -109,6 +112,7 @@ def fit(
             its periods where ``recent_beta`` is set.
         near: Companions of the items, where they were found before.
         checkpoint: Where the state is kept after epochs; what it holds is gone on with.
+        state: What is gone on with, where another process keeps the checkpoint.
 
     Returns:
         The towers, on the processor.
@@ -117,6 +121,18 @@ def fit(
         TrainingError: The loss is not finite, or an initial weight or the checkpoint
             does not fit.
     """
+    if settings.companions > 0:
+        near = near or closest(rows)
+    if checkpoint is not None:
+        state = checkpoint.state
+    team = current()
+    if team is not None and team.leads:
+        team.send(
+            Job(
+                dataset, rows, settings, epochs, seed, start, initial, source, near,
+                state,
+            )
+        )  # fmt: skip
     device = device or resolve(settings.device)
     generator = torch.Generator().manual_seed(seed)
     if source is None and settings.query.sequential:
@@ -130,8 +146,7 @@ def fit(
     if initial is not None:
         towers.set_weights(initial)
     towers.to(device.where)
-    if settings.companions > 0:
-        near = (near or closest(rows)).to(device.where)
+    near = near and near.to(device.where)
     rows = rows.to(device.where)
     if device.where.type != "cpu":
         generator = device.generator(seed)
@@ -140,12 +155,12 @@ def fit(
     sampler = Sampler(
         source, rows, settings, device, generator, content=content, near=near
     )
-    run = _Fit(towers, sampler, settings, generator, source, checkpoint)
+    run = _Fit(towers, sampler, settings, generator, source, checkpoint, team)
 
     def blame(loss: float, epoch: int, number: int, step: Step) -> TrainingError:
         return broken(loss, epoch, number, step, towers, dataset, rows)
 
-    return run.run(epochs, after, limit_s, observe, blame)
+    return run.run(epochs, after, limit_s, observe, blame, state)
 
 
 def _source(rows: QueryRows, settings: Settings) -> RowSource:
@@ -167,8 +182,10 @@ class _Fit:
         generator: torch.Generator,
         source: RowSource,
         checkpoint: Checkpoint | None,
+        team: Team | None,
     ) -> None:
         self.checkpoint = checkpoint
+        self.team = team
         self.towers = towers
         self.sampler = sampler
         self.settings = settings
@@ -188,10 +205,11 @@ class _Fit:
         limit_s: float,
         observe: Observer | None,
         blame: Blame,
+        state: State | None,
     ) -> Towers:
-        before, step, total, spent = self._resume()
+        before, step, total, spent = self._resume(state)
         began = time.perf_counter() - spent
-        done = max(step / total, spent / limit_s) if total else 0.0
+        done = self._agreed(max(step / total, spent / limit_s) if total else 0.0)
         if done >= 1:
             return self.towers.to("cpu")
         for number in range(before + 1, epochs + 1):
@@ -202,16 +220,18 @@ class _Fit:
             total = total or epochs * len(batches)
             for place, chosen in enumerate(batches):
                 drawn = self.sampler.step(chosen)
-                loss = self._loss(drawn)
+                mine = self._loss(drawn)
+                loss = mine.detach() if self.team is None else self.team.total(mine)
                 # Reading the number waits for a device, but not for a processor.
                 if self.on_processor and not math.isfinite(value := loss.item()):
                     raise blame(value, number, place + 1, drawn)
-                self._descend(loss, _schedule(step, total, done))
-                losses.append(loss := loss.detach())
+                self._descend(mine, _schedule(step, total, done))
+                losses.append(loss)
                 if observe is not None:
                     observe(step, self.towers, loss)
                 step += 1
-                done = max(step / total, (time.perf_counter() - began) / limit_s)
+                spent = time.perf_counter() - began
+                done = self._agreed(max(step / total, spent / limit_s))
                 if done >= 1:
                     break
             mean = float(torch.stack(losses).mean())
@@ -221,9 +241,15 @@ class _Fit:
             epoch = Epoch(number, mean, time.perf_counter() - started, done >= 1)
             stop = after is not None and after(epoch, self._seen())
             self._keep(number, step, total, time.perf_counter() - began, done >= 1)
-            if stop or epoch.last:
+            if epoch.last or self._agreed(float(stop)):
                 break
         return self.towers.to("cpu")
+
+    def _agreed(self, value: float) -> float:
+        """Return the leader's value: clocks and validations differ."""
+        if self.team is None:
+            return value
+        return self.team.agreed(value, self.generator.device)
 
     def _seen(self) -> Towers:
         """Return the towers on the processor, where everything else is."""
@@ -239,9 +265,8 @@ class _Fit:
         order = torch.randperm(count, generator=self.generator, device=where)
         return torch.split(order, self.batch)
 
-    def _resume(self) -> tuple[int, int, int, float]:
-        """Take up a checkpoint; return epochs, steps, all steps and seconds."""
-        state = None if self.checkpoint is None else self.checkpoint.state
+    def _resume(self, state: State | None) -> tuple[int, int, int, float]:
+        """Take up a state; return epochs, steps, all steps and seconds."""
         if state is None:
             return 0, 0, 0, 0.0
         weights = dict(self.towers.named_parameters())
@@ -257,6 +282,15 @@ class _Fit:
             self.checkpoint.save(State(epoch, step, total, seconds, tensors))
 
     def _loss(self, step: Step) -> Tensor:
+        """Return the loss of a step, or what this process adds to it."""
+        if self.team is None:
+            return self._loss_of(step)
+        mine = part(step, self.team.rank, self.team.size)
+        if not len(mine.user):
+            return 0.0 * self.towers.default_query.sum()
+        return self._loss_of(mine) * share(mine, step)
+
+    def _loss_of(self, step: Step) -> Tensor:
         query, items = self.towers(step)
         batch = step.batch
         if query.dim() == 3:
@@ -270,6 +304,8 @@ class _Fit:
             group["lr"] = self.settings.lr * share
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        if self.team is not None:
+            self.team.add_gradients(self.towers.parameters())
         self.optimiser.step()
 
 
