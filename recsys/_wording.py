@@ -16,8 +16,9 @@ from recsys.errors import RecsysError
 
 COMMANDS = (
     "artifacts|backfill|compare|demo|doctor|downgrade|drop|evaluate|experiment|"
-    "guardrail|import|init|keep|metrics|promote|recommend|retire|retry|rollback|"
-    "similar|slow|status|train|unwatch|upgrade|versions|watch|worker"
+    "guardrail|import|init|keep|metrics|promote|recommend|report|retire|retry|"
+    "rollback|similar|slow|status|train|tune|undo-update|unwatch|updates|upgrade|"
+    "versions|watch|worker"
 )
 _COMMAND = re.compile(
     rf"(?<![\w./-])(?<!manage\.py )(?<!flask )recsys (?=(?:{COMMANDS})\b)"
