@@ -345,7 +345,8 @@ def _store(
     if trained.counts is not None and trained.trend is not None:
         content = trained.counts.pack(config.item_id)
         hashes["popularity"] = artifacts.put(conn, "safetensors", content)
-        said["trend"] = trained.trend.to_dict()
+        cold = float(trained.weights["cold_bias"])
+        said["trend"] = {**trained.trend.to_dict(), "cold": cold}
     config = dataclasses.replace(config, query=trained.query)
     spec = json.loads(json.dumps({**config.to_dict(), **said}))
     metrics = {"validation": trained.report.get("validation", {})}

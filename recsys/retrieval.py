@@ -191,7 +191,11 @@ def _fresh(suffix: str, config: ModelConfig, number: int) -> bytes:
     item = config.item_id
     # The trend's ids are "C", those of the vectors not: their index wants its own.
     native = ' collate "default"' if item == "text" else ""
-    mine = f"t.model = '{config.name}' and t.number = {number}"
+    # What nobody has measured for a day is no news: the workers are down.
+    mine = (
+        f"t.model = '{config.name}' and t.number = {number}"
+        " and t.measured_at > now() - interval '1 day'"
+    )
     return _sql.trusted(
         "with risen as materialized (select t.item_id, t.delta from recsys.item_trend"
         f" as t where {mine} order by t.delta desc limit {RISERS}),"

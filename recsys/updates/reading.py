@@ -20,12 +20,13 @@ from recsys.types import ItemId, UserId
 from recsys.versions import ModelVersion
 
 _USERS_AT_ONCE = 500
-_TIMES = {
-    "timestamptz": "%(since)s::timestamptz",
+TIMES = {
+    "timestamptz": "({})",
     # As epochs count them: a time without a zone is UTC.
-    "timestamp": "(%(since)s::timestamptz at time zone 'UTC')",
-    "date": "(%(since)s::timestamptz at time zone 'UTC')::date",
+    "timestamp": "(({}) at time zone 'UTC')",
+    "date": "(({}) at time zone 'UTC')::date",
 }
+"""A timestamptz as the type of ``occurred_at``, for an index on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def read_news(
         SourceError: The source fails, or has no ``occurred_at``.
     """
     config = version.config
-    kind = _time_type(conn, config)
+    kind = time_type(conn, config)
     with source_errors("interactions"), _db.binary_cursor(conn) as cur:
         rows = cur.execute(
             _sql.trusted(_news_query(version, kind)),
@@ -105,7 +106,7 @@ def read_news(
     )
 
 
-def _time_type(conn: Connection, config: ModelConfig) -> str:
+def time_type(conn: Connection, config: ModelConfig) -> str:
     """Return the type of ``occurred_at``."""
     with source_errors("interactions"):
         cursor = conn.execute(
@@ -116,7 +117,7 @@ def _time_type(conn: Connection, config: ModelConfig) -> str:
     for column in cursor.description or ():
         if column.name == "occurred_at":
             known = conn.adapters.types.get(column.type_code)
-            if known and known.name in _TIMES:
+            if known and known.name in TIMES:
                 return known.name
             raise SourceError(
                 "occurred_at of interactions.sql is not a timestamp",
@@ -139,6 +140,7 @@ def _news_query(version: ModelVersion, kind: str) -> str:
         target += f" and {named} in ({listed})"
     contexts = projection(config.context.features, "source")
     time = "extract(epoch from source.occurred_at)::float8"
+    since = TIMES[kind].format("%(since)s::timestamptz")
     return (
         "select * from (select"
         f" source.user_id::{config.user_id} as u,"
@@ -149,7 +151,7 @@ def _news_query(version: ModelVersion, kind: str) -> str:
         f" {time} > extract(epoch from now()) as later"
         f"{', ' if contexts else ''}{contexts}"
         f" from ({_escaped(config.interactions.sql)}\n) as source"
-        f" where source.occurred_at >= {_TIMES[kind]} and isfinite(source.occurred_at)"
+        f" where source.occurred_at >= {since} and isfinite(source.occurred_at)"
         ") as new where not exists (select from recsys.id_update_seen as s"
         " where s.model = %(model)s and s.number = %(number)s and s.hash = new.h)"
         " order by later, t, h limit %(most)s"
@@ -240,7 +242,8 @@ def read_rises(conn: Connection, version: ModelVersion) -> dict[str, float]:
     return dict(
         conn.execute(
             "select item_id, delta from recsys.item_trend"
-            " where model = %s and number = %s",
+            " where model = %s and number = %s"
+            " and measured_at > now() - interval '1 day'",
             (version.model, version.number),
         ).fetchall()
     )

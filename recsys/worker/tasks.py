@@ -59,7 +59,7 @@ TASKS: dict[str, Task] = {
     "ramp": Task(ramps.advance, timedelta(seconds=10)),
     "compare ids": Task(capture_check.compare_ids, timedelta(days=1)),
     "clean up": Task(clean_up.run, timedelta(minutes=10)),
-    "trend": Task(fresh.refresh, timedelta(minutes=5)),
+    "trend": Task(fresh.refresh, timedelta(minutes=5), slow=True),
     "impressions": Task(_maintain_impressions, timedelta(hours=1), per_model=False),
     "update": Task(_update, timedelta(seconds=10), slow=True),
 }

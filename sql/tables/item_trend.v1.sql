@@ -1,8 +1,8 @@
 -- recsys.item_trend: how much more popular an item is than its vector says
 --
--- delta     what the popularity dimension of the version would be with the interactions of today, less what it is in
---           the index; in units of the score. Items without new interactions have no row.
--- measured_at  until when interactions were counted
+-- delta     what the popularity dimension of the version would be with the interactions until now, less what it is in
+--           the index; in units of the score. Items that did not rise have no row.
+-- measured_at  when; what is older than a day is not read
 --
 -- Written by the workers' task 'trend', read by every search of the version without a filter.
 --

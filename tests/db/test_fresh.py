@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -13,7 +13,9 @@ import pytest
 import world
 
 from recsys import Recommender, _db, artifacts, fresh, retrieval, versions
+from recsys.errors import RecsysError
 from recsys.popularity import HALF_LIVES_D, Counts, Trend
+from recsys.worker.tasks import TASKS
 
 TREND = Trend(0.02, (0.1, 0.05, 0.0, 0.05))
 END = datetime.now(UTC) - timedelta(days=2)
@@ -69,6 +71,25 @@ def buy(dsn: str, item: int, users: range, hours: float = 24.0) -> None:
         )
 
 
+def recount(shop: Shop, counts: Counts) -> None:
+    """Let version 1 have been made of other counts."""
+    with _db.connect(shop.dsn) as conn:
+        sha256 = artifacts.put(conn, "safetensors", counts.pack("bigint"))
+        conn.execute(
+            "update recsys.model_version set artifacts = artifacts || %s::jsonb",
+            (json.dumps({"popularity": sha256}),),
+        )
+
+
+def second(shop: Shop) -> None:
+    """Register version 1 once more, as a ready version 2."""
+    with _db.connect(shop.dsn) as conn:
+        conn.execute(
+            "insert into recsys.model_version select (jsonb_populate_record(v,"
+            """ '{"number": 2, "state": "ready"}')).* from recsys.model_version as v"""
+        )
+
+
 def refresh(dsn: str) -> dict[int, float]:
     with _db.connect(dsn, autocommit=True) as conn:
         fresh.refresh(conn, "shop")
@@ -90,9 +111,112 @@ def test_what_rose_is_the_formula_over_all_events(shop: Shop) -> None:
 
     slow = TREND.long_run * math.log((shop.counts.pop[6] + 5) / shop.counts.pop[6])
     for row, (days, weight) in enumerate(zip(HALF_LIVES_D, TREND.recent, strict=True)):
-        before = float(shop.counts.decayed[row, 6]) + 0.5
-        slow += weight * math.log((before + 5 * 2 ** (1 / days)) / before)
-    assert risen == {7: pytest.approx(slow, rel=1e-4)}
+        then = float(shop.counts.decayed[row, 6])
+        now = then * 2 ** (-2 / days) + 5 * 2 ** (-1 / days)
+        slow += weight * math.log((now + 0.5) / (then + 0.5))
+    assert risen == {7: pytest.approx(slow, rel=1e-3)}
+
+
+@pytest.mark.parametrize("days", [1, 7, 30])
+def test_one_choice_is_worth_the_same_however_old_the_version(
+    shop: Shop, days: int
+) -> None:
+    decayed = shop.counts.decayed.copy()
+    decayed[:, 6], decayed[:, 7] = 0, 9
+    end = datetime.now(UTC) - timedelta(days=days)
+    recount(shop, replace(shop.counts, decayed=decayed, end=end.timestamp()))
+    for item in (7, 8):
+        buy(shop.dsn, item, range(1000, 1001), hours=47.99)
+
+    risen = refresh(shop.dsn)
+
+    pop = float(shop.counts.pop[6])
+    worth = sum(TREND.recent) * math.log(1.5 / 0.5)
+    worth += TREND.long_run * math.log((pop + 1) / pop)
+    # Item 8 fell: it was chosen more often before the version's end.
+    assert risen.get(7) == pytest.approx(worth, rel=1e-2)
+    assert risen.get(8, 0) < 0.04
+
+
+def test_who_had_the_item_before_is_no_new_user(shop: Shop) -> None:
+    decayed = np.full_like(shop.counts.decayed, 5)
+    recount(shop, replace(shop.counts, decayed=decayed))
+    buy(shop.dsn, 7, range(1000, 1020), hours=-24)
+    buy(shop.dsn, 7, range(1000, 1020), hours=24)
+
+    risen = refresh(shop.dsn)
+
+    rise = 0.0
+    for days, weight in zip(HALF_LIVES_D, TREND.recent, strict=True):
+        now = 5 * 2 ** (-2 / days) + 20 * (2 ** (-1 / days) - 2 ** (-3 / days))
+        rise += weight * math.log((now + 0.5) / 5.5)
+    assert risen == {7: pytest.approx(rise, rel=1e-3)}
+
+
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "Pacific/Pago_Pago"])
+def test_times_without_a_zone_are_utc_in_every_session(shop: Shop, zone: str) -> None:
+    with _db.connect(shop.dsn, autocommit=True) as conn:
+        conn.execute("set timezone to 'UTC'")
+        conn.execute("alter table event alter column created_at type timestamp")
+    with _db.connect(shop.dsn, autocommit=True) as conn, conn.cursor() as cur:
+        for item, hours in ((7, -1), (8, 1)):
+            time = (END + timedelta(hours=hours)).replace(tzinfo=None)
+            cur.executemany(
+                "insert into event values (%s, %s, 'purchase', %s)",
+                [(user, item, time) for user in range(1000, 1050)],
+            )
+        conn.execute("select set_config('timezone', %s, false)", (zone,))
+        fresh.refresh(conn, "shop")
+        rows = conn.execute("select item_id from recsys.item_trend").fetchall()
+
+    assert rows == [("8",)]
+
+
+def test_a_broken_version_stops_no_other(shop: Shop) -> None:
+    second(shop)
+    with _db.connect(shop.dsn) as conn:
+        conn.execute(
+            "insert into recsys.rollout (model, number, percent, candidate)"
+            " values ('shop', 2, 10, true);"
+            "update recsys.model_version set artifacts = artifacts"
+            """ || '{"popularity": "0"}' where number = 2"""
+        )
+    buy(shop.dsn, 7, range(1000, 1005))
+
+    with _db.connect(shop.dsn, autocommit=True) as conn:
+        with pytest.raises(RecsysError):
+            fresh.refresh(conn, "shop")
+        rows = conn.execute("select number, item_id from recsys.item_trend").fetchall()
+
+    assert rows == [(1, "7")]
+
+
+def test_a_version_that_answers_nobody_is_not_counted(shop: Shop) -> None:
+    second(shop)
+    buy(shop.dsn, 7, range(1000, 1005))
+    refresh(shop.dsn)
+
+    with _db.connect(shop.dsn) as conn:
+        rows = conn.execute("select number, item_id from recsys.item_trend").fetchall()
+
+    assert rows == [(1, "7")]
+    assert TASKS["trend"].slow
+
+
+def test_what_nobody_measures_any_more_leaves_the_scores(shop: Shop) -> None:
+    before = scores(shop.dsn)
+    buy(shop.dsn, 7, range(1000, 1020))
+    refresh(shop.dsn)
+    risen = scores(shop.dsn)[7]
+    with _db.connect(shop.dsn) as conn:
+        conn.execute(
+            "update recsys.item_trend set measured_at = now() - '2 d'::interval"
+        )
+
+    assert scores(shop.dsn)[7] == pytest.approx(before[7], abs=1e-6)
+    refresh(shop.dsn)  # measured again, though it is the same
+    assert scores(shop.dsn)[7] == pytest.approx(risen, abs=1e-3)
+    assert risen > before[7] + 0.01
 
 
 def test_the_search_adds_what_rose_and_nothing_else(shop: Shop) -> None:
@@ -120,16 +244,26 @@ def test_an_item_far_behind_reaches_the_top_of_k_items(shop: Shop) -> None:
     assert page == [last, *order[:4]]
 
 
-def test_a_new_item_rises_from_what_new_items_have(shop: Shop) -> None:
+@pytest.mark.parametrize("cold", [None, 0.015])
+def test_a_new_item_rises_from_what_new_items_have(
+    shop: Shop, cold: float | None
+) -> None:
     buy(shop.dsn, ITEMS, range(1000, 1003))
+    usual = float(np.median(TREND.bias(shop.counts.pop, shop.counts.decayed)))
+    if cold is not None:
+        usual = cold
+        with _db.connect(shop.dsn) as conn:
+            conn.execute(
+                "update recsys.model_version"
+                " set spec = jsonb_set(spec, '{trend,cold}', to_jsonb(%s::float8))",
+                (cold,),
+            )
 
     risen = refresh(shop.dsn)
 
-    zero = np.zeros((len(HALF_LIVES_D), 1), np.float32)
-    usual = np.median(TREND.bias(shop.counts.pop, shop.counts.decayed))
-    new = zero + 3 * np.exp2(1 / np.array(HALF_LIVES_D))[:, None]
-    alone = TREND.bias(np.array([3.0]), new.astype(np.float32))[0]
-    assert risen[ITEMS] == pytest.approx(float(alone - usual), rel=1e-4)
+    new = 3 * np.exp2(-1 / np.array(HALF_LIVES_D, np.float32))[:, None]
+    alone = TREND.bias(np.array([3.0], np.float32), new)[0]
+    assert risen[ITEMS] == pytest.approx(float(alone - usual), rel=1e-3)
 
 
 def test_the_future_and_the_past_are_not_counted(shop: Shop) -> None:

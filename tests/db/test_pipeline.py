@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import world
 from psycopg import sql
+from safetensors.numpy import load
 
 from recsys import Recommender, _db, artifacts, pipeline, rollout, schema, versions
 from recsys._guard import exclusive
@@ -70,6 +71,8 @@ def test_a_version_is_trained_declared_filled_and_serves(
         rollout.promote(conn, "shop", 1, reason="test", force=True)
         version = versions.get(conn, "shop", 1)
         stored = json.loads(artifacts.get(conn, version.artifacts["report"]))
+        weights = load(artifacts.get(conn, version.artifacts["weights"]))
+    assert version.spec["trend"]["cold"] == float(weights["cold_bias"])
     assert report.item_count == 200
     assert version.spec["train"]["seed"] == 7
     assert set(version.metrics["validation"]) >= {"model", "most_popular"}
