@@ -182,7 +182,7 @@ sys.path.insert(0, sys.argv[2])
 import torch
 torch.set_num_threads(1)
 from pathlib import Path
-from test_search import run
+from test_settings_search import run
 run(Path(sys.argv[1]), 10_000, resume=True)
 """
 
