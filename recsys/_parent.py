@@ -16,11 +16,14 @@ from numpy.typing import NDArray
 
 from recsys import artifacts, embeddings, versions
 from recsys._db import Connection
+from recsys._query_config import QueryConfig
 from recsys.errors import TrainingError, UnknownModel, UnknownVersion
 from recsys.types import ItemId
 from recsys.versions import ModelVersion
 
 _FEATURES_WITH_VALUES = ("category", "categories")
+_MEDIAN = 0.5
+"""Level of newcomers in versions that chose none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,8 @@ class Parent:
         vocabularies: Values of each "<side>.<feature>" that has some, by table row
             from the third on.
         settings: Hyper-parameters it was fitted with.
+        query: How it makes its queries.
+        level: Quantile of the popularity dimension that its newcomers get.
     """
 
     number: int
@@ -49,6 +54,8 @@ class Parent:
         default_factory=dict[str, Sequence[str]]
     )
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    query: QueryConfig = field(default_factory=lambda: QueryConfig(encoder="mean"))
+    level: float = _MEDIAN
 
 
 def find(conn: Connection, model: str, number: int | None) -> Parent:
@@ -98,6 +105,7 @@ def _load(conn: Connection, version: ModelVersion) -> Parent:
     known = _json(conn, version, "vocabularies")
     if any(name not in known for name in valued):
         raise _unusable(version, "does not say which values its features had")
+    report = _json(conn, version, "report")
     return Parent(
         number=version.number,
         until=datetime.fromisoformat(until).timestamp(),
@@ -106,7 +114,9 @@ def _load(conn: Connection, version: ModelVersion) -> Parent:
         history=rows.history.astype(np.float32),
         weights=load(artifacts.get(conn, version.artifacts["weights"])),
         vocabularies=known,
-        settings=_json(conn, version, "report").get("settings", {}),
+        settings=report.get("settings", {}),
+        query=config.query,
+        level=float(report.get("cold", {}).get("quantile", _MEDIAN)),
     )
 
 

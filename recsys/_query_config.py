@@ -60,6 +60,14 @@ class QueryConfig:
         """Whether the queries are made of the item vectors of the history."""
         return self.interests > 1 and self.interests_from == "clusters"
 
+    @property
+    def beyond_mean(self) -> str:
+        """Name what makes the queries where it is no mean of rows, else nothing."""
+        if self.sequential:
+            return self.encoder
+        learned = self.interests > 1 and self.interests_from == "learned"
+        return "learned interests" if learned else ""
+
     def check(self, where: str) -> None:
         """Check the ranges.
 

@@ -485,6 +485,13 @@ def _check_ranges(config: ModelConfig, where: str) -> None:
     problem = config.update.problem()
     if problem:
         raise ConfigError(f"{where} update.{problem}")
+    if config.update.every_s and config.query.beyond_mean:
+        raise ConfigError(
+            f"{where} update.every_s needs queries that are means of histories, not"
+            f" those of {config.query.beyond_mean}",
+            hint='Set query.encoder = "mean" and query.interests_from = "clusters", or'
+            " leave out update.every_s and train regularly.",
+        )
     names = [f.name for f in config.context.features]
     columns = {"user_id", "item_id", "occurred_at", "kind"}
     if config.interactions.value:

@@ -1,5 +1,9 @@
 """Learning: incremental updates of the learned rows, kept vectors of texts.
 
+A downgrade drops the log of incremental updates but leaves the rows that they moved:
+after upgrading again, versions that were updated learn the same interactions a second
+time. Undo the updates first, or train and promote a new version afterwards.
+
 Safe before new code: no
 """
 

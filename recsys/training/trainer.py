@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,22 +13,20 @@ from torch import Tensor
 
 from recsys.config import ModelConfig, TrainConfig
 from recsys.errors import TrainingError
-from recsys.popularity import DAY_S, Counts, Trend
+from recsys.popularity import DAY_S
 from recsys.progress import SILENT, Progress
 from recsys.training import health
 from recsys.training.checkpoint import Checkpoint, fingerprint
 from recsys.training.cold import MEDIAN
 from recsys.training.dataset import Dataset
-from recsys.training.evaluation import lean_of, sample_vectors
-from recsys.training.export import TrainedModel, export
+from recsys.training.evaluation import sample_vectors
+from recsys.training.export import TrainedModel
+from recsys.training.finish import Finish, finish
 from recsys.training.fit_health import Health, embedding_health
 from recsys.training.loop import Epoch, fit
 from recsys.training.model import Towers
-from recsys.training.quantise import with_int8_towers
-from recsys.training.rotation import rotate
 from recsys.training.rows import QueryRows, query_rows
 from recsys.training.svd import first_rows
-from recsys.training.trend import bias
 from recsys.training.tune import Choice, choose
 
 logger = logging.getLogger(__name__)
@@ -80,22 +78,13 @@ def train(
     towers, curve = fitted.towers, fitted.curve
     fitted_at = time.perf_counter()
     with progress.stage("export", total=1) as stage:
-        turned = not choice.settings.prefixes and rotate(towers, rows)
-        popularity = bias(choice.trend, rows.pop, rows.decayed)
-        towers.lean = lean_of(towers, rows, popularity, choice.lean, config.train.seed)
         level = choice.cold.quantile if choice.cold else MEDIAN
-        history = replace(config, query=choice.settings.query).history
-        model = export(dataset, rows, towers, popularity, history, level)
-        model = replace(model, query=choice.settings.query)
-        if config.train.int8:
-            model = with_int8_towers(model, dataset)
-        counts = ageing_counts(dataset, rows, choice.trend)
-        if counts is not None:
-            model = replace(model, trend=choice.trend, counts=counts)
+        how = Finish(choice.settings, choice.trend, choice.lean, level)
+        model = finish(dataset, rows, towers, config, how)
         stage.advance()
     done = time.perf_counter()
     model.report.update(
-        settings=_settings(choice, len(curve)),
+        settings=how.said(len(curve)),
         validation=choice.validation,
         curves=[*choice.curves, *curve],
         leaks=choice.leaks,
@@ -117,24 +106,10 @@ def train(
             "epoch_s": float(np.mean([row["seconds"] for row in curve])),
         },
         seed=config.train.seed,
-        rotated=turned,
         warnings=[finding.to_dict() for finding in findings],
         cold={"quantile": level, **(choice.cold.report if choice.cold else {})},
     )
     return model
-
-
-def ageing_counts(dataset: Dataset, rows: QueryRows, trend: Trend) -> Counts | None:
-    """Return what makes the popularity dimension; None where it does not age."""
-    if rows.decayed is None or dataset.until is None or not any(trend.recent):
-        return None
-    trained: list[int] = rows.items.tolist()
-    return Counts(
-        item_ids=[dataset.item_ids[i] for i in trained],
-        pop=rows.pop.numpy(),
-        decayed=rows.decayed.numpy(),
-        end=dataset.until,
-    )
 
 
 def _choice(
@@ -226,28 +201,6 @@ def _health(fitted: _Fitted) -> dict[str, Any]:
         "gradients": fitted.health.gradients,
         "embeddings": fitted.health.embeddings,
         "vectors": embedding_health(fitted.vectors),
-    }
-
-
-def _settings(choice: Choice, epochs: int) -> dict[str, Any]:
-    settings = choice.settings
-    return {
-        "dim": settings.dim,
-        "tau": settings.tau,
-        "dropout": settings.dropout,
-        "beta": settings.beta,
-        "recent_beta": settings.recent_beta,
-        "lr": settings.lr,
-        "batch": settings.batch,
-        "negatives": settings.negatives,
-        "id_dropout": settings.id_dropout,
-        "objective": settings.objective,
-        "companions": settings.companions,
-        "encoder": settings.query.encoder,
-        "epochs": epochs,
-        "trend": choice.trend.to_dict(),
-        "prefixes": list(settings.prefixes),
-        "lean": choice.lean,
     }
 
 

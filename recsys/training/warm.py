@@ -24,17 +24,17 @@ from recsys.encoder.fit import FIRST_ROW
 from recsys.errors import TrainingError
 from recsys.popularity import Trend
 from recsys.progress import SILENT, Progress
+from recsys.training import health
 from recsys.training.dataset import Dataset
-from recsys.training.evaluation import Judge, lean_of
-from recsys.training.export import TrainedModel, export
+from recsys.training.evaluation import Judge
+from recsys.training.export import TrainedModel
+from recsys.training.finish import Finish, finish
 from recsys.training.loop import fit
 from recsys.training.model import Towers
 from recsys.training.ragged import Ragged
-from recsys.training.rotation import rotate
 from recsys.training.rows import QueryRows, query_rows
 from recsys.training.settings import Settings
 from recsys.training.split import Split, judged
-from recsys.training.trainer import ageing_counts
 from recsys.training.trend import bias, grid
 from recsys.training.tune import first_settings, floors, score_of
 from recsys.types import ItemId
@@ -47,7 +47,7 @@ SHARES = (1.0, 0.3, 0.1)
 """Peak learning rates that are tried, as shares of the parent's."""
 _NEWEST = 0.2
 _DAY_S = 86_400.0
-_LEARNED = ("tau", "dropout", "beta", "lr", "companions")
+_LEARNED = ("tau", "dropout", "beta", "recent_beta", "lr", "companions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,23 +77,13 @@ def train_full(
         progress: Receives the stages; None is silence.
 
     Raises:
-        TrainingError: Nothing came since, or ``train.dim`` has changed.
+        TrainingError: Nothing came since, ``train.dim`` has changed, or queries are no
+            means of histories.
     """
     started = time.perf_counter()
     progress = progress or SILENT
-    if parent.served.shape[1] != config.train.dim:
-        raise TrainingError(
-            f"version {parent.number} has {parent.served.shape[1]} dimensions,"
-            f" train.dim is {config.train.dim}",
-            hint="Train from the start: leave out --full.",
-        )
-    encoder = str(parent.settings.get("encoder", "mean"))
-    if encoder != "mean":
-        raise TrainingError(
-            f"version {parent.number} makes its queries with {encoder}: a full update "
-            "goes on from a mean alone",
-            hint='Train from the start, or set query.encoder = "mean".',
-        )
+    _check(config, parent)
+    health.check_size(dataset, config.train.dim)
     new = dataset.time >= parent.until
     if not (new & (dataset.weight > 0)).any():
         raise TrainingError(
@@ -102,6 +92,9 @@ def train_full(
         )
     kept = _kept(dataset, config.update.evict_days)
     rows = _rows(dataset, kept, dataset.until, config)
+    findings = health.check(dataset, rows)
+    for finding in findings:
+        logger.warning("%s", finding.message)
     settings = _settings(config, parent)
     with progress.stage("choose the step", total=len(SHARES)) as stage:
         chosen = _choose(dataset, config, parent, kept & new, kept & ~new, settings,
@@ -114,17 +107,13 @@ def train_full(
         towers = _fit(dataset, rows, kept & new, step, initial, config, losses)
         stage.advance()
     fitted_at = time.perf_counter()
-    turned = not settings.prefixes and rotate(towers, rows)
-    popularity = bias(chosen.trend, rows.pop, rows.decayed)
     lean = float(parent.settings.get("lean", 0.0))
-    towers.lean = lean_of(towers, rows, popularity, lean, config.train.seed)
-    model = export(dataset, rows, towers, popularity, config.train.history)
-    counts = ageing_counts(dataset, rows, chosen.trend)
-    if counts is not None:
-        model = replace(model, trend=chosen.trend, counts=counts)
+    how = Finish(settings, chosen.trend, lean, parent.level)
+    model = finish(dataset, rows, towers, config, how)
     done = time.perf_counter()
     model.report.update(
-        settings={**_said(settings, chosen), "lean": lean},
+        # With the whole step: the next update tries shares of it again.
+        settings=how.said(1),
         validation=chosen.validation,
         curves=[{"run": 0, "epoch": n + 1, "train_loss": loss}
                 for n, loss in enumerate(losses)],
@@ -143,7 +132,8 @@ def train_full(
             "export_s": done - fitted_at,
         },
         seed=config.train.seed,
-        rotated=turned,
+        warnings=[finding.to_dict() for finding in findings],
+        cold={"quantile": parent.level},
         full={
             "parent": parent.number,
             "since": parent.until,
@@ -155,6 +145,29 @@ def train_full(
         },
     )  # fmt: skip
     return model
+
+
+def _check(config: ModelConfig, parent: Parent) -> None:
+    """Refuse what a full update cannot go on from, or could not arrive at."""
+    if parent.served.shape[1] != config.train.dim:
+        raise TrainingError(
+            f"version {parent.number} has {parent.served.shape[1]} dimensions,"
+            f" train.dim is {config.train.dim}",
+            hint="Train from the start: leave out --full.",
+        )
+    if parent.query.beyond_mean:
+        raise TrainingError(
+            f"version {parent.number} makes its queries with"
+            f" {parent.query.beyond_mean}: a full update goes on from a mean alone",
+            hint='Train from the start, or set query.encoder = "mean" and train once.',
+        )
+    if config.query.beyond_mean:
+        raise TrainingError(
+            f"recsys.toml asks for {config.query.beyond_mean}: a full update makes its"
+            " queries by a mean alone",
+            hint='Train from the start, or set query.encoder = "mean" and'
+            ' query.interests_from = "clusters".',
+        )
 
 
 def _kept(dataset: Dataset, evict_days: float) -> NDArray[np.bool_]:
@@ -189,23 +202,12 @@ def _settings(config: ModelConfig, parent: Parent) -> Settings:
         known.pop("tau", None)
     if config.train.dropout >= 0:
         known.pop("dropout", None)
-    return replace(settings, **known)
-
-
-def _said(settings: Settings, chosen: _Chosen) -> dict[str, Any]:
-    return {
-        "dim": settings.dim,
-        "tau": settings.tau,
-        "dropout": settings.dropout,
-        "beta": settings.beta,
-        # The next update tries shares of this one again.
-        "lr": settings.lr,
-        "batch": settings.batch,
-        "negatives": settings.negatives,
-        "id_dropout": settings.id_dropout,
-        "epochs": 1,
-        "trend": chosen.trend.to_dict(),
-    }
+    if config.train.companions >= 0:
+        known.pop("companions", None)
+    if config.train.recent_beta >= 0:
+        known.pop("recent_beta", None)
+    query = replace(config.query, encoder="mean")
+    return replace(settings, query=query, **known)
 
 
 def _choose(

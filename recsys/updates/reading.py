@@ -16,10 +16,13 @@ from recsys._source import source_errors
 from recsys.config import ModelConfig
 from recsys.encoder.values import projection
 from recsys.errors import SourceError
+from recsys.training.value import value_weights
 from recsys.types import ItemId, UserId
 from recsys.versions import ModelVersion
 
 _USERS_AT_ONCE = 500
+_LEAST_DECAY = 1e-4
+_DAY_S = 86_400.0
 TIMES = {
     "timestamptz": "({})",
     # As epochs count them: a time without a zone is UTC.
@@ -37,7 +40,7 @@ class News:
         users: Users, by the application's id.
         items: Item ids, likewise.
         time: Seconds since 1970, shape (n,), float64.
-        weight: Weight as taste, shape (n,), float32; 0 is seen only.
+        weight: Weight as a target, shape (n,), float32; 0 is seen only.
         target: Whether evaluation counts each as a hit, shape (n,), bool.
         contexts: Raw context cells, one tuple per interaction; None without features.
         hashes: What tells one from the others, shape (n,), int64.
@@ -86,24 +89,63 @@ def read_news(
                 "most": most,
             },
         ).fetchall()
+    kept = [row for row in rows if not row[6]]
     left_out: dict[str, int] = {}
-    kept: list[Any] = []
-    for row in rows:
-        reason = "future" if row[6] else "null_id" if None in row[:2] else ""
-        if reason:
-            left_out[reason] = left_out.get(reason, 0) + 1
-        else:
-            kept.append(row)
+    if len(rows) > len(kept):
+        left_out["future"] = len(rows) - len(kept)
+    time = np.array([row[2] for row in kept], np.float64)
+    nulls = _nulls(conn, config, kind, since, float(time.max())) if kept else 0
+    if nulls:
+        left_out["null_id"] = nulls
+    weight = np.array([row[3] for row in kept], np.float32)
     return News(
         users=[row[0] for row in kept],
         items=[row[1] for row in kept],
-        time=np.array([row[2] for row in kept], np.float64),
-        weight=np.array([row[3] for row in kept], np.float32),
+        time=time,
+        weight=weight * _worth(config, [row[7] for row in kept], time),
         target=np.array([row[4] for row in kept], np.bool_),
-        contexts=[row[7:] for row in kept] if config.context.features else None,
+        contexts=[row[8:] for row in kept] if config.context.features else None,
         hashes=np.array([row[5] for row in kept], np.int64),
         left_out=left_out,
     )
+
+
+def _worth(
+    config: ModelConfig, values: list[float | None], time: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Return the weight of each of the news by value and age, as training has it.
+
+    Among themselves: weights of a step are relative, so the mean that counts is that
+    of the news.
+    """
+    worth = np.ones(len(time), np.float32)
+    inter = config.interactions
+    if inter.value:
+        worth *= value_weights(
+            np.array(values, np.float64), inter.value, inter.value_cap
+        )
+    half_life_s = config.train.half_life_days * _DAY_S
+    if half_life_s and len(time):
+        decay = np.exp2((time - time.max()) / half_life_s)
+        worth *= np.maximum(decay, _LEAST_DECAY).astype(np.float32)
+    return worth
+
+
+def _nulls(
+    conn: Connection, config: ModelConfig, kind: str, since: datetime, until: float
+) -> int:
+    """Count what names no user or no item, up to the newest of the news."""
+    query = (
+        f"select count(*) from ({_escaped(config.interactions.sql)}\n) as source"
+        f" where source.occurred_at >= {TIMES[kind].format('%(since)s::timestamptz')}"
+        " and extract(epoch from source.occurred_at)::float8 <= %(until)s"
+        " and (source.user_id is null or source.item_id is null)"
+    )
+    with source_errors("interactions"):
+        row = conn.execute(
+            _sql.trusted(query), {"since": since, "until": until}
+        ).fetchone()
+    return int(row[0]) if row else 0
 
 
 def time_type(conn: Connection, config: ModelConfig) -> str:
@@ -141,6 +183,7 @@ def _news_query(version: ModelVersion, kind: str) -> str:
     contexts = projection(config.context.features, "source")
     time = "extract(epoch from source.occurred_at)::float8"
     since = TIMES[kind].format("%(since)s::timestamptz")
+    value = "source.value::float8" if config.interactions.value else "null::float8"
     return (
         "select * from (select"
         f" source.user_id::{config.user_id} as u,"
@@ -148,10 +191,12 @@ def _news_query(version: ModelVersion, kind: str) -> str:
         f" {time} as t, ({weight})::real as w, {target} as hit,"
         " hashtextextended(concat_ws(E'\\x1f', source.user_id::text,"
         f" source.item_id::text, {named}, {time}::text), 0) as h,"
-        f" {time} > extract(epoch from now()) as later"
+        f" {time} > extract(epoch from now()) as later, {value} as worth"
         f"{', ' if contexts else ''}{contexts}"
         f" from ({_escaped(config.interactions.sql)}\n) as source"
         f" where source.occurred_at >= {since} and isfinite(source.occurred_at)"
+        # Nothing remembers them, so they would take the places of others for ever.
+        " and source.user_id is not null and source.item_id is not null"
         ") as new where not exists (select from recsys.id_update_seen as s"
         " where s.model = %(model)s and s.number = %(number)s and s.hash = new.h)"
         " order by later, t, h limit %(most)s"

@@ -96,11 +96,8 @@ def update(
         SourceError: A source fails, or has no ``occurred_at``.
         VersionStateError: The version went out of service meanwhile.
     """
-    refusal = TrainingError(
-        f"another update of model {model!r} runs", hint="Wait for it to end."
-    )
     with (
-        exclusive(dsn, f"recsys.update.{model}", refusal),
+        exclusive(dsn, key(model), refusal(model)),
         _db.connect(dsn, autocommit=True) as conn,
     ):
         schema.check(conn)
@@ -114,6 +111,18 @@ def update(
             )
             for version in serving(conn, model)
         ]
+
+
+def key(model: str) -> str:
+    """Return what is locked while versions of a model are updated."""
+    return f"recsys.update.{model}"
+
+
+def refusal(model: str) -> TrainingError:
+    """Return what is said where another update runs."""
+    return TrainingError(
+        f"another update of model {model!r} runs", hint="Wait for it to end."
+    )
 
 
 def serving(conn: Connection, model: str) -> list[ModelVersion]:
@@ -205,14 +214,12 @@ def update_version(
 
 def _check_mean(version: ModelVersion) -> None:
     """Refuse a version whose query tower does more than take a mean."""
-    query = version.config.query
-    learned = query.interests > 1 and query.interests_from == "learned"
-    if query.sequential or learned:
-        kind = query.encoder if query.sequential else "learned interests"
+    kind = version.config.query.beyond_mean
+    if kind:
         raise TrainingError(
             f"version {version.number} of model {version.model!r} makes its queries "
             f"with {kind}: an update moves the rows of a mean alone",
-            hint='Train with query.encoder = "mean", or update in full.',
+            hint='Train with query.encoder = "mean", or from the start regularly.',
         )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from recsys._db import Connection
-from recsys.errors import RecsysError
+from recsys._guard import exclusive
+from recsys.errors import RecsysError, TrainingError
+from recsys.impressions import dsn_of
 from recsys.updates import run as updates
 from recsys.versions import ModelVersion
 
@@ -16,11 +18,26 @@ def run(conn: Connection, model: str) -> str:
         model: Name of the model.
 
     Returns:
-        What was done, empty for nothing.
+        What was done, empty for nothing, as where another update runs.
     """
+    found = _serving(conn, model)
+    if not any(_is_due(conn, version) for version in found):
+        return ""
+    refusal = updates.refusal(model)
+    try:
+        with exclusive(dsn_of(conn), updates.key(model), refusal):
+            return _update(conn, found)
+    except TrainingError as exc:
+        if exc is refusal:
+            return ""
+        raise
+
+
+def _update(conn: Connection, serving: list[ModelVersion]) -> str:
     done: list[str] = []
     problems: list[RecsysError] = []
-    for version in _serving(conn, model):
+    for version in serving:
+        # Asked again: another one may have ended just before this one had the lock.
         if not _is_due(conn, version):
             continue
         try:

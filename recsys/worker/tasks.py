@@ -33,7 +33,8 @@ class Task:
             returns what it did in a few words, empty for nothing.
         every: Default interval; a row of recsys.schedule may say otherwise.
         per_model: One row per model.
-        slow: May take minutes: a worker runs it beside the others.
+        slow: May take minutes, a worker runs it beside the others, and it says itself
+            how often.
     """
 
     run: Run
@@ -120,13 +121,16 @@ def run_due(conn: Connection, *, slow: bool | None = None) -> int:
             # Of its own name: a ramp's step is worth more words than routine.
             logger.getChild(name).info("%s: %s", f"{name} {model}".rstrip(), result)
         conn.execute(
-            # A task takes a tenth of the time at most, however slow it has become.
-            "update recsys.schedule set ran_at = now(), took = %(took)s,"
-            " next_at = greatest(next_at, now() + 9 * %(took)s), error = %(error)s,"
+            # A task takes a tenth of the time at most, however slow it has become,
+            # but for one whose interval the configuration sets.
+            "update recsys.schedule set ran_at = now(), took = %(took)s, next_at ="
+            " greatest(next_at, now() + case when %(slow)s then every"
+            " else 9 * %(took)s end), error = %(error)s,"
             " result = coalesce(nullif(%(result)s, ''), result)"
             " where task = %(task)s and model = %(model)s",
             {
                 "took": timedelta(seconds=seconds),
+                "slow": TASKS[name].slow,
                 "error": error,
                 "result": result,
                 "task": name,

@@ -10,6 +10,7 @@ import pytest
 from toys import make_config
 
 from recsys._parent import Parent
+from recsys._query_config import QueryConfig
 from recsys.config import Feature, ModelConfig, Source
 from recsys.errors import TrainingError
 from recsys.training import warm
@@ -170,3 +171,59 @@ def test_another_dimension_is_refused() -> None:
 
     with pytest.raises(TrainingError, match=r"has 8 dimensions, train\.dim is 16"):
         warm.train_full(data(config, (0, 1)), other, parent_of(config, first, DAY))
+
+
+@pytest.fixture(scope="module")
+def started() -> tuple[ModelConfig, Parent]:
+    config = config_of(True)
+    first = train(data(config, (0,)), config)
+    return config, parent_of(config, first, DAY)
+
+
+def test_interests_of_clusters_go_on_and_learned_ones_are_refused(
+    started: tuple[ModelConfig, Parent],
+) -> None:
+    config, parent = started
+    both = data(config, (0, 1))
+    several = QueryConfig(interests=3)
+    learned = replace(several, interests_from="learned")
+
+    second = warm.train_full(both, replace(config, query=several), parent)
+
+    assert second.query == replace(several, encoder="mean")
+    for asked, before, message in (
+        (learned, parent, "asks for learned interests"),
+        (QueryConfig(encoder="gated"), parent, "asks for gated"),
+        (several, replace(parent, query=learned), "with learned interests"),
+        (several, replace(parent, query=replace(several, encoder="decay")), "decay"),
+    ):
+        with pytest.raises(TrainingError, match=message):
+            warm.train_full(both, replace(config, query=asked), before)
+
+
+def test_nothing_that_was_chosen_is_lost_from_one_update_to_the_next(
+    started: tuple[ModelConfig, Parent], caplog: pytest.LogCaptureFixture
+) -> None:
+    config, parent = started
+    free = replace(config.train, companions=-1.0, recent_beta=-1.0, int8=True)
+    chosen = {**parent.settings, "companions": 0.25, "recent_beta": 0.7}
+    parent = replace(parent, settings=chosen, level=0.9)
+    one = [BRANDS[0]] * 30
+    config = replace(config, train=free)
+
+    second = warm.train_full(data(config, (0, 1), brands=one), config, parent)
+    fixed = replace(config, train=replace(free, companions=0.0, recent_beta=0.0))
+    third = warm._settings(fixed, replace(parent, settings=second.report["settings"]))
+
+    said = second.report["settings"]
+    assert said.keys() == chosen.keys()
+    assert (said["companions"], said["recent_beta"]) == (0.25, 0.7)
+    assert said["lr"] == chosen["lr"]
+    assert second.report["cold"] == {"quantile": 0.9}
+    assert second.weights["cold_bias"] == pytest.approx(
+        np.quantile(second.bias[second.trained], 0.9), abs=1e-5
+    )
+    assert "int8" in second.report
+    assert [w["problem"] for w in second.report["warnings"]] == ["constant"]
+    assert "is the same in every row" in caplog.text
+    assert (third.companions, third.recent_beta) == (0.0, 0.0)

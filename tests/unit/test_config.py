@@ -112,6 +112,27 @@ def test_a_context_may_be_called_value_where_no_value_is_used() -> None:
         from_mapping(data)
 
 
+@pytest.mark.parametrize(
+    ("query", "kind"),
+    [
+        ({"encoder": "gated"}, "gated"),
+        ({"interests": 3, "interests_from": "learned"}, "learned interests"),
+    ],
+)
+def test_updates_need_queries_that_are_means(query: dict[str, Any], kind: str) -> None:
+    data = changed(f"{M}/query", query)
+    from_mapping(data)
+    data["model"]["shop"]["update"] = {"every_s": 60}
+
+    with pytest.raises(ConfigError, match=f"not those of {kind}") as caught:
+        from_mapping(data)
+
+    assert 'query.encoder = "mean"' in caught.value.hint
+    for fine in ({}, {"encoder": "mean"}, {"interests": 3}):
+        data["model"]["shop"]["query"] = fine
+        from_mapping(data)
+
+
 @pytest.mark.parametrize("missing", ["items", "interactions"])
 def test_a_missing_source_shows_how_to_write_it(missing: str) -> None:
     data = world.toml()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import time
+from datetime import timedelta
 
 import numpy as np
 import psycopg
@@ -12,7 +14,7 @@ from twofold import NEW, QUIET, Twofold, add_items, assert_consistent, even
 
 from recsys import sync_items, versions
 from recsys.errors import TrainingError, VersionStateError
-from recsys.updates import publish, run
+from recsys.updates import publish, run, scheduled
 from recsys.updates.settings import UpdateConfig
 from recsys.worker import tasks
 from recsys.worker.loop import Worker
@@ -241,6 +243,49 @@ def test_the_worker_updates_when_it_is_time(shop: Twofold) -> None:
     work()
     with shop.connect() as conn:
         assert conn.execute("select count(*) from recsys.id_update").fetchone() == (2,)
+
+
+def test_a_worker_leaves_alone_what_another_one_updates(shop: Twofold) -> None:
+    shop.happen([(2, 4)], at_s=10)
+    said: list[str] = []
+    with shop.connect() as conn:
+        conn.execute(
+            "update recsys.model_version set"
+            " spec = jsonb_set(spec, '{update,every_s}', '60')"
+        )
+
+        def second() -> None:
+            with shop.connect() as other:
+                said.append(scheduled.run(other, "shop"))
+
+        with before("_lock_buckets", second):
+            said.append(scheduled.run(conn, "shop"))
+
+    assert said == ["", "version 1 published, 1 interactions, 1 rows"]
+
+
+def test_a_slow_task_keeps_its_own_interval(
+    shop: Twofold, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def idle(conn: object, model: str) -> str:
+        del conn, model
+        time.sleep(0.3)
+        return ""
+
+    every = timedelta(seconds=1)
+    for slow in (True, False):
+        task = tasks.Task(idle, every, slow=slow)
+        monkeypatch.setattr(tasks, "TASKS", {f"slow {slow}": task})
+        with shop.connect() as conn:
+            tasks.plan(conn)
+            tasks.run_due(conn)
+
+    with shop.connect() as conn:
+        rests = conn.execute(
+            "select task, next_at - ran_at >= 9 * took from recsys.schedule"
+            " where task like 'slow %' order by 1"
+        ).fetchall()
+    assert rests == [("slow False", True), ("slow True", False)]
 
 
 def test_a_dropped_version_takes_its_updates_along(shop: Twofold) -> None:

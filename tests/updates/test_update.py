@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
+
 import numpy as np
 import pytest
 import world
 from twofold import NEW, QUIET, Twofold, add_items, assert_consistent, even, moment
 
+from recsys import versions
 from recsys.errors import SourceError, TrainingError
-from recsys.updates import run
+from recsys.updates import reading, run
 from recsys.updates.settings import UpdateConfig
 
 
@@ -118,6 +122,43 @@ def test_the_oldest_come_first_when_there_are_too_many(shop: Twofold) -> None:
     read = [run.update(shop.dsn, "shop", few)[0].read for _ in range(4)]
 
     assert read == [4, 4, 2, 0]
+
+
+def test_rows_without_ids_never_hold_the_others_up(shop: Twofold) -> None:
+    shop.happen([(None, 4), (6, None), (None, None)], at_s=10)
+    shop.happen([(2, 4)], at_s=20)
+    few = UpdateConfig(overlap_s=60, max_interactions=2)
+
+    (done,) = run.update(shop.dsn, "shop", few)
+
+    assert (done.trained, done.left_out) == (1, {"null_id": 3})
+
+
+def test_an_interaction_weighs_by_its_value_and_age(shop: Twofold) -> None:
+    shop.happen([(2, 4), (4, 4), (6, 4), (8, 4), (10, 4)], at_s=0)
+    with shop.connect() as conn:
+        found = versions.get(conn, "shop", 1)
+        inter = replace(
+            found.config.interactions,
+            sql="select customer_id as user_id, product_id as item_id, kind,"
+            " created_at as occurred_at,"
+            " case customer_id when 10 then null else customer_id - 4 end as value"
+            " from event",
+            value="linear",
+            value_cap=3,
+        )
+        day_s = timedelta(days=1).total_seconds()
+        train = replace(found.config.train, half_life_days=4 / day_s)
+        config = replace(found.config, interactions=inter, train=train)
+        version = replace(found, spec={**found.spec, **config.to_dict()})
+        since = moment(0)
+        news = reading.read_news(conn, version, since, 100)
+
+    # Values -2, 0, 2, 4 (capped to 3) and none; a second apart, halved in four.
+    value = np.array([0, 0, 2 / 2.5, 3 / 2.5, 1])
+    np.testing.assert_allclose(
+        news.weight, value * 0.5 ** (np.arange(4, -1, -1) / 4), rtol=1e-5
+    )
 
 
 def test_rows_that_got_worse_are_not_published(shop: Twofold) -> None:
