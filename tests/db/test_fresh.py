@@ -18,7 +18,6 @@ from recsys.popularity import HALF_LIVES_D, Counts, Trend
 from recsys.worker.tasks import TASKS
 
 TREND = Trend(0.02, (0.1, 0.05, 0.0, 0.05))
-END = datetime.now(UTC) - timedelta(days=2)
 ITEMS = 400
 
 
@@ -26,6 +25,10 @@ ITEMS = 400
 class Shop:
     dsn: str
     counts: Counts
+
+    def after_end(self, hours: float) -> datetime:
+        """Return the time so long after the end of what version 1 has seen."""
+        return datetime.fromtimestamp(self.counts.end, UTC) + timedelta(hours=hours)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +44,7 @@ def shop_template(server: str, template: str) -> Iterator[Shop]:
             item_ids=learned.item_ids,
             pop=rng.integers(1, 9, size).astype(np.float32),
             decayed=rng.random((len(HALF_LIVES_D), size)).astype(np.float32),
-            end=END.timestamp(),
+            end=(datetime.now(UTC) - timedelta(days=2)).timestamp(),
         )
         with _db.connect(dsn) as conn:
             sha256 = artifacts.put(conn, "safetensors", counts.pack("bigint"))
@@ -62,12 +65,12 @@ def shop(server: str, shop_template: Shop) -> Iterator[Shop]:
         yield Shop(dsn, shop_template.counts)
 
 
-def buy(dsn: str, item: int, users: range, hours: float = 24.0) -> None:
+def buy(shop: Shop, item: int, users: range, hours: float = 24.0) -> None:
     """Let users buy an item some hours after the version's end."""
-    with _db.connect(dsn) as conn, conn.cursor() as cur:
+    with _db.connect(shop.dsn) as conn, conn.cursor() as cur:
         cur.executemany(
             "insert into event values (%s, %s, 'purchase', %s)",
-            [(user, item, END + timedelta(hours=hours)) for user in users],
+            [(user, item, shop.after_end(hours)) for user in users],
         )
 
 
@@ -104,8 +107,8 @@ def scores(dsn: str, k: int = ITEMS) -> dict[int, float]:
 
 
 def test_what_rose_is_the_formula_over_all_events(shop: Shop) -> None:
-    buy(shop.dsn, 7, range(1000, 1005), hours=24)
-    buy(shop.dsn, 7, range(1000, 1002), hours=12)  # the same people, earlier
+    buy(shop, 7, range(1000, 1005), hours=24)
+    buy(shop, 7, range(1000, 1002), hours=12)  # the same people, earlier
 
     risen = refresh(shop.dsn)
 
@@ -126,7 +129,7 @@ def test_one_choice_is_worth_the_same_however_old_the_version(
     end = datetime.now(UTC) - timedelta(days=days)
     recount(shop, replace(shop.counts, decayed=decayed, end=end.timestamp()))
     for item in (7, 8):
-        buy(shop.dsn, item, range(1000, 1001), hours=47.99)
+        buy(shop, item, range(1000, 1001), hours=47.99)
 
     risen = refresh(shop.dsn)
 
@@ -141,8 +144,8 @@ def test_one_choice_is_worth_the_same_however_old_the_version(
 def test_who_had_the_item_before_is_no_new_user(shop: Shop) -> None:
     decayed = np.full_like(shop.counts.decayed, 5)
     recount(shop, replace(shop.counts, decayed=decayed))
-    buy(shop.dsn, 7, range(1000, 1020), hours=-24)
-    buy(shop.dsn, 7, range(1000, 1020), hours=24)
+    buy(shop, 7, range(1000, 1020), hours=-24)
+    buy(shop, 7, range(1000, 1020), hours=24)
 
     risen = refresh(shop.dsn)
 
@@ -160,7 +163,7 @@ def test_times_without_a_zone_are_utc_in_every_session(shop: Shop, zone: str) ->
         conn.execute("alter table event alter column created_at type timestamp")
     with _db.connect(shop.dsn, autocommit=True) as conn, conn.cursor() as cur:
         for item, hours in ((7, -1), (8, 1)):
-            time = (END + timedelta(hours=hours)).replace(tzinfo=None)
+            time = shop.after_end(hours).replace(tzinfo=None)
             cur.executemany(
                 "insert into event values (%s, %s, 'purchase', %s)",
                 [(user, item, time) for user in range(1000, 1050)],
@@ -181,7 +184,7 @@ def test_a_broken_version_stops_no_other(shop: Shop) -> None:
             "update recsys.model_version set artifacts = artifacts"
             """ || '{"popularity": "0"}' where number = 2"""
         )
-    buy(shop.dsn, 7, range(1000, 1005))
+    buy(shop, 7, range(1000, 1005))
 
     with _db.connect(shop.dsn, autocommit=True) as conn:
         with pytest.raises(RecsysError):
@@ -193,7 +196,7 @@ def test_a_broken_version_stops_no_other(shop: Shop) -> None:
 
 def test_a_version_that_answers_nobody_is_not_counted(shop: Shop) -> None:
     second(shop)
-    buy(shop.dsn, 7, range(1000, 1005))
+    buy(shop, 7, range(1000, 1005))
     refresh(shop.dsn)
 
     with _db.connect(shop.dsn) as conn:
@@ -205,7 +208,7 @@ def test_a_version_that_answers_nobody_is_not_counted(shop: Shop) -> None:
 
 def test_what_nobody_measures_any_more_leaves_the_scores(shop: Shop) -> None:
     before = scores(shop.dsn)
-    buy(shop.dsn, 7, range(1000, 1020))
+    buy(shop, 7, range(1000, 1020))
     refresh(shop.dsn)
     risen = scores(shop.dsn)[7]
     with _db.connect(shop.dsn) as conn:
@@ -221,7 +224,7 @@ def test_what_nobody_measures_any_more_leaves_the_scores(shop: Shop) -> None:
 
 def test_the_search_adds_what_rose_and_nothing_else(shop: Shop) -> None:
     before = scores(shop.dsn)
-    buy(shop.dsn, 7, range(1000, 1020))
+    buy(shop, 7, range(1000, 1020))
 
     risen = refresh(shop.dsn)
     after = scores(shop.dsn)
@@ -236,7 +239,7 @@ def test_the_search_adds_what_rose_and_nothing_else(shop: Shop) -> None:
 def test_an_item_far_behind_reaches_the_top_of_k_items(shop: Shop) -> None:
     order = list(scores(shop.dsn))
     last = order[-1]
-    buy(shop.dsn, last, range(1000, 300_000, 7))
+    buy(shop, last, range(1000, 300_000, 7))
 
     refresh(shop.dsn)
     page = list(scores(shop.dsn, k=5))
@@ -248,7 +251,7 @@ def test_an_item_far_behind_reaches_the_top_of_k_items(shop: Shop) -> None:
 def test_a_new_item_rises_from_what_new_items_have(
     shop: Shop, cold: float | None
 ) -> None:
-    buy(shop.dsn, ITEMS, range(1000, 1003))
+    buy(shop, ITEMS, range(1000, 1003))
     usual = float(np.median(TREND.bias(shop.counts.pop, shop.counts.decayed)))
     if cold is not None:
         usual = cold
@@ -267,8 +270,8 @@ def test_a_new_item_rises_from_what_new_items_have(
 
 
 def test_the_future_and_the_past_are_not_counted(shop: Shop) -> None:
-    buy(shop.dsn, 7, range(1000, 1005), hours=-1)
-    buy(shop.dsn, 8, range(1000, 1005), hours=49)
+    buy(shop, 7, range(1000, 1005), hours=-1)
+    buy(shop, 8, range(1000, 1005), hours=49)
 
     assert refresh(shop.dsn) == {}
 
@@ -279,14 +282,14 @@ def test_similar_items_do_not_follow_the_day(shop: Shop) -> None:
             return [(i.item_id, i.score) for i in one.similar_items(3, k=9)]
 
     before = similar()
-    buy(shop.dsn, 7, range(1000, 1050))
+    buy(shop, 7, range(1000, 1050))
     refresh(shop.dsn)
 
     assert similar() == before
 
 
 def test_items_the_user_knows_do_not_come_back(shop: Shop) -> None:
-    buy(shop.dsn, 7, range(1000, 1050))
+    buy(shop, 7, range(1000, 1050))
     refresh(shop.dsn)
 
     with Recommender("shop", dsn=shop.dsn) as one:
@@ -297,7 +300,7 @@ def test_items_the_user_knows_do_not_come_back(shop: Shop) -> None:
 
 
 def test_what_no_longer_rises_is_taken_back(shop: Shop) -> None:
-    buy(shop.dsn, 7, range(1000, 1005))
+    buy(shop, 7, range(1000, 1005))
     assert refresh(shop.dsn)
 
     with _db.connect(shop.dsn) as conn:
@@ -308,7 +311,7 @@ def test_what_no_longer_rises_is_taken_back(shop: Shop) -> None:
 
 def test_a_null_among_the_excluded_hides_no_riser(shop: Shop) -> None:
     last = list(scores(shop.dsn))[-1]
-    buy(shop.dsn, last, range(1000, 300_000, 7))
+    buy(shop, last, range(1000, 300_000, 7))
     refresh(shop.dsn)
 
     with _db.connect(shop.dsn) as conn:

@@ -82,7 +82,7 @@ def test_a_transaction_of_the_application_goes_on(primary: Island) -> None:
 
 def _one_by_one(conn: psycopg.Connection) -> Iterator[int]:
     for n in range(10):
-        conn.execute("select pg_sleep(0.1)")
+        conn.execute("select pg_sleep(0.13)")  # the third crosses the deadline
         yield n
 
 
@@ -96,7 +96,7 @@ def test_statements_share_the_time(primary: Island) -> None:
     ):
         done.extend(_one_by_one(conn))
 
-    assert 1 <= len(done) <= 3
+    assert 1 <= len(done) <= 2
 
 
 def test_nothing_changes_without_a_deadline(primary: Island) -> None:
