@@ -14,11 +14,14 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 # Options of 'make bench-quality', such as "--data-set gowalla --dim 128 --seeds 3".
 QUALITY ?=
+# Options of 'make bench-peers', such as "--seconds 60 --method recsys".
+PEERS ?=
 # Length of 'make soak'.
 MINUTES ?= 10
 
 .PHONY: help demo test lint tools shop-django shop-flask \
-	bench bench-live bench-compression bench-web bench-quality bench-updates aa soak schema clean
+	bench bench-live bench-compression bench-web bench-quality bench-updates \
+	bench-peers aa soak schema clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' $(MAKEFILE_LIST)
@@ -30,6 +33,7 @@ help:
 	@echo "make bench-web   recommend() in gunicorn workers against bare SQL and libraries"
 	@echo "make bench-quality  what the default trainer reaches, beside floors; QUALITY=OPTIONS"
 	@echo "make bench-updates  full and incremental updates day by day, and the cost of publishing"
+	@echo "make bench-peers  training speed and quality beside implicit, TFRS, RecBole; PEERS=OPTIONS"
 	@echo "make aa      false alarms of A/A experiments that are looked at every day"
 	@echo "make soak    changes, workers, backfills and crashes at random; MINUTES=10"
 	@echo "make schema  rewrite sql/schema.sql after a change of the SQL"
@@ -81,6 +85,9 @@ bench-quality: $(STAMP)
 bench-updates: $(STAMP)
 	MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000 MALLOC_TOP_PAD_=200000000 \
 		OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.updates
+
+bench-peers: $(STAMP)
+	@TORCH_INDEX="$(TORCH_INDEX)" $(BIN)/python -m benchmarks.peers $(PEERS)
 
 aa: $(STAMP)
 	$(BIN)/python -m benchmarks --part aa

@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 
-_SETTINGS = {
+SETTINGS = {
     # glibc maps and unmaps every large temporary, and training makes many: a step of
     # the trainer took 325 ms instead of 68 (docs/adr/0006-training.md).
     "MALLOC_MMAP_MAX_": "0",
@@ -26,4 +26,4 @@ def use_arena_settings() -> None:
     if platform.libc_ver()[0] != "glibc" or "MALLOC_MMAP_MAX_" in os.environ:
         return
     sys.stdout.flush()
-    os.execve(sys.executable, sys.orig_argv, {**os.environ, **_SETTINGS})
+    os.execve(sys.executable, sys.orig_argv, {**os.environ, **SETTINGS})
