@@ -15,6 +15,9 @@ from psycopg import sql
 from recsys import _db, schema
 
 _numbers = itertools.count()
+_TESTS = Path(__file__).parent
+# Folders and files whose tests read the clock or fill the machine by themselves.
+ALONE = ("examples", "faults", "live", "processes", "test_bench")
 
 
 @pytest.fixture(scope="session")
@@ -65,6 +68,12 @@ def db(dsn: str) -> Iterator[_db.Connection]:
     """Connection to a fresh database with the recsys schema at head."""
     with _db.connect(dsn) as conn:
         yield conn
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.relative_to(_TESTS).as_posix().startswith(ALONE):
+            item.add_marker(pytest.mark.alone)
 
 
 def pytest_report_header() -> list[str]:

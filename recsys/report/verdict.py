@@ -30,7 +30,8 @@ class Verdict:
 
     Attributes:
         name: "healthy", "underfit", "overfit from epoch N", "collapsed", "unstable",
-            "below the floor", "dead rows", "data left out" or "not judged".
+            "below the floor", "dead rows", "data left out", "too short to judge" or
+            "not judged".
         good: Whether nothing is to be done.
         detail: What was seen.
         advice: What to do; empty when it is nothing.
@@ -124,8 +125,12 @@ def _fit(report: Row) -> list[Verdict]:
     looks = chosen_looks(report)
     if len(looks) == 1:
         at = looks[0]["epoch"]
-        detail = f"it was looked at once, after {at} epochs: that is no curve."
-        return [Verdict("underfit", False, detail, _more(report, at))]
+        after = "1 epoch" if at == 1 else f"{at} epochs"
+        detail = (
+            f"there was time for one look at the validation slice, after {after}; from"
+            " one point nobody can tell whether more would help."
+        )
+        return [Verdict("too short to judge", False, detail, _more(report, at))]
     if not looks:
         return []
     scores = [_score(row) for row in looks]

@@ -49,7 +49,7 @@ DROPOUTS = (0.5, 0.7, 0.3)
 COMPANIONS = (0.0, 0.5)
 SHARE = 0.4
 # Without times there is no trend to choose, and the fit makes more of the time.
-SHARE_WITHOUT_TIMES = 0.3
+SHARE_WITHOUT_TIMES = 0.2
 # What the floor calls recent.
 RECENT_S = 30 * 86_400.0
 _DEFAULT_EPOCHS = 20

@@ -104,7 +104,7 @@ def test_a_final_fit_that_went_on_is_not_underfit() -> None:
          "unstable"),
         ({"curves": []}, "not judged"),
         ({"leaks": ["sold counts later sales."]}, "knows the future"),
-        ({"curves": scores(0.1)}, "underfit"),
+        ({"curves": scores(0.1)}, "too short to judge"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_called_by_name(changes: dict[str, Any], name: str) -> None:
