@@ -99,11 +99,12 @@ def test_the_evaluator_is_its_formula() -> None:
 def test_an_item_nobody_learned_of_is_missed_and_never_recommended() -> None:
     train = Pairs(np.array([0, 1]), np.array([0, 2]), users=2, items=3)
     users, items = np.ones((2, 1), "f4"), np.array([[1], [9], [2]], "f4")
-    test = np.array([(0, 2), (0, 1), (1, 7)])
+    test = np.array([(0, 2), (0, 7), (1, 1)])
 
     found = score.score(users, items, train, test, k=1)
 
     assert found["recall@1"] == pytest.approx((1 / 2 + 0) / 2)
+    assert found["ndcg@1"] == pytest.approx((1 + 0) / 2)
 
 
 @pytest.mark.parametrize("broken", [np.zeros((2, 1)), np.full((3, 1), np.nan)])
