@@ -72,7 +72,7 @@ def _lists(
         row = np.repeat(np.arange(len(some)), count)
         scores[row, train.item[place]] = -np.inf
         scores[:, nothing] = -np.inf
-        best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+        best = np.argpartition(scores, scores.shape[1] - k, axis=1)[:, -k:]
         value = np.take_along_axis(scores, best, 1)
         order = np.argsort(-value, axis=1, kind="stable")
         found = np.take_along_axis(best, order, 1)
