@@ -492,6 +492,13 @@ def _check_ranges(config: ModelConfig, where: str) -> None:
             hint='Set query.encoder = "mean" and query.interests_from = "clusters", or'
             " leave out update.every_s and train regularly.",
         )
+    for name in ("companions", "recent_beta"):
+        if config.query.sequential and getattr(train, name) > 0:
+            raise ConfigError(
+                f"{where} train.{name} needs the mean of the history, and query.encoder"
+                f" is {config.query.encoder!r}",
+                hint=f"Leave out train.{name}: sequences are learned without it.",
+            )
     names = [f.name for f in config.context.features]
     columns = {"user_id", "item_id", "occurred_at", "kind"}
     if config.interactions.value:

@@ -305,8 +305,10 @@ class _Search:
         config = self.config
         taus = [] if config.tau else list(TAUS[1:])
         dropouts = [] if config.dropout >= 0 else list(DROPOUTS[1:])
-        weights = [] if config.companions >= 0 else list(COMPANIONS[1:])
-        timed = config.recent_beta < 0 and self.rows.periods is not None
+        # Sequences are learned place by place, without either.
+        whole = not settings.query.sequential
+        weights = list(COMPANIONS[1:]) if whole and config.companions < 0 else []
+        timed = whole and config.recent_beta < 0 and self.rows.periods is not None
         betas = [0.0] if timed else []
         always = 1 + len(betas) + len(taus)
         short = self._short(always + len(dropouts) + len(weights))

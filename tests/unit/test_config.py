@@ -133,6 +133,20 @@ def test_updates_need_queries_that_are_means(query: dict[str, Any], kind: str) -
         from_mapping(data)
 
 
+@pytest.mark.parametrize("name", ["companions", "recent_beta"])
+def test_what_sequences_are_learned_without_is_refused_beside_them(name: str) -> None:
+    data = changed(f"{M}/train", {name: 0.5})
+    for encoder in ("auto", "mean"):
+        data["model"]["shop"]["query"] = {"encoder": encoder}
+        from_mapping(data)
+    data["model"]["shop"]["query"] = {"encoder": "decay"}
+
+    with pytest.raises(ConfigError, match=f"train.{name} needs the mean") as caught:
+        from_mapping(data)
+
+    assert f"Leave out train.{name}" in caught.value.hint
+
+
 @pytest.mark.parametrize("missing", ["items", "interactions"])
 def test_a_missing_source_shows_how_to_write_it(missing: str) -> None:
     data = world.toml()
