@@ -81,10 +81,18 @@ def _steady(report: Row) -> str:
         if vectors
         else ""
     )
-    return (
-        f"the validation score settled at {score:.4f} within {last} epochs, and is"
-        f" above popularity.{spread}"
-    )
+    before = _score(looks[-2]) if len(looks) > 1 else 0.0
+    if score > before * (1 + _RISING):
+        epochs = _published(report, looks)
+        said = f"still rose to {score:.4f} at epoch {last}; the fit went on to {epochs}"
+    else:
+        said = f"settled at {score:.4f} within {last} epochs"
+    return f"the validation score {said}. It is above popularity.{spread}"
+
+
+def _published(report: Row, looks: Sequence[Row]) -> int:
+    """Return the epochs of the published fit."""
+    return int(report.get("settings", {}).get("epochs", looks[-1]["epoch"]))
 
 
 def _updated(report: Row) -> str:
@@ -135,7 +143,7 @@ def _fit(report: Row) -> list[Verdict]:
         return []
     scores = [_score(row) for row in looks]
     best = max(range(len(looks)), key=scores.__getitem__)
-    epochs = int(report.get("settings", {}).get("epochs", looks[-1]["epoch"]))
+    epochs = _published(report, looks)
     if scores[-1] < scores[best] * (1 - _NOISE):
         return [_overfit(looks, scores, best, epochs)]
     gain = scores[-1] / scores[-2] - 1 if scores[-2] else 0.0

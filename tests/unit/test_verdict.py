@@ -87,7 +87,10 @@ def test_a_rising_score_is_underfit() -> None:
 
 
 def test_a_final_fit_that_went_on_is_not_underfit() -> None:
-    assert names(but(curves=scores(0.1, 0.12, 0.15))) == ["healthy"]
+    [found] = verdicts(but(curves=scores(0.1, 0.12, 0.15)))
+
+    assert found.name == "healthy"
+    assert "still rose to 0.3000 at epoch 30; the fit went on to 60" in found.detail
 
 
 @pytest.mark.parametrize(
