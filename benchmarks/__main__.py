@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmarks import (
     aa,
+    catalogue,
     compression,
     impressions,
     process,
@@ -34,6 +35,7 @@ PARTS = (
     "compression",
     *LIVE,
     "training",
+    "catalogue",
     "vocabulary",
     "aa",
 )
@@ -78,6 +80,9 @@ def main() -> None:
     if "training" in parts:
         rows = training.run(options.data / "gowalla", options.epochs)
         report.show("Training on Gowalla, d = 64", rows, options.out)
+    if "catalogue" in parts:
+        rows = [*catalogue.run(), *catalogue.quality()]
+        report.show("Large catalogues, d = 64, one thread", rows, options.out)
     if "vocabulary" in parts:
         rows = vocabulary.run(options.distinct)
         title = f"A category of {options.distinct:,} distinct values"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 DEVICES = ("cpu", "cuda", "auto")
+ITEM_UPDATES = ("auto", "dense", "sparse")
 OBJECTIVES = ("ranking", "softmax", "cosine", "bpr", "logistic")
 
 
@@ -44,6 +45,8 @@ class TrainConfig:
         half_life_days: An interaction this old weighs half as a target; 0: no decay.
         int8: Publish towers with weights of eight bits.
         device: "cpu", "cuda", or "auto" for the faster that is there.
+        item_updates: Which item rows a step updates: "dense" all, "sparse" those that
+            it touches, "auto" whichever is faster. The result is the same.
     """
 
     dim: int = 64
@@ -70,6 +73,7 @@ class TrainConfig:
     half_life_days: float = 0.0
     int8: bool = False
     device: str = "cpu"
+    item_updates: str = "auto"
 
     def __post_init__(self) -> None:
         # TOML and JSON have lists only.
@@ -149,6 +153,10 @@ def train_problems(train: TrainConfig) -> list[tuple[bool, str]]:
         (
             train.device not in DEVICES,
             f"train.device must be one of {', '.join(DEVICES)}",
+        ),
+        (
+            train.item_updates not in ITEM_UPDATES,
+            f"train.item_updates must be one of {', '.join(ITEM_UPDATES)}",
         ),
     ]
 

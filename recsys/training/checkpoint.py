@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 EVERY_S = 30.0
 _VERSION = 2
 # What may change between an interruption and going on.
-_FREE = ("budget_s", "device")
+_FREE = ("budget_s", "device", "item_updates")
 _DECIDING = ("train", "query", "negatives", "content")
 _KEY = "recsys"
 _ABSENT = object()

@@ -64,8 +64,9 @@ def _inputs(step: Step, dataset: Dataset, rows: QueryRows) -> Iterator[str]:
     """Name the inputs of the step that are not finite."""
     if not bool(torch.isfinite(step.batch.bias).all()):
         yield "the popularity of an item is not finite"
-    if dataset.items is not None and step.used is not None:
-        content = step.used.content.cpu().numpy()
+    used = step.used
+    if dataset.items is not None and used is not None and used.content is not None:
+        content = used.content.rows.cpu().numpy()
         yield from _features(dataset.items, content, dataset.item_ids)
     if dataset.users is not None:
         yield from _features(dataset.users, step.user.cpu().numpy(), dataset.user_ids)

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from recsys.errors import TrainingError
 from recsys.training.checkpoint import Checkpoint, State, pack, unpack
@@ -35,8 +36,9 @@ from recsys.training.objectives import OBJECTIVES
 from recsys.training.part import part, share
 from recsys.training.periods import PeriodRows
 from recsys.training.query import taste_of
+from recsys.training.row_adam import RowAdam, touched
 from recsys.training.rows import QueryRows
-from recsys.training.sampler import Sampler, UserRows
+from recsys.training.sampler import Sampler, UserRows, shared_negatives
 from recsys.training.settings import Settings
 from recsys.training.step import Batched, RowSource, Step
 from recsys.training.team import Job, Team, current
@@ -46,6 +48,8 @@ WARM_UP_STEPS = 100
 # A small data set in large batches would see too few steps per epoch.
 STEPS_PER_EPOCH = 50
 LEAST_BATCH = 16
+# Share of the item rows that a step touches below which updating only those is faster.
+SPARSE_BELOW = 0.08
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +156,18 @@ def fit(
         generator = device.generator(seed)
     source = source or _source(rows, settings)
     content = dataset.items is not None
+    sparse = _sparse(rows, settings, source, content=content)
     sampler = Sampler(
-        source, rows, settings, device, generator, content=content, near=near
+        source,
+        rows,
+        settings,
+        device,
+        generator,
+        content=content,
+        narrow=sparse,
+        near=near,
     )
-    run = _Fit(towers, sampler, settings, generator, source, checkpoint, team)
+    run = _Fit(towers, sampler, settings, generator, source, checkpoint, team, sparse)
 
     def blame(loss: float, epoch: int, number: int, step: Step) -> TrainingError:
         return broken(loss, epoch, number, step, towers, dataset, rows)
@@ -171,6 +183,27 @@ def _source(rows: QueryRows, settings: Settings) -> RowSource:
     return PeriodRows(source, rows.periods, settings.recent_beta)
 
 
+def _batch(settings: Settings, source: RowSource) -> int:
+    """Return how many rows of the source a step takes."""
+    few = math.ceil(len(source) / STEPS_PER_EPOCH)
+    return min(settings.batch, max(LEAST_BATCH, few))
+
+
+def _sparse(
+    rows: QueryRows, settings: Settings, source: RowSource, *, content: bool
+) -> bool:
+    """Say whether steps update only the item rows that they touch."""
+    if settings.item_updates != "auto":
+        return settings.item_updates == "sparse"
+    mix, queries = settings.sources, len(source)
+    own = mix.shown + mix.neighbours + mix.disliked
+    met = len(rows.history.values) / len(rows.history)
+    found = rows.pairs * (2 if settings.companions > 0 else 1) / queries
+    entries = _batch(settings, source) * (met + found + own)
+    sample = shared_negatives(settings, len(rows.items), content=content)
+    return touched(rows.pop, sample, entries) < SPARSE_BELOW
+
+
 class _Fit:
     """One run of the optimiser."""
 
@@ -183,6 +216,7 @@ class _Fit:
         source: RowSource,
         checkpoint: Checkpoint | None,
         team: Team | None,
+        sparse: bool,
     ) -> None:
         self.checkpoint = checkpoint
         self.team = team
@@ -192,11 +226,13 @@ class _Fit:
         self.generator = generator
         self.source = source
         self.on_processor = generator.device.type == "cpu"
-        few = math.ceil(len(source) / STEPS_PER_EPOCH)
-        self.batch = min(settings.batch, max(LEAST_BATCH, few))
+        self.batch = _batch(settings, source)
         self.optimiser = torch.optim.Adam(
             towers.parameters(), lr=settings.lr, fused=True
         )
+        tables = (towers.served, towers.history)
+        self.rows = RowAdam(self.optimiser, tables) if sparse else None
+        self.taken: list[Tensor] | None = None
 
     def run(
         self,
@@ -234,6 +270,8 @@ class _Fit:
                 done = self._agreed(max(step / total, spent / limit_s))
                 if done >= 1:
                     break
+            if self.rows is not None:
+                self.rows.settle()
             mean = float(torch.stack(losses).mean())
             if not math.isfinite(mean) or not finite(self.towers):
                 assert drawn is not None
@@ -283,15 +321,26 @@ class _Fit:
 
     def _loss(self, step: Step) -> Tensor:
         """Return the loss of a step, or what this process adds to it."""
+        if self.rows is not None and step.used is not None:
+            self.taken = self.rows.take(step.used.rows)
         if self.team is None:
-            return self._loss_of(step)
+            return self._loss_of(step, self.taken)
         mine = part(step, self.team.rank, self.team.size)
         if not len(mine.user):
             return 0.0 * self.towers.default_query.sum()
-        return self._loss_of(mine) * share(mine, step)
+        return self._loss_of(mine, self._mine(mine, step)) * share(mine, step)
 
-    def _loss_of(self, step: Step) -> Tensor:
-        query, items = self.towers(step)
+    def _mine(self, mine: Step, whole: Step) -> list[Tensor] | None:
+        """Return those of the rows taken that a part of the step uses."""
+        if self.taken is None or mine.used is None or whole.used is None:
+            return None
+        if len(mine.used.rows) == len(whole.used.rows):
+            return self.taken
+        place = torch.searchsorted(whole.used.rows, mine.used.rows)
+        return [F.embedding(place, rows) for rows in self.taken]
+
+    def _loss_of(self, step: Step, rows: list[Tensor] | None = None) -> Tensor:
+        query, items = self.towers(step, rows)
         batch = step.batch
         if query.dim() == 3:
             query, batch = nearest_interest(query, items, batch)
@@ -300,13 +349,25 @@ class _Fit:
 
     def _descend(self, loss: Tensor, share: float) -> None:
         """Take a step, at a share of the peak learning rate."""
+        lr = self.settings.lr * share
         for group in self.optimiser.param_groups:
-            group["lr"] = self.settings.lr * share
+            group["lr"] = lr
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         if self.team is not None:
-            self.team.add_gradients(self.towers.parameters())
+            self.team.add_gradients(self._learned())
         self.optimiser.step()
+        if self.rows is not None:
+            self.rows.step(lr)
+
+    def _learned(self) -> list[Tensor]:
+        """Return what a step has gradients of: rows taken stand for their tables."""
+        if self.taken is None:
+            return list(self.towers.parameters())
+        tables = (self.towers.served, self.towers.history)
+        others = self.towers.parameters()
+        rest = [value for value in others if all(value is not one for one in tables)]
+        return [*self.taken, *rest]
 
 
 def _schedule(step: int, total: int, done: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -60,18 +60,28 @@ class Towers(nn.Module):
         self.history_weight = nn.Parameter(torch.eye(dim)) if items else None
         self.lean: Lean = no_lean(start)
 
-    def forward(self, step: Step) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, step: Step, rows: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the unit queries and the served item rows of a step.
 
         Shapes (B, d) and (R, d); R are the items of the step, or every trained item.
+
+        Args:
+            step: Its queries and items.
+            rows: Stand for the served and history rows of ``step.used``, each of shape
+                (R, d); None takes them from the tables.
         """
-        served, history_rows = self.served, self.history
         used = step.used
-        if used is not None:
-            content, from_content = self.item_rows(used.content)
-            served = content + F.embedding(used.rows, served) * used.known
-            from_id = F.embedding(used.rows, history_rows) * used.known
-            history_rows = from_content + from_id
+        served, history_rows = rows or (self.served, self.history)
+        if used is not None and rows is None:
+            served = F.embedding(used.rows, served)
+            history_rows = F.embedding(used.rows, history_rows)
+        if used is not None and used.content is not None:
+            known = used.content.known
+            content, from_content = self.item_rows(used.content.rows)
+            served = content + served * known
+            history_rows = from_content + history_rows * known
         taste, empty = self._taste(history_rows, step)
         return self.query(taste, empty, step.user, step.context), served
 

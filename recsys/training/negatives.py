@@ -64,21 +64,21 @@ class SharedSample:
             return torch.arange(self._items, device=self._where), None
         if not self._popular and not self._in_batch:
             return self._evenly(self._size), None
-        drawn, absent = [self._evenly(self._uniform)], None
+        drawn, share = [self._evenly(self._uniform)], 1.0
         if self._popular:
             drawn.append(self._by_popularity())
-            absent = self._popular * self._missed
         if self._in_batch:
             found, share = self._from_batch(positives)
             drawn.append(found)
-            # Each positive of the step was one draw by popularity.
-            met = -(len(positives) * self._missed_in_batch).expm1()
-            other = (-met * share).log1p()
-            absent = other if absent is None else absent + other
         items = cast(Tensor, torch.unique(torch.cat(drawn)))
-        if not self._logq or absent is None:
+        if not self._logq:
             return items, None
-        absent = absent[items] + _log(1 - self._uniform / self._items)
+        absent = self._popular * self._missed[items]  # log(1 - the probability)
+        if self._in_batch:
+            # Each positive of the step was one draw by popularity.
+            met = -(len(positives) * self._missed_in_batch[items]).expm1()
+            absent = absent + (-met * share).log1p()
+        absent = absent + _log(1 - self._uniform / self._items)
         present = -absent.expm1()  # pi
         shift = log_share(self._items, len(items))
         return items, (-present.clamp_min(1e-12).log() - shift).float()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recsys.training.objectives.batch import TINY, LossBatch
 from recsys.training.ragged import Selection
-from recsys.training.step import Step
+from recsys.training.step import Content, Step, Used
 
 
 def part(step: Step, rank: int, size: int) -> Step:
@@ -36,7 +36,8 @@ def part(step: Step, rank: int, size: int) -> Step:
         batch=_batch(step.batch, first, last),
         places=places,
     )
-    return cut if step.used is None else _needed(cut)
+    # Without content an item that only others need costs nothing.
+    return cut if step.used is None or step.used.content is None else _needed(cut)
 
 
 def share(mine: Step, whole: Step) -> Tensor:
@@ -117,6 +118,7 @@ def _needed(step: Step) -> Step:
     """Leave out the items of other processes: content is computed for each item."""
     used, batch, history = step.used, step.batch, step.history
     assert used is not None
+    assert used.content is not None
     own, pairs = batch.own, batch.pairs
     asked = [batch.items(), history.values]
     if pairs is not None:
@@ -135,11 +137,9 @@ def _needed(step: Step) -> Step:
     )
     return replace(
         step,
-        used=replace(
-            used,
+        used=Used(
             rows=used.rows[left],
-            content=used.content[left],
-            known=used.known[left],
+            content=Content(used.content.rows[left], used.content.known[left]),
         ),
         history=replace(history, values=place[history.values]),
         batch=batch,

@@ -14,7 +14,7 @@ from recsys.training.objectives.batch import LossBatch, Own, Pairs, log_share
 from recsys.training.ragged import Selection
 from recsys.training.rows import QueryRows
 from recsys.training.settings import Settings
-from recsys.training.step import Queries, RowSource, Step, Used
+from recsys.training.step import Content, Queries, RowSource, Step, Used
 
 # Share of queries whose whole history is hidden, so that the default query, user
 # features and contexts learn to stand alone.
@@ -63,6 +63,7 @@ class Sampler:
         device: Where everything is.
         generator: Of that device.
         content: Whether items have features.
+        narrow: Whether steps leave out the items that they do not use, as with content.
         near: Where further positives come from; None: there are none.
     """
 
@@ -75,6 +76,7 @@ class Sampler:
         generator: torch.Generator,
         *,
         content: bool,
+        narrow: bool = False,
         near: Companions | None = None,
     ) -> None:
         self._near = near if settings.companions > 0 else None
@@ -85,11 +87,8 @@ class Sampler:
         self._products = device.products(settings.tau)
         self._items = torch.from_numpy(rows.items).to(device.where)
         self._content = content
-        size = min(settings.negatives, len(rows.items))
-        if content:
-            # Content is computed for every sampled item, and costs more than its
-            # column of the logits: a quarter of a small catalogue does as well.
-            size = min(size, max(_LEAST_SAMPLE, len(rows.items) // 4))
+        self._narrow = narrow or content
+        size = shared_negatives(settings, len(rows.items), content=content)
         self._shared = SharedSample(rows.pop, settings, size, generator)
         self._neighbours: Neighbours | None = None
         if rows.neighbours is not None and settings.sources.neighbours:
@@ -107,7 +106,7 @@ class Sampler:
         batch = self._compare(queries)
         history, places = self._hide(queries.history, queries.places)
         used = None
-        if self._content:
+        if self._narrow:
             used = self._mark(batch.items(), _paired(batch), history.values)
             history = replace(history, values=self._place[history.values])
             batch = self._local(batch, used.rows)
@@ -250,13 +249,17 @@ class Sampler:
 
     def _mark(self, *items: Tensor) -> Used:
         """Number the items of a step, and choose those without their ID row."""
-        for some in items:
-            self._place[some] = 0
-        rows = torch.nonzero(self._place >= 0).squeeze(1)
-        self._place[rows] = torch.arange(len(rows), device=self._where)
+        # One entry of each item wins its place: no pass over all items is needed.
+        every = torch.cat(items)
+        entry = torch.arange(len(every), device=self._where)
+        self._place[every] = entry
+        rows = every[self._place[every] == entry].sort().values
+        self._place[rows] = entry[: len(rows)]
+        if not self._content:
+            return Used(rows, None)
         drawn = self._uniform(len(rows), 1)
         known = (drawn >= self._settings.id_dropout).float()
-        return Used(rows, self._items[rows], known)
+        return Used(rows, Content(self._items[rows], known))
 
     def _local(self, batch: LossBatch, used: Tensor) -> LossBatch:
         """Return the comparisons by place among the items of the step."""
@@ -269,6 +272,16 @@ class Sampler:
             own=None if own is None else replace(own, items=place[own.items]),
             pairs=None if pairs is None else replace(pairs, items=place[pairs.items]),
         )
+
+
+def shared_negatives(settings: Settings, items: int, *, content: bool) -> int:
+    """Return how many negatives the queries of a step share."""
+    size = min(settings.negatives, items)
+    if content:
+        # Content is computed for every sampled item, and costs more than its column of
+        # the logits: a quarter of a small catalogue does as well.
+        size = min(size, max(_LEAST_SAMPLE, items // 4))
+    return size
 
 
 def _paired(batch: LossBatch) -> Tensor:

@@ -38,6 +38,7 @@ class Settings:
     pairs: int = 4
     sources: NegativesConfig = field(default_factory=NegativesConfig)
     device: str = "cpu"
+    item_updates: str = "auto"
     half_life_days: float = 0.0
 
 
@@ -63,5 +64,6 @@ def settings_of(model: ModelConfig, tau: float, dropout: float) -> Settings:
         pairs=config.pairs,
         sources=model.negatives,
         device=config.device,
+        item_updates=config.item_updates,
         half_life_days=config.half_life_days,
     )

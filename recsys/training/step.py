@@ -71,18 +71,29 @@ class Batched(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Used:
-    """The items of a step, where content is computed for each.
+class Content:
+    """What is computed from the features of the items of a step.
 
     Attributes:
-        rows: Their rows in the item tables, ascending, shape (R,), int64.
-        content: Their rows in the item features, shape (R,), int64.
+        rows: Their rows in the item features, shape (R,), int64.
         known: 0 where content must do without the ID row, else 1; shape (R, 1).
     """
 
     rows: Tensor
-    content: Tensor
     known: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """The items of a step, where others are left out.
+
+    Attributes:
+        rows: Their rows in the item tables, ascending, shape (R,), int64.
+        content: None where items have no features.
+    """
+
+    rows: Tensor
+    content: Content | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +105,7 @@ class Step:
         context: Row of the context features, shape (B,), int64, or None.
         history: What is left of each history. Its values, like the items of ``batch``,
             are places in ``used`` where that is given, else rows of the item tables.
-        used: The items of the step; None when items have no content.
+        used: The items of the step; None where all of the tables take part.
         batch: What is compared.
         places: As in ``Queries``; -1 where nothing is left of a history.
     """

@@ -14,6 +14,7 @@ from toys import FAST, checkerboard, make_config
 from recsys.config import Feature, ModelConfig, Source
 from recsys.errors import TrainingError
 from recsys.training.dataset import Dataset
+from recsys.training.device import Device
 from recsys.training.processes import together
 from recsys.training.trainer import train
 
@@ -33,23 +34,31 @@ def board() -> tuple[Dataset, ModelConfig]:
     return dataset, config
 
 
-def main(out: Path, *, endless: bool) -> None:
+MORE = {
+    "endless": {"epochs": 0, "budget_s": 120.0, "max_epochs": 10**6},
+    "dense": {"item_updates": "dense"},
+    "sparse": {"item_updates": "sparse"},
+}
+
+
+def main(out: Path, how: str) -> None:
     """Train once, and write what was learned where this process leads."""
     torch.set_num_threads(1)
-    more = {"epochs": 0, "budget_s": 120.0, "max_epochs": 10**6} if endless else {}
+    # Sums of other parts round in other ways, in bfloat16 by much.
+    Device.products = lambda self, tau: torch.float32
+    more = MORE[how]
     with together() as leads:
         if not leads:
             return
         (out / "ready").write_text(str(os.getpid()))
         dataset, config = board()
-        if more:
-            config = replace(config, train=replace(config.train, **more))
+        config = replace(config, train=replace(config.train, **more))
         model = train(dataset, config)
     np.savez(out / "rows.npz", served=model.id_served, history=model.id_history)
 
 
 if __name__ == "__main__":
     try:
-        main(Path(sys.argv[1]), endless=len(sys.argv) > 2)
+        main(Path(sys.argv[1]), sys.argv[2])
     except TrainingError as exc:
         sys.exit(f"{exc} {exc.hint}")

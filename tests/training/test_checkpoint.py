@@ -16,7 +16,7 @@ from toys import FAST, checkerboard, make_config
 from recsys.config import ContentConfig, Feature, NegativesConfig, Source
 from recsys.errors import ConfigError, TrainingError
 from recsys.progress import Progress
-from recsys.training import checkpoint
+from recsys.training import checkpoint, loop
 from recsys.training.checkpoint import Checkpoint
 from recsys.training.dataset import Dataset
 from recsys.training.trainer import train
@@ -65,9 +65,11 @@ def interrupted(board: Build, path: Path, epoch: int = 4) -> None:
         )  # fmt: skip
 
 
+@pytest.mark.parametrize("sparse_below", [0.0, 2.0])
 def test_a_resumed_training_ends_like_one_that_was_never_interrupted(
-    board: Build, tmp_path: Path
+    board: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sparse_below: float
 ) -> None:
+    monkeypatch.setattr(loop, "SPARSE_BELOW", sparse_below)
     path = tmp_path / "new" / "toy.safetensors"
     whole = train(board(), CONFIG)
     interrupted(board, path)

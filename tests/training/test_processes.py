@@ -25,6 +25,7 @@ from recsys import schema
 from recsys.config import Interactions, ModelConfig, NegativesConfig
 from recsys.training import loop
 from recsys.training.dataset import Dataset
+from recsys.training.device import Device
 from recsys.training.part import part, share
 from recsys.training.rows import query_rows
 from recsys.training.sampler import Sampler
@@ -58,9 +59,15 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("updates", ["dense", "sparse"])
+def test_two_processes_learn_what_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, updates: str
+) -> None:
+    monkeypatch.setattr(Device, "products", lambda self, tau: torch.float32)
     port = free_port()
-    both = [start("crew.py", tmp_path, rank=rank, port=port) for rank in range(2)]
+    both = [
+        start("crew.py", tmp_path, updates, rank=rank, port=port) for rank in range(2)
+    ]
     dataset, config = crew.board()
     alone = train(dataset, config)
     for process in both:
