@@ -62,7 +62,8 @@ _OVERFIT = 0.005
 # Share of the time for the search that its short fits take.
 _SEARCH = 0.6
 # A short fit flatters a low dropout: it learns faster and has no time to overfit. So
-# shorter fits than this do not compare dropouts, and a lower one must win clearly.
+# shorter fits than this compare no dropouts and no leans; a lower dropout must win
+# clearly.
 _FAIR_EPOCHS = 4
 _LEAD = 0.03
 # Likewise it holds companions back, which need time to pay: they are taken unless they
@@ -421,8 +422,10 @@ class _Search:
             reached = self.judge.metrics(ranked)
             score = score_of(reached)
             look = _Look(score, epoch.number, trend, reached, ranked, cold=cold)
-            # Each lean costs a look; the first half of a fit is not what is chosen.
-            if looks > 1 and (epoch.last or 2 * epoch.number > epochs):
+            # Each lean costs a look; the first half of a fit is not what is chosen,
+            # and the first epochs lean more than the published fit should.
+            late = epoch.number >= _FAIR_EPOCHS
+            if looks > 1 and late and (epoch.last or 2 * epoch.number > epochs):
                 look = self._with_lean(look, towers, popularity)
             found.append(look)
             self._note(settings, epoch, look.metrics)
@@ -491,14 +494,6 @@ def biases_of(settings: Settings, rows: QueryRows) -> tuple[list[Trend], Tensor]
     trends = grid(settings.tau, settings.beta, timed=timed)
     biases = [bias(trend, rows.pop, rows.decayed) for trend in trends]
     return trends, torch.stack(biases)
-
-
-def floors(
-    dataset: Dataset, rows: QueryRows, judge: Judge, cut: Split
-) -> dict[str, dict[str, float]]:
-    """Return what one popularity list for everyone reaches on the same slice."""
-    lists = floor_lists(dataset, rows, judge, cut)
-    return {name: judge.metrics(ranked) for name, ranked in lists.items()}
 
 
 def floor_lists(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from recsys.encoder.fit import FIRST_ROW
 from recsys.errors import TrainingError
 from recsys.popularity import Trend
 from recsys.progress import SILENT, Progress
+from recsys.segments import Metrics
 from recsys.training import health
 from recsys.training.dataset import Dataset
 from recsys.training.evaluation import Judge
@@ -36,7 +37,8 @@ from recsys.training.rows import QueryRows, query_rows
 from recsys.training.settings import Settings
 from recsys.training.split import Split, judged
 from recsys.training.trend import bias, grid
-from recsys.training.tune import first_settings, floors, score_of
+from recsys.training.tune import first_settings, floor_lists, score_of
+from recsys.training.validated import samples, segments
 from recsys.types import ItemId
 
 logger = logging.getLogger(__name__)
@@ -58,6 +60,8 @@ class _Chosen:
     trend: Trend
     validation: dict[str, Any]
     tried: list[dict[str, float]]
+    segments: dict[str, Metrics] = field(default_factory=dict[str, Metrics])
+    samples: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
 
 def train_full(
@@ -115,6 +119,8 @@ def train_full(
         # With the whole step: the next update tries shares of it again.
         settings=how.said(1),
         validation=chosen.validation,
+        segments=chosen.segments,
+        samples=chosen.samples,
         curves=[{"run": 0, "epoch": n + 1, "train_loss": loss}
                 for n, loss in enumerate(losses)],
         data={
@@ -234,6 +240,7 @@ def _choose(
     initial, *_ = _initial(dataset, rows, parent, config, settings)
     tried: list[dict[str, float]] = []
     best: tuple[float, int, dict[str, float]] | None = None
+    lists = np.zeros((0, 0), np.int64)
     for share in SHARES:
         towers = _fit(dataset, rows, older, replace(settings, lr=settings.lr * share),
                       initial, config, [])  # fmt: skip
@@ -242,6 +249,7 @@ def _choose(
         tried.append({"step": share, **metrics[place]})
         if best is None or score > best[0]:
             best = (score, place, {**metrics[place], "step": share})
+            lists = judge.rank(towers, biases[place].unsqueeze(0))[0]
         advance(1, f"step {share:g}")
     assert best is not None
     still = _towers(dataset, initial["served"], config, settings)
@@ -249,14 +257,23 @@ def _choose(
     before = max(judge.score(still, biases), key=score_of)
     found = dict(best[2])
     share = found.pop("step")
+    by_popularity = floor_lists(dataset, rows, judge, slice_)
     validation = {
         "model": found,
         "parent": before,
-        **floors(dataset, rows, judge, slice_),
+        **{name: judge.metrics(each) for name, each in by_popularity.items()},
         "users": judge.users,
         "by_time": True,
     }
-    return _Chosen(share, trends[best[1]], validation, tried)
+    each = {"model": lists, **by_popularity}
+    return _Chosen(
+        share=share,
+        trend=trends[best[1]],
+        validation=validation,
+        tried=tried,
+        segments=segments(dataset, rows, slice_, judge, each),
+        samples=samples(dataset, rows, judge, lists),
+    )
 
 
 def _fit(

@@ -85,6 +85,8 @@ def test_new_items_come_and_the_model_gets_no_worse(features: bool) -> None:
     assert full["evicted"] == 0
     assert full["fresh"] == []
     metrics = second.report["validation"]
+    assert second.report["segments"]["head items"].keys() >= {"model", "most_popular"}
+    assert {sample["sort"] for sample in second.report["samples"]} >= {"good"}
     assert metrics["model"]["ndcg@20"] >= metrics["parent"]["ndcg@20"] - 0.02
     assert metrics["model"]["ndcg@20"] > metrics["most_popular"]["ndcg@20"]
 
