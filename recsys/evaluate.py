@@ -43,10 +43,15 @@ class Holdout:
     Attributes:
         relevant: Items per user that count as hits.
         before: History and popularity end here; None: all the source has.
+        kinds: The part of ``relevant`` that was chosen by each kind of interaction;
+            empty where kinds are not known.
     """
 
     relevant: Mapping[UserId, set[ItemId]]
     before: datetime | None = None
+    kinds: Mapping[str, Mapping[UserId, set[ItemId]]] = field(
+        default_factory=dict[str, Mapping[UserId, set[ItemId]]]
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +157,15 @@ def evaluate(
         short=sum(len(items) < depth for items in lists["model"]),
         metrics=metrics,
         segments=of_lists(
-            lists, relevant, seen, _served.popularity(conn, version, holdout.before), k
+            lists,
+            relevant,
+            seen,
+            _served.popularity(conn, version, holdout.before),
+            k,
+            kinds={
+                kind: [wanted[user] & made.get(user, set()) for user in users]
+                for kind, made in holdout.kinds.items()
+            },
         )
         if segments
         else {},
@@ -287,17 +300,18 @@ def after(
     if also is not None:
         suffix = versions.suffix(model, also)
         other = f" union select item_id from recsys.item_vector_{suffix}"
+    kind = "source.kind::text" if "kind" in columns else "''"
     query = (
         "with event as materialized ("
         f" select source.user_id::{config.user_id} as user_id,"
         f" source.item_id::{config.item_id} as item_id,"
-        f" extract(epoch from source.occurred_at) >= %s as later,"
+        f" extract(epoch from source.occurred_at) >= %s as later, {kind} as kind,"
         f" {_percent(target_expression(config, columns, weight))} as target"
         f" from ({_percent(config.interactions.sql)}\n) as source"
         "), known as (select distinct user_id from event where not later),"
         " sold as (select distinct item_id from event where not later),"
         " had as (select distinct user_id, item_id from event where not later)"
-        " select distinct event.user_id, event.item_id from event"
+        " select distinct event.user_id, event.item_id, event.kind from event"
         " join known using (user_id)"
         f"{'' if cold else ' join sold on sold.item_id = event.item_id'}"
         " where event.later and event.target and event.item_id in"
@@ -307,10 +321,14 @@ def after(
         " and had.item_id = event.item_id)"
     )
     relevant: dict[UserId, set[ItemId]] = defaultdict(set)
+    kinds: dict[str, dict[UserId, set[ItemId]]] = defaultdict(lambda: defaultdict(set))
     with source_errors("interactions"):
-        for user, item in conn.execute(_sql.trusted(query), (cutoff.timestamp(),)):
+        rows = conn.execute(_sql.trusted(query), (cutoff.timestamp(),))
+        for user, item, name in rows:
             relevant[user].add(item)
-    return Holdout(relevant, cutoff)
+            if name:
+                kinds[name][user].add(item)
+    return Holdout(relevant, cutoff, kinds)
 
 
 def _percent(text: str) -> str:

@@ -75,6 +75,7 @@ def of_lists(
     seen: Sequence[Sequence[ItemId]],
     popularity: Mapping[ItemId, int],
     k: int,
+    kinds: Mapping[str, Sequence[Collection[ItemId]]] | None = None,
 ) -> dict[str, Metrics]:
     """Return the same of lists of ids; the catalogue is all that is in any argument.
 
@@ -84,6 +85,7 @@ def of_lists(
         seen: What each user had.
         popularity: Users of each item.
         k: List length.
+        kinds: Kind -> the part of ``relevant`` that was chosen so.
     """
     index: dict[ItemId, int] = {}
 
@@ -108,6 +110,10 @@ def of_lists(
             history=np.array([len(items) for items in had]),
             taste=np.array([counts[i].mean() if len(i) else np.nan for i in had]),
             popularity=counts,
+            kinds={
+                kind: [places(items) for items in part]
+                for kind, part in (kinds or {}).items()
+            },
         ),
         k,
     )

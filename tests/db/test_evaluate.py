@@ -93,6 +93,19 @@ def test_hits_are_new_pairs_of_known_users_and_items(line: str) -> None:
 
     assert holdout.relevant == {1: {5, 1}, 2: {3}}
     assert holdout.before == CUT
+    assert holdout.kinds == {"view": {1: {5, 1}, 2: {3}}}
+
+
+def test_kinds_are_measured_apart(line: str) -> None:
+    bought = {"view": {1: {5}}, "buy": {1: {1}, 2: {3, 99}}}
+    holdout = evaluate.Holdout({1: {5, 1}, 2: {3}}, CUT, bought)
+    with _db.connect(line) as conn:
+        found = evaluate.evaluate(conn, "shop", 1, holdout, k=2, segments=True)
+
+    viewed, chosen = (found.segments[f"kind {k}"]["model"] for k in ("view", "buy"))
+    # The lists are 5, 4 and 6, 3: what user 1 bought is in neither.
+    assert (viewed["recall@2"], viewed["users"]) == (1.0, 1.0)
+    assert (chosen["recall@2"], chosen["users"]) == (0.5, 2.0)
 
 
 def test_the_metrics_are_those_computed_by_hand(line: str) -> None:
