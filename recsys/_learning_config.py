@@ -32,8 +32,11 @@ class TrainConfig:
             only when item features are declared.
         companions: Weight of a companion of each positive as a further positive;
             0 is without, negative chooses.
-        validation: Share of the interactions (the latest ones, when they have a time)
-            held out to choose the settings.
+        validation: Share of the interactions held out to choose the settings; with
+            times at least the latest ones, see ``horizon_days``.
+        horizon_days: How long a version is to serve; 0: as long as the latest
+            ``validation`` share took. Twice as long is held out, up to a third of the
+            interactions. Only with times.
         seed: Every random choice follows from it.
         prefixes: Lengths that rank by themselves, too: the loss is the mean over them
             and the whole vectors.
@@ -64,6 +67,7 @@ class TrainConfig:
     id_dropout: float = 0.15
     companions: float = -1.0
     validation: float = 0.1
+    horizon_days: float = 0.0
     seed: int = 0
     prefixes: tuple[int, ...] = ()
     objective: str = "ranking"
@@ -135,6 +139,10 @@ def train_problems(train: TrainConfig) -> list[tuple[bool, str]]:
         (not 0 <= train.id_dropout < 1, "train.id_dropout must be in [0, 1)"),
         (train.companions > 10, "train.companions must be a weight up to 10"),
         (not 0 < train.validation < 0.5, "train.validation must be in (0, 0.5)"),
+        (
+            not 0 <= train.horizon_days <= 3650,
+            "train.horizon_days must be days, or 0 for what is held out",
+        ),
         (
             any(type(p) is not int or not 0 < p <= train.dim for p in train.prefixes),
             f"train.prefixes must be lengths from 1 to train.dim, which is {train.dim}",

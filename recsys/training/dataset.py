@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -101,6 +101,20 @@ class Dataset:
     def target(self) -> NDArray[np.bool_]:
         """Whether each interaction counts as a hit in evaluation, shape (n,)."""
         return self.kind_target[self.kind]
+
+    def only(self, chosen: NDArray[np.bool_]) -> Dataset:
+        """Return the same with some of the interactions, marked in shape (n,)."""
+        context, value = self.context, self.value
+        return replace(
+            self,
+            user=self.user[chosen],
+            item=self.item[chosen],
+            time=self.time[chosen],
+            kind=self.kind[chosen],
+            context=None if context is None else context[chosen],
+            value=None if value is None else value[chosen],
+            shown=None,
+        )
 
     @classmethod
     def from_arrays(

@@ -112,6 +112,13 @@ def nearest(query: Tensor, vectors: Tensor) -> Tensor:
 class Judge:
     """Ranks the whole trained catalogue for the users of a split.
 
+    Args:
+        dataset: All the data.
+        rows: The training part, with the histories to rank by.
+        cut: The split.
+        seed: Of the choice of users, where there are too many.
+        most: How many are too many; by default what takes about a second.
+
     Attributes:
         users: Number of users that are evaluated.
         user: Their places among the users of the rows, shape (U,), int64.
@@ -119,9 +126,15 @@ class Judge:
     """
 
     def __init__(
-        self, dataset: Dataset, rows: QueryRows, cut: Split, seed: int
+        self,
+        dataset: Dataset,
+        rows: QueryRows,
+        cut: Split,
+        seed: int,
+        most: int | None = None,
     ) -> None:
-        most = max(_FEWEST_USERS, min(_MOST_USERS, _PAIRS // len(rows.items)))
+        if most is None:
+            most = max(_FEWEST_USERS, min(_MOST_USERS, _PAIRS // len(rows.items)))
         chosen = np.arange(len(cut.users))
         if len(chosen) > most:
             rng = np.random.default_rng(seed)
@@ -153,24 +166,23 @@ class Judge:
         return np.concatenate(lists, axis=1)
 
     def lean(
-        self, towers: Towers, bias: Tensor, strengths: Sequence[float]
+        self, towers: Towers, bias: Tensor, leans: Sequence[Lean]
     ) -> NDArray[np.int64]:
         """Return the lists when popularity counts more for those who lean to it.
 
         Args:
             towers: The fit.
             bias: Popularity dimension, shape (T,).
-            strengths: Of ``fit_lean``, S of them.
+            leans: From ``lean_of``, S of them.
 
         Returns:
             Shape (S, U, K).
         """
         vectors = item_vectors(towers, self._rows)
         query = queries(towers, self._rows, vectors, self.user, self._context)
-        history = self._rows.history.take(self.user)
         found: list[NDArray[np.int64]] = []
-        for strength in strengths:
-            last = fit_lean(query, history, bias, strength).coordinate(query)
+        for lean in leans:
+            last = lean.coordinate(query)
             last = last.amax(1) if last.dim() > 1 else last  # of interests all are 1
             lists = [
                 _best(

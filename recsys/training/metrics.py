@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,11 @@ def ranking_metrics(
         name: float(values.mean()) if values.size else 0.0
         for name, values in each.items()
     }
+
+
+def score_of(metrics: Mapping[str, float]) -> float:
+    """Return what settings are chosen by, higher is better."""
+    return metrics["recall@20"] + metrics["ndcg@20"]
 
 
 def user_metrics(

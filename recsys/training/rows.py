@@ -95,6 +95,7 @@ def query_rows(
     end: float | None,
     history: int,
     half_life_s: float = 0.0,
+    items: NDArray[np.int64] | None = None,
 ) -> QueryRows:
     """Build the training view of some of the interactions.
 
@@ -104,6 +105,7 @@ def query_rows(
         end: The end of that part in seconds since 1970, None without times.
         history: Most items of a user that make the query.
         half_life_s: Age at which an interaction weighs half as a target; 0: no decay.
+        items: The trained items, ascending; by default those of positive weight.
 
     Raises:
         TrainingError: No interaction of positive weight is among them.
@@ -118,7 +120,8 @@ def query_rows(
             "of the interactions occur in items.sql.",
         )
     item, user = dataset.item[places], dataset.user[places]
-    items = np.unique(item[positive]).astype(np.int64)
+    if items is None:
+        items = np.unique(item[positive]).astype(np.int64)
     users = np.unique(user[positive]).astype(np.int64)
     usable = np.isin(item, items) & np.isin(user, users)
     places, weight = places[usable], weight[usable]

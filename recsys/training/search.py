@@ -34,7 +34,7 @@ from recsys.training.model import Towers
 from recsys.training.rows import query_rows
 from recsys.training.settings import Settings
 from recsys.training.space import Dimension, from_json, space, to_json
-from recsys.training.split import split
+from recsys.training.split import horizon_s, split
 from recsys.training.study import Study, Trial, TrialRow
 from recsys.training.svd import first_rows
 from recsys.training.tune import biases_of, first_settings, score_of
@@ -235,7 +235,8 @@ class _Runner:
 
     def __init__(self, dataset: Dataset, model: ModelConfig) -> None:
         config = model.train
-        cut = split(dataset, config.validation, config.seed)
+        serves_s = horizon_s(dataset, config.validation, config.horizon_days)
+        cut = split(dataset, config.validation, config.seed, serves_s)
         if not len(cut.users):
             raise TrainingError(
                 "no user can be validated on, so settings cannot be compared",

@@ -17,19 +17,24 @@ from torch import Tensor
 from recsys.popularity import Trend
 
 # How the weight is shared: the users of all time, then the half-lives.
+# A fast and a slow one together know both what is new and what lasts.
 _SHAPES = (
     (1.0, (0.0, 0.0, 0.0, 0.0)),
-    (0.4, (0.0, 0.0, 0.6, 0.0)),
-    (0.0, (0.0, 0.0, 0.0, 1.0)),
-    (0.0, (0.0, 0.0, 1.0, 0.0)),
-    (0.0, (0.0, 1.0, 0.0, 0.0)),
     (0.0, (1.0, 0.0, 0.0, 0.0)),
+    (0.0, (0.0, 1.0, 0.0, 0.0)),
+    (0.0, (0.0, 0.0, 1.0, 0.0)),
+    (0.0, (0.0, 0.0, 0.0, 1.0)),
+    (0.4, (0.6, 0.0, 0.0, 0.0)),
+    (0.4, (0.0, 0.0, 0.6, 0.0)),
+    (0.4, (0.3, 0.0, 0.0, 0.3)),
+    (0.0, (0.5, 0.0, 0.0, 0.5)),
     (0.0, (0.5, 0.0, 0.5, 0.0)),
+    (0.0, (0.0, 0.5, 0.0, 0.5)),
     (0.0, (0.25, 0.25, 0.25, 0.25)),
 )
 # The whole weight, as multiples of tau: scores are cosines, and tau says how much of a
 # cosine one unit of log popularity is worth inside the loss.
-_SCALES = (0.3, 0.6, 1.0, 1.5, 2.2, 3.2)
+_SCALES = (0.5, 1.0, 1.5, 2.2, 3.2)
 _DEFAULT = (0.0, 0.0, 1.0, 0.0)
 # Scores that differ by less say little about which is better.
 _ALIKE = 0.005

@@ -25,6 +25,7 @@ from recsys.config import ModelConfig, TrainConfig
 from recsys.errors import TrainingError
 from recsys.popularity import DAY_S, Trend
 from recsys.progress import Progress
+from recsys.training.ahead import Ahead
 from recsys.training.cold import Newcomers, Placed
 from recsys.training.companions import Companions, closest
 from recsys.training.dataset import Dataset
@@ -34,12 +35,13 @@ from recsys.training.leaks import warn_of_leaks
 from recsys.training.lean import STRENGTHS
 from recsys.training.loop import After, Epoch, fit
 from recsys.training.matryoshka import fitting
+from recsys.training.metrics import score_of
 from recsys.training.model import Towers
 from recsys.training.rows import QueryRows, query_rows
 from recsys.training.settings import Settings, settings_of
-from recsys.training.split import Split, pair_keys, split
+from recsys.training.split import Split, horizon_s, pair_keys, split
 from recsys.training.svd import first_rows
-from recsys.training.trend import bias, blend, grid
+from recsys.training.trend import bias, grid
 from recsys.training.validated import samples, segments
 
 logger = logging.getLogger(__name__)
@@ -172,7 +174,8 @@ def choose(dataset: Dataset, model: ModelConfig, progress: Progress) -> Choice:
         # Only the rows of a mean can be updated, and its tower has nothing to shrink.
         query = replace(query, encoder="mean")
     settings = replace(first_settings(model), query=first_query(query, dataset))
-    cut = split(dataset, config.validation, config.seed)
+    serves_s = horizon_s(dataset, config.validation, config.horizon_days)
+    cut = split(dataset, config.validation, config.seed, serves_s)
     if not len(cut.users):
         logger.warning("no user can be validated on; default settings are used")
         trend = grid(settings.tau, settings.beta, timed=dataset.until is not None)[-1]
@@ -181,13 +184,16 @@ def choose(dataset: Dataset, model: ModelConfig, progress: Progress) -> Choice:
         dataset, cut.train, cut.end, config.history, config.half_life_days * DAY_S
     )
     judge = Judge(dataset, rows, cut, config.seed)
+    ahead = Ahead(dataset, rows, cut, judge, config, serves_s)
     share = SHARE_WITHOUT_TIMES if dataset.until is None else SHARE
     deadline = started + share * config.budget_s
     others = sequential(query, dataset, config.dim) if cut.by_time else []
     mean_until = deadline - (_ORDER if others else 0) * share * config.budget_s
     with progress.stage("choose settings") as stage:
         new = Newcomers(dataset, rows, cut, config.seed)
-        search = _Search(dataset, rows, judge, new, config, mean_until, stage.advance)
+        search = _Search(
+            dataset, rows, judge, ahead, new, config, mean_until, stage.advance
+        )
         best = search.try_encoders(search.run_all(settings), others, deadline)
     by_popularity = floor_lists(dataset, rows, judge, cut)
     lists = {"model": best.lists, **by_popularity}
@@ -201,6 +207,7 @@ def choose(dataset: Dataset, model: ModelConfig, progress: Progress) -> Choice:
             **{name: judge.metrics(each) for name, each in by_popularity.items()},
             "users": judge.users,
             "by_time": cut.by_time,
+            "days": len(ahead),
         },
         curves=search.curves,
         leaks=[str(leak) for leak in warn_of_leaks(dataset, cut)],
@@ -242,6 +249,7 @@ class _Search:
         dataset: Dataset,
         rows: QueryRows,
         judge: Judge,
+        ahead: Ahead,
         new: Newcomers,
         config: TrainConfig,
         deadline: float,
@@ -250,6 +258,7 @@ class _Search:
         self.dataset = dataset
         self.rows = rows
         self.judge = judge
+        self.ahead = ahead
         self.new = new
         self.config = config
         self.deadline = deadline
@@ -354,8 +363,7 @@ class _Search:
 
         def after(epoch: Epoch, towers: Towers) -> bool:
             started = time.perf_counter()
-            biases = biases_of(settings, self.rows)[1]
-            self.judge.score(towers, biases)
+            self.ahead.trend(towers, biases_of(settings, self.rows)[0])
             seconds.append((epoch.seconds, time.perf_counter() - started))
             return False
 
@@ -401,10 +409,10 @@ class _Search:
         """Fit once, looking at the validation slice ``looks`` times."""
         self._runs += 1
         every = max(1, math.ceil(epochs / looks))
-        trends, biases = biases_of(settings, self.rows)
+        trends = biases_of(settings, self.rows)[0]
         if looks == 1:
             # Fits that are only compared do with some: each costs a ranking.
-            trends, biases = trends[::3], biases[::3]
+            trends = trends[::3]
         found: list[_Look] = []
         seconds: list[float] = []
 
@@ -414,8 +422,7 @@ class _Search:
             if epoch.number % every and not epoch.last:
                 return False
             started = time.perf_counter()
-            metrics = self.judge.score(towers, biases)
-            trend = blend(trends, [score_of(m) for m in metrics])
+            trend = self.ahead.trend(towers, trends)
             popularity = bias(trend, self.rows.pop, self.rows.decayed)
             cold = self.new.place(towers, popularity)
             ranked = self.judge.rank(towers, popularity.unsqueeze(0))[0]
@@ -451,15 +458,18 @@ class _Search:
 
     def _with_lean(self, look: _Look, towers: Towers, bias: Tensor) -> _Look:
         """Return the look with the lean that is best, if any is better than none."""
-        leans = self.judge.lean(towers, bias, STRENGTHS)
-        for strength, ranked in zip(STRENGTHS, leans, strict=True):
-            metrics = self.judge.metrics(ranked)
-            score = score_of(metrics)
-            if score > look.score:
-                look = replace(
-                    look, score=score, metrics=metrics, lists=ranked, lean=strength
-                )
-        return look
+        strength, lean = self.ahead.lean(towers, look.trend, STRENGTHS)
+        if not strength:
+            return look
+        ranked = self.judge.lean(towers, bias, [lean])[0]
+        metrics = self.judge.metrics(ranked)
+        return replace(
+            look,
+            score=score_of(metrics),
+            metrics=metrics,
+            lists=ranked,
+            lean=strength,
+        )
 
     def _note(
         self, settings: Settings, epoch: Epoch, metrics: dict[str, float]
@@ -515,8 +525,3 @@ def _users_per_item(
     item = np.unique(pair_keys(dataset)[chosen]) % width
     counts = np.bincount(item, minlength=width)[rows.items]
     return torch.from_numpy(counts.astype(np.float32))
-
-
-def score_of(metrics: Mapping[str, float]) -> float:
-    """Return what settings are chosen by, higher is better."""
-    return metrics["recall@20"] + metrics["ndcg@20"]

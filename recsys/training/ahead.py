@@ -1,0 +1,172 @@
+"""What a version is worth until the next one: popularity as of several days.
+
+A version is published with the popularity of its last day and serves from there on.
+Read on the first day of the validation slice alone, the best popularity dimension is
+that of one day: on another, when no film has just come out, another one is best. So it
+is chosen as of several days of the slice, by what was chosen after each of them.
+
+One fit serves all of them: its training part ends before the first. Only histories,
+popularity and what is to be found move, so this costs a fit nothing more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recsys.config import TrainConfig
+from recsys.popularity import Trend
+from recsys.training.dataset import Dataset
+from recsys.training.evaluation import Judge, lean_of
+from recsys.training.lean import Lean
+from recsys.training.metrics import score_of
+from recsys.training.model import Towers
+from recsys.training.periods import counts_at
+from recsys.training.rows import QueryRows, query_rows
+from recsys.training.split import Split, judged
+from recsys.training.trend import bias, blend
+
+DAYS = 6
+"""As of how many days popularity is tried."""
+_FEWEST_USERS = 200
+# Of so many times the users that are ranked in the end, the interactions are looked at.
+_SPARE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Day:
+    """The users of one day.
+
+    Attributes:
+        judge: Ranks for them, with the histories they had by then.
+        pop: Users with taste for each item by then, shape (T,).
+        decayed: The same, older ones counting less, shape (H, T); None without times.
+    """
+
+    judge: Judge
+    pop: Tensor
+    decayed: Tensor | None
+
+    def biases(self, trends: Sequence[Trend]) -> Tensor:
+        """Return popularity dimensions as of the day, shape (G, T)."""
+        return torch.stack([bias(trend, self.pop, self.decayed) for trend in trends])
+
+
+class Ahead:
+    """Chooses popularity dimension and lean by what came after several days.
+
+    Args:
+        dataset: All interactions.
+        rows: The training part of the validation split.
+        cut: The split.
+        judge: Of the whole slice, as of its first day; the only one without times.
+        config: Length of histories and seed.
+        serves_s: How long a version is to serve, in seconds.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        rows: QueryRows,
+        cut: Split,
+        judge: Judge,
+        config: TrainConfig,
+        serves_s: float,
+    ) -> None:
+        self._rows = rows
+        self._seed = config.seed
+        self.days = [_Day(judge, rows.pop, rows.decayed)]
+        if cut.end is None:
+            return
+        last = float(np.nanmax(dataset.time))
+        starts = start_times(cut.end, last, serves_s)
+        users = max(_FEWEST_USERS, judge.users // DAYS)
+        part = _part(dataset, rows, cut.end, _SPARE * DAYS * users, config.seed)
+        decayed, pop = _counts(dataset, rows, starts)
+        found: list[_Day] = []
+        for place, start in enumerate(starts.tolist()):
+            known = part.only(~(part.time > start + serves_s))
+            before = ~(known.time >= start)
+            day = judged(known, before, start, rows.items)
+            if not len(day.users):
+                continue
+            then = query_rows(known, before, start, config.history, items=rows.items)
+            one = Judge(known, then, day, config.seed + place, users)
+            found.append(_Day(one, pop[place], decayed[place]))
+        self.days = found or self.days
+
+    def __len__(self) -> int:
+        return len(self.days)
+
+    def trend(self, towers: Towers, trends: Sequence[Trend]) -> Trend:
+        """Return the mean of popularity dimensions, each by how good it is."""
+        scores = [
+            [score_of(each) for each in day.judge.score(towers, day.biases(trends))]
+            for day in self.days
+        ]
+        mean: list[float] = np.mean(scores, axis=0).tolist()
+        return blend(trends, mean)
+
+    def lean(
+        self, towers: Towers, trend: Trend, strengths: Sequence[float]
+    ) -> tuple[float, Lean]:
+        """Return the strength that is best, 0 if none is better, and its readout."""
+        popularity = bias(trend, self._rows.pop, self._rows.decayed)
+        every = (0.0, *strengths)
+        leans = [
+            lean_of(towers, self._rows, popularity, strength, self._seed)
+            for strength in every
+        ]
+        scores = np.zeros(len(leans))
+        for day in self.days:
+            lists = day.judge.lean(towers, day.biases([trend])[0], leans)
+            scores += [score_of(day.judge.metrics(each)) for each in lists]
+        best = int(np.argmax(scores))
+        return every[best], leans[best]
+
+
+def start_times(first: float, last: float, serves_s: float) -> NDArray[np.float64]:
+    """Return as of when popularity is tried, ascending, shape (D,).
+
+    What came after each of them is known for as long as a version serves, or for half
+    of the slice where that is less.
+    """
+    length = last - first
+    return first + np.linspace(0, length - min(length / 2, serves_s), DAYS)
+
+
+def _part(
+    dataset: Dataset, rows: QueryRows, first: float, most: int, seed: int
+) -> Dataset:
+    """Return the interactions, with trained items, of some users of the slice."""
+    trained = np.isin(dataset.item, rows.items)
+    users = np.unique(dataset.user[trained & dataset.target & (dataset.time >= first)])
+    if len(users) > most:
+        users = np.random.default_rng(seed).choice(users, most, replace=False)
+    return dataset.only(trained & np.isin(dataset.user, users))
+
+
+def _counts(
+    dataset: Dataset, rows: QueryRows, starts: NDArray[np.float64]
+) -> tuple[Tensor, Tensor]:
+    """Return the counts before each time: (D, H, T) faded, and (D, T) of users."""
+    taste = (dataset.weight > 0) & np.isin(dataset.item, rows.items)
+    user = dataset.user[taste].astype(np.int64)
+    item = np.searchsorted(rows.items, dataset.item[taste]).astype(np.int64)
+    time = dataset.time[taste]
+    time = np.where(np.isfinite(time), time, -np.inf)
+    width = len(rows.items)
+    decayed = counts_at(user, item, time, width, starts).astype(np.float32)
+    pair = user * width + item
+    order = np.lexsort((time, pair))
+    _, first = np.unique(pair[order], return_index=True)
+    place = np.searchsorted(starts, time[order][first], "right")
+    of = item[order][first]
+    new = [np.bincount(of[place == day], minlength=width) for day in range(len(starts))]
+    pop = np.cumsum(new, axis=0).astype(np.float32)
+    return torch.from_numpy(decayed), torch.from_numpy(pop)

@@ -1,0 +1,164 @@
+"""Popularity as of several days: the days, their counts, and what they choose."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from toys import checkerboard, make_config
+
+from recsys.popularity import DAY_S, Trend
+from recsys.training.ahead import DAYS, Ahead, start_times
+from recsys.training.dataset import Dataset
+from recsys.training.evaluation import Judge
+from recsys.training.loop import fit
+from recsys.training.model import Towers
+from recsys.training.rows import QueryRows, query_rows
+from recsys.training.settings import settings_of
+from recsys.training.split import Split, horizon_s, split
+from recsys.training.svd import first_rows
+
+CONFIG = make_config()
+
+
+def world(seed: int = 0, days: float = 60.0) -> Dataset:
+    rng = np.random.default_rng(seed)
+    users, items = checkerboard()
+    times = 1e9 + rng.random(len(users)) * days * DAY_S
+    return Dataset.from_arrays(CONFIG, users, items, times=times)
+
+
+def cut_at(
+    dataset: Dataset, days: float
+) -> tuple[QueryRows, Split, Judge, Ahead, float]:
+    serves_s = horizon_s(dataset, 0.1, days)
+    cut = split(dataset, 0.1, 0, serves_s)
+    rows = query_rows(dataset, cut.train, cut.end, 32)
+    judge = Judge(dataset, rows, cut, 0)
+    return rows, cut, judge, Ahead(
+        dataset, rows, cut, judge, CONFIG.train, serves_s
+    ), serves_s  # fmt: skip
+
+
+def fitted(dataset: Dataset, rows: QueryRows) -> Towers:
+    settings = settings_of(CONFIG, 0.15, 0.3)
+    return fit(dataset, rows, settings, 2, 0, first_rows(rows, settings.dim, 0))
+
+
+@pytest.mark.parametrize(
+    ("length", "serves", "last"), [(20, 10, 10), (20, 5, 15), (20, 18, 10), (20, 0, 20)]
+)
+def test_what_came_within_the_horizon_is_known_of_every_day(
+    length: float, serves: float, last: float
+) -> None:
+    starts = start_times(100.0, 100.0 + length, serves)
+
+    assert len(starts) == DAYS
+    assert starts[0] == 100
+    assert starts[-1] == pytest.approx(100 + last)
+
+
+def test_twice_the_horizon_is_held_out_up_to_a_third() -> None:
+    dataset = world()
+    last = dataset.time.max()
+
+    assert horizon_s(dataset, 0.1, 7) == 7 * DAY_S
+    assert horizon_s(dataset, 0.1, 0) == pytest.approx(6 * DAY_S, rel=0.1)
+    week = split(dataset, 0.1, 0, 7 * DAY_S)
+    month = split(dataset, 0.1, 0, 30 * DAY_S)
+    day = split(dataset, 0.1, 0, DAY_S)
+
+    assert week.end == pytest.approx(last - 14 * DAY_S)
+    assert month.train.mean() == pytest.approx(2 / 3, abs=0.01)
+    assert day.end == split(dataset, 0.1, 0).end
+
+
+def test_without_times_there_is_no_horizon() -> None:
+    users, items = checkerboard()
+    dataset = Dataset.from_arrays(CONFIG, users, items)
+
+    rows, _, judge, ahead, serves_s = cut_at(dataset, 7)
+
+    assert serves_s == 0
+    assert len(ahead) == 1
+    towers = fitted(dataset, rows)
+    trends = [Trend(0.0), Trend(0.1)]
+    assert ahead.trend(towers, trends[1:]) == Trend(pytest.approx(0.1), ())
+    assert judge.users > 0
+
+
+def test_each_day_has_the_rows_of_a_training_until_then() -> None:
+    dataset = world()
+    rows, cut, _, ahead, serves_s = cut_at(dataset, 9)
+    assert cut.end is not None
+    starts = start_times(cut.end, float(dataset.time.max()), serves_s)
+
+    assert len(ahead) == DAYS
+    for day, start in zip(ahead.days, starts.tolist(), strict=True):
+        slow = query_rows(dataset, dataset.time < start, start, 32)
+        assert np.array_equal(slow.items, rows.items)
+        np.testing.assert_array_equal(day.pop, slow.pop)
+        assert slow.decayed is not None
+        assert day.decayed is not None
+        np.testing.assert_allclose(day.decayed, slow.decayed, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_to_be_found_came_within_the_horizon_and_is_new() -> None:
+    dataset = world()
+    rows, cut, _, ahead, serves_s = cut_at(dataset, 5)
+    assert cut.end is not None
+    starts = start_times(cut.end, float(dataset.time.max()), serves_s)
+
+    for day, start in zip(ahead.days, starts.tolist(), strict=True):
+        within = (dataset.time >= start) & (dataset.time <= start + serves_s)
+        wanted = sorted(
+            tuple(rows.items[some].tolist()) for some in day.judge.relevant
+        )
+        slow: list[tuple[int, ...]] = []
+        for user in range(len(dataset.user_ids)):
+            mine = dataset.user == user
+            had = dataset.item[mine & (dataset.time < start)]
+            new = np.setdiff1d(dataset.item[mine & within], had)
+            if len(new) and len(had):
+                slow.append(tuple(new.tolist()))
+        assert wanted == sorted(slow)
+
+
+def test_one_day_of_fashion_does_not_choose_for_the_weeks() -> None:
+    """On the first day of the slice what was new is chosen; on the others it is not."""
+    rng = np.random.default_rng(3)
+    users, items, times = [], [], []
+    for day in range(60):
+        # What lasts: items 0 to 4, chosen by everybody sooner or later.
+        for _ in range(40):
+            users.append(int(rng.integers(0, 400)))
+            items.append(int(rng.integers(0, 5) if rng.random() < 0.7 else
+                             rng.integers(5, 60)))  # fmt: skip
+            times.append(day + rng.random())
+        # What is in fashion for a day, and gone the next.
+        for _ in range(40):
+            users.append(int(rng.integers(0, 400)))
+            items.append(60 + day % 30)
+            times.append(day + rng.random())
+    dataset = Dataset.from_arrays(
+        CONFIG, users, items, times=1e9 + np.array(times) * DAY_S
+    )
+    rows, _, _, ahead, _ = cut_at(dataset, 8)
+    towers = fitted(dataset, rows)
+    day, month = Trend(0.0, (0.5, 0, 0, 0)), Trend(0.0, (0, 0, 0, 0.5))
+
+    chosen = ahead.trend(towers, [day, month])
+
+    assert chosen.recent[3] > 0.4 > 0.1 > chosen.recent[0]
+
+
+def test_no_lean_is_chosen_where_none_is_better() -> None:
+    dataset = world()
+    rows, _, _, ahead, _ = cut_at(dataset, 9)
+    towers = fitted(dataset, rows)
+
+    strength, lean = ahead.lean(towers, Trend(0.0), (0.1,))
+
+    # Without a popularity dimension every lean ranks alike.
+    assert strength == 0
+    assert torch.count_nonzero(lean.weight) == 0
