@@ -14,10 +14,14 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recsys.config import from_mapping
+from recsys.config import ModelConfig, from_mapping
+
+if TYPE_CHECKING:
+    from recsys.training.dataset import Dataset
 
 CUT_S = 1_380_585_600.0
 EPOCHS = 4
@@ -50,11 +54,26 @@ def latency_us(encoder: str, dim: int = 64, length: int = 50) -> float:
     return 1e6 * float(np.median(times))
 
 
+def ratings(folder: Path) -> tuple[ModelConfig, Dataset]:
+    """Read the ratings of MovieTweetings before the cut, without features."""
+    from recsys.training.dataset import Dataset
+
+    with gzip.open(folder / "ratings.csv.gz", "rt") as text:
+        rated = [r for r in csv.DictReader(text) if float(r["timestamp"]) < CUT_S]
+    source = {"items": {"sql": "select 1"}, "interactions": {"sql": "select 1"}}
+    config = from_mapping({"model": {"m": {"item_id": "text", **source}}}).model("m")
+    return config, Dataset.from_arrays(
+        config,
+        [int(r["user_id"]) for r in rated],
+        [r["item_id"] for r in rated],
+        times=[float(r["timestamp"]) for r in rated],
+    )
+
+
 def quality(folder: Path, encoders: list[str]) -> None:
     """Print the best look of each encoder."""
     from recsys._query_config import QueryConfig
     from recsys.training import tune
-    from recsys.training.dataset import Dataset
     from recsys.training.encoders import DROPOUT
     from recsys.training.evaluation import Judge
     from recsys.training.loop import Epoch, fit
@@ -63,16 +82,7 @@ def quality(folder: Path, encoders: list[str]) -> None:
     from recsys.training.split import split
     from recsys.training.svd import first_rows
 
-    with gzip.open(folder / "ratings.csv.gz", "rt") as text:
-        rated = [r for r in csv.DictReader(text) if float(r["timestamp"]) < CUT_S]
-    source = {"items": {"sql": "select 1"}, "interactions": {"sql": "select 1"}}
-    config = from_mapping({"model": {"m": {"item_id": "text", **source}}}).model("m")
-    dataset = Dataset.from_arrays(
-        config,
-        [int(r["user_id"]) for r in rated],
-        [r["item_id"] for r in rated],
-        times=[float(r["timestamp"]) for r in rated],
-    )
+    config, dataset = ratings(folder)
     cut = split(dataset, 0.1, 0)
     rows = query_rows(dataset, cut.train, cut.end, 256)
     judge, start = Judge(dataset, rows, cut, 0), first_rows(rows, 64, 0)

@@ -33,7 +33,9 @@ from recsys.training.trend import bias, blend
 
 DAYS = 6
 """As of how many days popularity is tried."""
+# A day ranks for so many at least; all together for so many at most.
 _FEWEST_USERS = 200
+_MOST_USERS = 3_000
 # Of so many times the users that are ranked in the end, the interactions are looked at.
 _SPARE = 4
 
@@ -85,7 +87,7 @@ class Ahead:
             return
         last = float(np.nanmax(dataset.time))
         starts = start_times(cut.end, last, serves_s)
-        users = max(_FEWEST_USERS, judge.users // DAYS)
+        users = max(_FEWEST_USERS, min(_MOST_USERS, judge.users) // DAYS)
         part = _part(dataset, rows, cut.end, _SPARE * DAYS * users, config.seed)
         decayed, pop = _counts(dataset, rows, starts)
         found: list[_Day] = []
@@ -105,12 +107,15 @@ class Ahead:
 
     def trend(self, towers: Towers, trends: Sequence[Trend]) -> Trend:
         """Return the mean of popularity dimensions, each by how good it is."""
-        scores = [
+        mean: list[float] = np.mean(self.scores(towers, trends), axis=0).tolist()
+        return blend(trends, mean)
+
+    def scores(self, towers: Towers, trends: Sequence[Trend]) -> list[list[float]]:
+        """Return Recall@20 plus NDCG@20 of popularity dimensions, by day."""
+        return [
             [score_of(each) for each in day.judge.score(towers, day.biases(trends))]
             for day in self.days
         ]
-        mean: list[float] = np.mean(scores, axis=0).tolist()
-        return blend(trends, mean)
 
     def lean(
         self, towers: Towers, trend: Trend, strengths: Sequence[float]
