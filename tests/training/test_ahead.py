@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -122,34 +124,34 @@ def test_what_is_to_be_found_came_within_the_horizon_and_is_new() -> None:
         assert wanted == sorted(slow)
 
 
-def test_one_day_of_fashion_does_not_choose_for_the_weeks() -> None:
-    """On the first day of the slice what was new is chosen; on the others it is not."""
-    rng = np.random.default_rng(3)
-    users: list[int] = []
-    items: list[int] = []
-    times: list[float] = []
-    for day in range(60):
-        # What lasts: items 0 to 4, chosen by everybody sooner or later.
-        for _ in range(40):
-            users.append(int(rng.integers(0, 400)))
-            lasting = rng.random() < 0.7
-            items.append(int(rng.integers(0, 5) if lasting else rng.integers(5, 60)))
-            times.append(day + rng.random())
-        # What is in fashion for a day, and gone the next.
-        for _ in range(40):
-            users.append(int(rng.integers(0, 400)))
-            items.append(60 + day % 30)
-            times.append(day + rng.random())
-    dataset = Dataset.from_arrays(
-        CONFIG, users, items, times=1e9 + np.array(times) * DAY_S
-    )
-    rows, _, _, ahead, _ = cut_at(dataset, 8)
+class Said(Judge):
+    """A judge that says what it was told to."""
+
+    def __init__(self, scores: list[float]) -> None:
+        self._scores = scores
+
+    def score(self, towers: Towers, biases: torch.Tensor) -> list[dict[str, float]]:
+        del towers
+        assert len(biases) == len(self._scores)
+        return [{"recall@20": score, "ndcg@20": score} for score in self._scores]
+
+
+def test_one_day_does_not_choose_for_the_weeks() -> None:
+    """The first day would choose the count of one day, all together the slow one."""
+    dataset = world()
+    rows, _, _, ahead, _ = cut_at(dataset, 9)
     towers = fitted(dataset, rows)
-    day, month = Trend(0.0, (0.5, 0, 0, 0)), Trend(0.0, (0, 0, 0, 0.5))
+    said = [[0.5, 0.3], [0.1, 0.3], [0.2, 0.3], [0.1, 0.3], [0.2, 0.3], [0.1, 0.3]]
+    ahead.days = [
+        replace(day, judge=Said(scores))
+        for day, scores in zip(ahead.days, said, strict=True)
+    ]
 
-    chosen = ahead.trend(towers, [day, month])
+    chosen = ahead.trend(
+        towers, [Trend(0.0, (0.5, 0, 0, 0)), Trend(0.0, (0, 0, 0, 0.5))]
+    )
 
-    assert chosen.recent[3] > 0.4 > 0.1 > chosen.recent[0]
+    assert chosen.recent == (pytest.approx(0), 0, 0, pytest.approx(0.5))
 
 
 def test_no_lean_is_chosen_where_none_is_better() -> None:
