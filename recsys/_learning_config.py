@@ -46,6 +46,7 @@ class TrainConfig:
             where its positives weigh 1; 0 takes the objective's own.
         pairs: "bpr" only: negatives per positive.
         half_life_days: An interaction this old weighs half as a target; 0: no decay.
+        distil: With a teacher: weight of what it says, where the objective weighs 1.
         int8: Publish towers with weights of eight bits.
         device: "cpu", "cuda", or "auto" for the faster that is there.
         item_updates: Which item rows a step updates: "dense" all, "sparse" those that
@@ -75,6 +76,7 @@ class TrainConfig:
     negative_weight: float = 0.0
     pairs: int = 4
     half_life_days: float = 0.0
+    distil: float = 1.0
     int8: bool = False
     device: str = "cpu"
     item_updates: str = "auto"
@@ -157,6 +159,7 @@ def train_problems(train: TrainConfig) -> list[tuple[bool, str]]:
             "train.negative_weight must be from 0 to a million",
         ),
         (not 1 <= train.pairs <= 1000, "train.pairs must be 1 to 1000"),
+        (not 0 < train.distil <= 1000, "train.distil must be a weight up to 1000"),
         (train.half_life_days < 0, "train.half_life_days must be 0 or more"),
         (
             train.device not in DEVICES,

@@ -1,4 +1,4 @@
-"""What a full update goes on from: a version as it was trained.
+"""What a training goes on from, or learns from: a version as it was trained.
 
 Its artifacts, never its tables: rows that incremental updates moved are left behind.
 """
@@ -6,6 +6,7 @@ Its artifacts, never its tables: rows that incremental updates moved are left be
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from recsys import artifacts, embeddings, versions
 from recsys._db import Connection
 from recsys._query_config import QueryConfig
+from recsys.config import ContentConfig
 from recsys.errors import TrainingError, UnknownModel, UnknownVersion
 from recsys.types import ItemId
 from recsys.versions import ModelVersion
@@ -32,7 +34,7 @@ class Parent:
 
     Attributes:
         number: Its number.
-        until: End of its training data in seconds since 1970.
+        until: End of its training data in seconds since 1970; NaN where unknown.
         item_ids: Items with learned rows, shape (N,).
         served: Served rows, shape (N, d), float32.
         history: History-side rows, likewise.
@@ -41,6 +43,7 @@ class Parent:
             from the third on.
         settings: Hyper-parameters it was fitted with.
         query: How it makes its queries.
+        content: How it makes vectors of features.
         level: Quantile of the popularity dimension that its newcomers get.
     """
 
@@ -55,6 +58,7 @@ class Parent:
     )
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
     query: QueryConfig = field(default_factory=lambda: QueryConfig(encoder="mean"))
+    content: ContentConfig = field(default_factory=ContentConfig)
     level: float = _MEDIAN
 
 
@@ -77,13 +81,18 @@ def find(conn: Connection, model: str, number: int | None) -> Parent:
             f"there is no version of model {model!r} to go on from",
             hint=f"Train the first one: recsys train {model}.",
         ) from exc
-    return _load(conn, version)
-
-
-def _load(conn: Connection, version: ModelVersion) -> Parent:
-    until = version.spec.get("trained_until")
-    if until is None:
+    if version.spec.get("trained_until") is None:
         raise _unusable(version, "does not know until when it was trained")
+    return load(conn, version)
+
+
+def load(conn: Connection, version: ModelVersion) -> Parent:
+    """Return a version as it was trained.
+
+    Raises:
+        TrainingError: It was made without some of what is needed.
+    """
+    until = version.spec.get("trained_until")
     if "weights" not in version.artifacts:
         raise _unusable(version, "was made without the weights of its towers")
     from safetensors.numpy import load
@@ -108,7 +117,7 @@ def _load(conn: Connection, version: ModelVersion) -> Parent:
     report = _json(conn, version, "report")
     return Parent(
         number=version.number,
-        until=datetime.fromisoformat(until).timestamp(),
+        until=datetime.fromisoformat(until).timestamp() if until else math.nan,
         item_ids=rows.item_ids,
         served=rows.served.astype(np.float32),
         history=rows.history.astype(np.float32),
@@ -116,6 +125,7 @@ def _load(conn: Connection, version: ModelVersion) -> Parent:
         vocabularies=known,
         settings=report.get("settings", {}),
         query=config.query,
+        content=config.content,
         level=float(report.get("cold", {}).get("quantile", _MEDIAN)),
     )
 

@@ -19,6 +19,7 @@ from recsys import (
     _db,
     _parent,
     _sql,
+    _teacher,
     _texts,
     artifacts,
     embeddings,
@@ -68,6 +69,7 @@ def train_version(
     revision: bool = True,
     full: bool = False,
     parent: int | None = None,
+    distil_from: int | None = None,
     budget_s: float | None = None,
     seed: int | None = None,
     dims: Sequence[int] = (),
@@ -89,6 +91,7 @@ def train_version(
         revision: Write a revision file; else make the version directly.
         full: Go on from a version, on what came since, instead of from the start.
         parent: With ``full``: that version; default the base that serves.
+        distil_from: Number of a version that this one learns from, besides the data.
         budget_s: Seconds for tuning and fitting, instead of the configured ones.
         seed: Seed, instead of the configured one.
         dims: The longest is the length of the vectors, the others are prefixes that
@@ -113,6 +116,12 @@ def train_version(
         config = checked(dataclasses.replace(config, train=train))
     if full and checkpoint is not None:
         raise ConfigError("--full is one epoch: leave --checkpoint out")
+    if full and distil_from is not None:
+        raise ConfigError(
+            "--full goes on from a version of the same size: leave --distil-from out",
+            hint="Distil once, then go on from the small version with --full.",
+        )
+    asked = until
     kept = _checkpoint(checkpoint, model, resume=resume)
     if kept is not None and kept.until is not None and until is None:
         until = datetime.fromisoformat(kept.until)
@@ -137,18 +146,20 @@ def train_version(
             conn.commit()
             started = datetime.now(UTC)
             before = _parent.find(conn, model, parent) if full else None
+            if distil_from is not None:
+                before = _teacher.find(conn, config, distil_from, asked)
             conn.commit()
             dataset = _read(conn, config, until, progress)
         end = trained_until(dataset.until, until, started)
         if kept is not None:
             kept.until = end.isoformat() if end else None
-        trained = _fit(dataset, config, before, kept, progress)
+        trained = _fit(dataset, config, before, kept, progress, full=full)
         del dataset
         with _db.connect(dsn) as conn:
             if number in revisions.numbers(project.versions, model):
                 # Someone else's file of that number came while we trained.
                 number = _number(conn, config, project.versions)
-            more = {"parent": before.number} if before else {}
+            more = {"parent" if full else "teacher": before.number} if before else {}
             plan = _store(conn, config, columns, number, trained, end, more)
             if not revision:
                 versions.create(conn, plan)
@@ -289,15 +300,19 @@ def _fit(
     before: _parent.Parent | None,
     checkpoint: Checkpoint | None,
     progress: Progress,
+    *,
+    full: bool,
 ) -> TrainedModel:
     try:
         from recsys.training.trainer import train
         from recsys.training.warm import train_full
     except ImportError as exc:
         raise _not_installed(exc) from exc
-    if before is not None:
+    if full and before is not None:
         return train_full(dataset, config, before, progress=progress)
-    return train(dataset, config, progress=progress, checkpoint=checkpoint)
+    return train(
+        dataset, config, progress=progress, checkpoint=checkpoint, parent=before
+    )
 
 
 def _not_installed(exc: ImportError) -> TrainingError:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import compression
+from benchmarks import compression, distil
 from benchmarks.live import check, shop
 from recsys import Recommender, _db, rollout
 from recsys.backfill import backfill
@@ -208,3 +208,20 @@ def test_a_huge_vocabulary_is_measured(tmp_path: Path) -> None:
     )  # fmt: skip
 
     assert rows[-1]["note"] == "0 rare ones"
+
+
+def test_a_student_is_measured_beside_its_teacher(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    file = tmp_path / "train.csv.gz"
+    with gzip.open(file, "wt") as text:
+        print("user_id,item_id", file=text)
+        for user in range(80):
+            for item in rng.choice(np.arange(user % 2, 120, 2), 10, replace=False):
+                print(f"{user},{item}", file=text)
+
+    lines = distil.run(file, large=16, small=8, epochs=1, weights=[1.0])
+
+    teacher, plain, taught = lines
+    assert teacher.overlap == 1
+    assert 0 < plain.overlap < 1
+    assert taught.overlap != plain.overlap

@@ -79,6 +79,7 @@ class Lengths(click.ParamType[tuple[int, ...]]):
 @click.option("--no-revision", is_flag=True, help="Make the version without a file.")
 @click.option("--full", is_flag=True, help="Go on from the version that serves.")
 @click.option("--from", "parent", type=int, help="With --full: from this version.")
+@click.option("--distil-from", type=int, help="Also learn from this larger version.")
 @click.option("--incremental", is_flag=True, help="Only move learned rows of it.")
 @click.option(
     "--max-load",
@@ -108,6 +109,7 @@ def train(
     no_revision: bool,
     full: bool,
     parent: int | None,
+    distil_from: int | None,
     incremental: bool,
     max_load: float,
     budget: float | None,
@@ -132,6 +134,7 @@ def train(
         recsys train shop
         recsys train shop --apply --until 2026-03-01
         recsys train shop --full --apply
+        recsys train shop --dims 32 --distil-from 7
         recsys train shop --checkpoint state --resume
         recsys train shop --incremental
     """
@@ -139,7 +142,8 @@ def train(
         raise ConfigError("--from goes with --full")
     if incremental:
         given = (
-            full, parent, apply, no_revision, until, budget, seed, device, checkpoint
+            full, parent, apply, no_revision, until, budget, seed, device, checkpoint,
+            distil_from,
         )  # fmt: skip
         if any(value not in (None, False) for value in given):
             raise ConfigError("--incremental makes no version: use it alone")
@@ -160,6 +164,7 @@ def train(
             revision=not no_revision,
             full=full,
             parent=parent,
+            distil_from=distil_from,
             budget_s=budget,
             seed=seed,
             dims=dims,

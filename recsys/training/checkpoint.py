@@ -38,6 +38,7 @@ _VERSION = 2
 _FREE = ("budget_s", "device", "item_updates")
 _DECIDING = ("train", "query", "negatives", "content")
 _KEY = "recsys"
+_TEACHER = "--distil-from"
 _ABSENT = object()
 
 
@@ -88,14 +89,14 @@ class Checkpoint:
         if resume:
             self._read()
 
-    def of(self, data: str, config: ModelConfig) -> None:
-        """Say which data, see ``fingerprint``, and settings the training is of.
+    def of(self, data: str, config: ModelConfig, teacher: int | None = None) -> None:
+        """Say which data, see ``fingerprint``, settings and teacher it is of.
 
         Raises:
             TrainingError: What is resumed is of other data or settings.
         """
-        settings = _settings(config)
-        kept = self._settings or settings
+        settings = {**_settings(config), _TEACHER: teacher}
+        kept = {_TEACHER: None, **(self._settings or settings)}
         changed = [n for n in settings if kept.get(n, _ABSENT) != settings[n]]
         if changed:
             now = ", ".join(f"{name} is {settings[name]!r}" for name in changed)

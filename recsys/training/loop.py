@@ -33,6 +33,8 @@ from recsys.training.interests import nearest_interest
 from recsys.training.matryoshka import nested
 from recsys.training.model import Towers
 from recsys.training.objectives import OBJECTIVES
+from recsys.training.objectives.batch import LossBatch
+from recsys.training.objectives.distilled import distilled
 from recsys.training.part import part, share
 from recsys.training.periods import PeriodRows
 from recsys.training.query import taste_of
@@ -41,6 +43,7 @@ from recsys.training.rows import QueryRows
 from recsys.training.sampler import Sampler, UserRows, shared_negatives
 from recsys.training.settings import Settings
 from recsys.training.step import Batched, RowSource, Step
+from recsys.training.teacher import Teacher
 from recsys.training.team import Job, Team, current
 from recsys.training.windows import SequenceRows, sequence_rows
 
@@ -92,6 +95,7 @@ def fit(
     device: Device | None = None,
     source: RowSource | None = None,
     near: Companions | None = None,
+    teacher: Teacher | None = None,
     checkpoint: Checkpoint | None = None,
     state: State | None = None,
 ) -> Towers:
@@ -115,6 +119,7 @@ def fit(
         source: Makes the queries; None is one per row of ``rows``, or one for each of
             its periods where ``recent_beta`` is set.
         near: Companions of the items, where they were found before.
+        teacher: Whom to learn from besides, at the weight ``settings.distil``.
         checkpoint: Where the state is kept after epochs; what it holds is gone on with.
         state: What is gone on with, where another process keeps the checkpoint.
 
@@ -134,7 +139,7 @@ def fit(
         team.send(
             Job(
                 dataset, rows, settings, epochs, seed, start, initial, source, near,
-                state,
+                teacher, state,
             )
         )  # fmt: skip
     device = device or resolve(settings.device)
@@ -151,6 +156,7 @@ def fit(
         towers.set_weights(initial)
     towers.to(device.where)
     near = near and near.to(device.where)
+    teacher = teacher and teacher.to(device.where)
     rows = rows.to(device.where)
     if device.where.type != "cpu":
         generator = device.generator(seed)
@@ -166,6 +172,7 @@ def fit(
         content=content,
         narrow=sparse,
         near=near,
+        teacher=teacher,
     )
     run = _Fit(towers, sampler, settings, generator, source, checkpoint, team, sparse)
 
@@ -344,8 +351,7 @@ class _Fit:
         batch = step.batch
         if query.dim() == 3:
             query, batch = nearest_interest(query, items, batch)
-        objective = OBJECTIVES[self.settings.objective]
-        return nested(objective, query, items, batch, self.settings)
+        return nested(_objective, query, items, batch, self.settings)
 
     def _descend(self, loss: Tensor, share: float) -> None:
         """Take a step, at a share of the peak learning rate."""
@@ -368,6 +374,16 @@ class _Fit:
         others = self.towers.parameters()
         rest = [value for value in others if all(value is not one for one in tables)]
         return [*self.taken, *rest]
+
+
+def _objective(
+    query: Tensor, items: Tensor, batch: LossBatch, settings: Settings
+) -> Tensor:
+    """Return the loss of the objective, and of what a teacher says where one does."""
+    loss = OBJECTIVES[settings.objective](query, items, batch, settings)
+    if batch.taught is None:
+        return loss
+    return loss + batch.taught.weight * distilled(query, items, batch, settings.tau)
 
 
 def _schedule(step: int, total: int, done: float) -> float:

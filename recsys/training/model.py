@@ -20,10 +20,10 @@ from recsys.training.lean import Lean, no_lean
 from recsys.training.query import MeanQuery, Taste
 from recsys.training.step import Step
 
-__all__ = ["Content", "Towers", "array"]
+__all__ = ["AFTER_THE_FIT", "Content", "Towers", "array"]
 
 # Published weights that no fit starts from: each fit is followed by its own.
-_AFTER_THE_FIT = ("cold_bias", "lean.weight", "lean.constant")
+AFTER_THE_FIT = ("cold_bias", "lean.weight", "lean.constant")
 
 
 class Towers(nn.Module):
@@ -143,7 +143,7 @@ class Towers(nn.Module):
         known: dict[str, Tensor] = {**self.named(), **self.taste.named()}
         known |= {"served": self.served, "history": self.history}
         for name, value in named.items():
-            if name in _AFTER_THE_FIT:
+            if name in AFTER_THE_FIT:
                 continue
             if name not in known or known[name].shape != value.shape:
                 raise TrainingError(

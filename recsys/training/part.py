@@ -88,7 +88,10 @@ def _batch(batch: LossBatch, first: int, last: int) -> LossBatch:
     """Return the comparisons of some queries; the sample is everybody's."""
     begin, end = _bounds(batch.start, len(batch.positives), first, last)
     seen = (batch.seen_query >= first) & (batch.seen_query < last)
-    own, pairs = batch.own, batch.pairs
+    own, pairs, taught = batch.own, batch.pairs, batch.taught
+    if taught is not None:
+        query, knows = taught.query[first:last], taught.knows[first:last]
+        taught = replace(taught, query=query, knows=knows)
     if own is not None:
         mine = (own.owner >= first) & (own.owner < last)
         own = replace(
@@ -111,6 +114,7 @@ def _batch(batch: LossBatch, first: int, last: int) -> LossBatch:
         seen_place=batch.seen_place[seen],
         own=own,
         pairs=pairs,
+        taught=taught,
     )
 
 

@@ -44,6 +44,7 @@ def _follow(team: Team) -> None:
                 initial=job.initial,
                 source=job.source,
                 near=job.near,
+                teacher=job.teacher,
                 state=job.state,
             )
         except ApartError:

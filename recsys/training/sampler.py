@@ -10,11 +10,12 @@ from torch import Tensor
 from recsys.training.companions import Companions
 from recsys.training.device import Device
 from recsys.training.negatives import Neighbours, SharedSample
-from recsys.training.objectives.batch import LossBatch, Own, Pairs, log_share
+from recsys.training.objectives.batch import LossBatch, Own, Pairs, Taught, log_share
 from recsys.training.ragged import Selection
 from recsys.training.rows import QueryRows
 from recsys.training.settings import Settings
 from recsys.training.step import Content, Queries, RowSource, Step, Used
+from recsys.training.teacher import Teacher
 
 # Share of queries whose whole history is hidden, so that the default query, user
 # features and contexts learn to stand alone.
@@ -65,6 +66,7 @@ class Sampler:
         content: Whether items have features.
         narrow: Whether steps leave out the items that they do not use, as with content.
         near: Where further positives come from; None: there are none.
+        teacher: Whom to learn from besides; None: there is nobody.
     """
 
     def __init__(
@@ -78,7 +80,9 @@ class Sampler:
         content: bool,
         narrow: bool = False,
         near: Companions | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
+        self._teacher = teacher if settings.distil > 0 else None
         self._near = near if settings.companions > 0 else None
         self._source = source
         self._settings = settings
@@ -139,11 +143,19 @@ class Sampler:
             log_share=share,
             correction=correction,
             own=self._own(queries, share),
+            taught=self._taught(queries, negatives),
             products=self._products,
         )
         if self._settings.objective == _PAIRED:
             return replace(batch, pairs=self._pairs(batch))
         return batch
+
+    def _taught(self, queries: Queries, negatives: Tensor) -> Taught | None:
+        """Return what the teacher makes of whole histories, hiding nothing."""
+        if self._teacher is None:
+            return None
+        weight = self._settings.distil
+        return self._teacher.teach(queries, negatives, weight, self._generator)
 
     def _with_companions(
         self, targets: Selection, disliked: Selection | None

@@ -40,6 +40,7 @@ class Settings:
     device: str = "cpu"
     item_updates: str = "auto"
     half_life_days: float = 0.0
+    distil: float = 0.0
 
 
 def settings_of(model: ModelConfig, tau: float, dropout: float) -> Settings:
@@ -66,4 +67,5 @@ def settings_of(model: ModelConfig, tau: float, dropout: float) -> Settings:
         device=config.device,
         item_updates=config.item_updates,
         half_life_days=config.half_life_days,
+        distil=config.distil,
     )

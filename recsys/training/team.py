@@ -27,6 +27,7 @@ from recsys.training.dataset import Dataset
 from recsys.training.rows import QueryRows
 from recsys.training.settings import Settings
 from recsys.training.step import RowSource
+from recsys.training.teacher import Teacher
 
 # A process that ends is noticed at once; these are for a machine that goes silent. The
 # leader may read, validate and export for long, but is never long within an epoch.
@@ -58,6 +59,7 @@ class Job:
     initial: Mapping[str, NDArray[np.float32]] | None
     source: RowSource | None
     near: Companions | None
+    teacher: Teacher | None
     state: State | None
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from recsys._parent import Parent
 from recsys.config import ModelConfig, TrainConfig
 from recsys.errors import TrainingError
 from recsys.popularity import DAY_S
@@ -19,6 +20,7 @@ from recsys.training import health
 from recsys.training.checkpoint import Checkpoint, fingerprint
 from recsys.training.cold import MEDIAN
 from recsys.training.dataset import Dataset
+from recsys.training.distil import agreement, student_of, teacher_of
 from recsys.training.evaluation import sample_vectors
 from recsys.training.export import TrainedModel
 from recsys.training.finish import Finish, finish
@@ -27,6 +29,7 @@ from recsys.training.loop import Epoch, fit
 from recsys.training.model import Towers
 from recsys.training.rows import QueryRows, query_rows
 from recsys.training.svd import first_rows
+from recsys.training.teacher import Teacher
 from recsys.training.tune import Choice, choose
 
 logger = logging.getLogger(__name__)
@@ -41,6 +44,7 @@ def train(
     *,
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
+    parent: Parent | None = None,
 ) -> TrainedModel:
     """Train a model.
 
@@ -49,6 +53,7 @@ def train(
         config: The model's configuration; ``config.train`` steers this.
         progress: Receives the stages; None is silence.
         checkpoint: Keeps the final fit; what it holds is gone on with.
+        parent: A version to distil from.
 
     Returns:
         The model, checked against torch and ready to be registered.
@@ -67,17 +72,25 @@ def train(
     findings = health.check(dataset, rows)
     for finding in findings:
         logger.warning("%s", finding.message)
-    choice = _choice(dataset, rows, config, checkpoint, progress)
+    if checkpoint is not None:
+        number = parent.number if parent else None
+        checkpoint.of(fingerprint(dataset, rows), config, number)
+    teacher = None
+    if parent is not None:
+        config = student_of(config)
+        teacher = teacher_of(parent, dataset, rows)
+    choice = _choice(dataset, config, checkpoint, progress)
     chosen_at = time.perf_counter()
     left_s = math.inf
     if not config.train.epochs:
         left_s = max(1.0, _USE * (config.train.budget_s - (chosen_at - started)))
     fitted = _final_fit(
-        dataset, rows, choice, config.train, left_s, progress, checkpoint
+        dataset, rows, choice, config.train, left_s, progress, checkpoint, teacher
     )
     towers, curve = fitted.towers, fitted.curve
     fitted_at = time.perf_counter()
     with progress.stage("export", total=1) as stage:
+        agrees = teacher and agreement(teacher, towers, rows, config.train.seed)
         level = choice.cold.quantile if choice.cold else MEDIAN
         how = Finish(choice.settings, choice.trend, choice.lean, level)
         model = finish(dataset, rows, towers, config, how)
@@ -109,12 +122,19 @@ def train(
         warnings=[finding.to_dict() for finding in findings],
         cold={"quantile": level, **(choice.cold.report if choice.cold else {})},
     )
+    if parent is not None and teacher is not None:
+        model.report["distil"] = {
+            "from": parent.number,
+            "weight": choice.settings.distil,
+            "tau": teacher.tau,
+            "known_items": int(teacher.known.sum()),
+            "agreement": agrees,
+        }
     return model
 
 
 def _choice(
     dataset: Dataset,
-    rows: QueryRows,
     config: ModelConfig,
     checkpoint: Checkpoint | None,
     progress: Progress,
@@ -122,7 +142,6 @@ def _choice(
     """Choose the settings, or take those of the training that is gone on with."""
     if checkpoint is None:
         return choose(dataset, config, progress)
-    checkpoint.of(fingerprint(dataset, rows), config)
     if checkpoint.plan is not None:
         return Choice.from_dict(checkpoint.plan, config)
     choice = choose(dataset, config, progress)
@@ -159,6 +178,7 @@ def _final_fit(
     left_s: float,
     progress: Progress,
     checkpoint: Checkpoint | None,
+    teacher: Teacher | None,
 ) -> _Fitted:
     curve: list[dict[str, Any]] = []
     if checkpoint is not None and checkpoint.plan is not None:
@@ -191,6 +211,7 @@ def _final_fit(
             limit_s=left_s,
             observe=watch.observe,
             checkpoint=checkpoint,
+            teacher=teacher,
         )
     logger.info("fitted %d epochs", len(curve))
     return _Fitted(towers, curve, watch, sample_vectors(towers, rows))

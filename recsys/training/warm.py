@@ -20,12 +20,12 @@ from torch import Tensor
 
 from recsys._parent import Parent
 from recsys.config import ModelConfig
-from recsys.encoder.fit import FIRST_ROW
 from recsys.errors import TrainingError
 from recsys.popularity import Trend
 from recsys.progress import SILENT, Progress
 from recsys.segments import Metrics
 from recsys.training import health
+from recsys.training.carried import carried_weights, learned_rows
 from recsys.training.dataset import Dataset
 from recsys.training.evaluation import Judge
 from recsys.training.export import TrainedModel
@@ -332,29 +332,17 @@ def _initial(
     settings: Settings,
 ) -> tuple[Weights, int, list[str]]:
     """Return weights to start from, how many items are new, and what starts anew."""
-    place = {item: n for n, item in enumerate(parent.item_ids)}
-    at = np.array([place.get(item, -1) for item in _ids(dataset, rows)])
-    known = at >= 0
-    served, history = parent.served[at], parent.history[at]
-    served[~known] = history[~known] = 0
+    served, history, known = learned_rows(parent, _ids(dataset, rows))
     if dataset.items is None and not known.all():
         direction = _direction(rows, history, known)
         served[~known] = direction[~known] * _usual(served[known])
         history[~known] = direction[~known] * _usual(history[known])
     towers = _towers(dataset, served, config, settings)
     initial: dict[str, NDArray[np.float32]] = {"served": served, "history": history}
-    fresh: list[str] = []
-    for name, value in towers.weights().items():
-        old = parent.weights.get(name)
-        if old is not None and name.endswith(".table"):
-            old = _by_value(name, old, value, dataset, parent)
-        if old is None or old.shape != value.shape:
-            fresh.append(name)
-            continue
-        initial[name] = old
+    weights, fresh = carried_weights(parent, towers, dataset)
     if fresh:
         logger.warning("weights that start anew: %s", ", ".join(fresh))
-    return initial, int((~known).sum()), fresh
+    return {**initial, **weights}, int((~known).sum()), fresh
 
 
 def _towers(
@@ -372,38 +360,6 @@ def _towers(
         torch.Generator().manual_seed(config.train.seed),
         settings.content,
     )
-
-
-def _by_value(
-    name: str,
-    old: NDArray[np.float32],
-    fresh: NDArray[np.float32],
-    dataset: Dataset,
-    parent: Parent,
-) -> NDArray[np.float32]:
-    """Return a table whose rows stand for the same values as before.
-
-    A new value starts where it has been all the while: at the row of the unknown.
-    """
-    side, feature = name.removesuffix(".table").split(".", 1)
-    encoded = {
-        "item": dataset.items,
-        "user": dataset.users,
-        "context": dataset.contexts,
-    }
-    fitted = encoded[side]
-    key = f"{side}.{feature}"
-    if fitted is None or key not in parent.vocabularies:
-        return old
-    values = next(
-        f.vocabulary for f in fitted.fitted.features if f.feature.name == feature
-    )
-    row = {value: n for n, value in enumerate(parent.vocabularies[key], FIRST_ROW)}
-    out = np.zeros_like(fresh)
-    out[1] = old[1]
-    for place, value in enumerate(values, FIRST_ROW):
-        out[place] = old[row.get(value, 1)]
-    return out
 
 
 def _direction(

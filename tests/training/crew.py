@@ -6,11 +6,13 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from toys import FAST, checkerboard, make_config
 
+from recsys._parent import Parent
 from recsys.config import Feature, ModelConfig, Source
 from recsys.errors import TrainingError
 from recsys.training.dataset import Dataset
@@ -34,11 +36,31 @@ def board() -> tuple[Dataset, ModelConfig]:
     return dataset, config
 
 
-MORE = {
+def half_a_teacher(dim: int = 24) -> Parent:
+    """Rows of most items of the toy: an even item is like an even one."""
+    rng = np.random.default_rng(0)
+    rows = 0.3 * rng.normal(size=(30, dim)).astype(np.float32)
+    rows[np.arange(30), np.arange(30) % 2] += 1
+    weights = {"default_query": np.zeros(dim, np.float32)}
+    return Parent(7, 1.0, list(range(30)), rows, rows, weights)
+
+
+MORE: dict[str, dict[str, Any]] = {
     "endless": {"epochs": 0, "budget_s": 120.0, "max_epochs": 10**6},
     "dense": {"item_updates": "dense"},
     "sparse": {"item_updates": "sparse"},
+    "taught": {"dim": 8},
 }
+
+
+def job(how: str) -> tuple[Dataset, ModelConfig, Parent | None]:
+    """The data and the settings, and whom to learn from."""
+    if how != "taught":
+        dataset, config = board()
+        train_ = replace(config.train, **MORE[how])
+        return dataset, replace(config, train=train_), None
+    config = make_config(train=replace(FAST, epochs=3, **MORE[how]))
+    return Dataset.from_arrays(config, *checkerboard()), config, half_a_teacher()
 
 
 def main(out: Path, how: str) -> None:
@@ -46,14 +68,12 @@ def main(out: Path, how: str) -> None:
     torch.set_num_threads(1)
     # Sums of other parts round in other ways, in bfloat16 by much.
     Device.products = lambda self, tau: torch.float32
-    more = MORE[how]
     with together() as leads:
         if not leads:
             return
         (out / "ready").write_text(str(os.getpid()))
-        dataset, config = board()
-        config = replace(config, train=replace(config.train, **more))
-        model = train(dataset, config)
+        dataset, config, parent = job(how)
+        model = train(dataset, config, parent=parent)
     np.savez(out / "rows.npz", served=model.id_served, history=model.id_history)
 
 

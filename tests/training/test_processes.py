@@ -22,10 +22,12 @@ from test_next_item import config as next_config
 from toys import FAST, checkerboard, make_config
 
 from recsys import schema
+from recsys._parent import Parent
 from recsys.config import Interactions, ModelConfig, NegativesConfig
 from recsys.training import loop
 from recsys.training.dataset import Dataset
 from recsys.training.device import Device
+from recsys.training.distil import teacher_of
 from recsys.training.part import part, share
 from recsys.training.rows import query_rows
 from recsys.training.sampler import Sampler
@@ -59,24 +61,25 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.mark.parametrize("updates", ["dense", "sparse"])
+@pytest.mark.parametrize("how", ["dense", "sparse", "taught"])
 def test_two_processes_learn_what_one_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, updates: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     monkeypatch.setattr(Device, "products", lambda self, tau: torch.float32)
     port = free_port()
-    both = [
-        start("crew.py", tmp_path, updates, rank=rank, port=port) for rank in range(2)
-    ]
-    dataset, config = crew.board()
-    alone = train(dataset, config)
+    both = [start("crew.py", tmp_path, how, rank=rank, port=port) for rank in range(2)]
+    dataset, config, parent = crew.job(how)
+    alone = train(dataset, config, parent=parent)
     for process in both:
         assert process.communicate(timeout=120)[1] == ""
         assert process.returncode == 0
 
     learned = np.load(tmp_path / "rows.npz")
-    np.testing.assert_allclose(learned["served"], alone.id_served, atol=1e-3)
-    np.testing.assert_allclose(learned["history"], alone.id_history, atol=1e-3)
+    # Not the rows: axes that matter equally little are turned as rounding has it.
+    served = learned["served"] @ learned["served"].T
+    score = learned["history"] @ learned["served"].T
+    np.testing.assert_allclose(served, alone.id_served @ alone.id_served.T, atol=1e-3)
+    np.testing.assert_allclose(score, alone.id_history @ alone.id_served.T, atol=1e-3)
     assert {path.name for path in tmp_path.iterdir()} == {"ready", "rows.npz"}
 
 
@@ -140,7 +143,10 @@ def test_the_command_line_writes_once(empty_dsn: str, tmp_path: Path) -> None:
 
 
 def built(
-    monkeypatch: pytest.MonkeyPatch, config: ModelConfig, dataset: Dataset
+    monkeypatch: pytest.MonkeyPatch,
+    config: ModelConfig,
+    dataset: Dataset,
+    teacher: Parent | None = None,
 ) -> loop._Fit:
     """Return a fit that has not begun."""
     found: list[loop._Fit] = []
@@ -149,7 +155,10 @@ def built(
         patch.setattr(loop._Fit, "run", lambda self, *_: found.append(self))
         begin = first_rows(rows, config.train.dim, 0)
         settings = replace(first_settings(config), query=config.query)
-        loop.fit(dataset, rows, settings, 1, 0, begin)
+        loop.fit(
+            dataset, rows, settings, 1, 0, begin,
+            teacher=teacher and teacher_of(teacher, dataset, rows),
+        )  # fmt: skip
     return found[0]
 
 
@@ -176,6 +185,7 @@ CASES = {
     "bpr": lambda: plain("bpr"),
     "logistic": lambda: plain("logistic"),
     "content": lambda: crew.board()[::-1],
+    "distilled": lambda: (*plain("ranking"), crew.half_a_teacher()),
     "transformer": lambda: sequences("transformer"),
 }
 
@@ -185,8 +195,7 @@ CASES = {
 def test_parts_add_up_to_the_step(
     monkeypatch: pytest.MonkeyPatch, case: str, size: int
 ) -> None:
-    config, dataset = CASES[case]()
-    run = built(monkeypatch, config, dataset)
+    run = built(monkeypatch, *CASES[case]())
     step: Step = run.sampler.step(torch.arange(min(30, len(run.source))))
     whole, expected = gradients(run, [(step, 1.0)])
 

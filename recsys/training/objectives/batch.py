@@ -40,6 +40,28 @@ class Pairs:
 
 
 @dataclass(frozen=True, slots=True)
+class Taught:
+    """What a teacher holds of the queries and of some of the shared sample of a step.
+
+    Attributes:
+        query: Its unit queries, shape (B, D), float32; 0 where it knows nothing of the
+            history.
+        places: Places in ``LossBatch.negatives`` of items that it knows, shape (K,).
+        vectors: Its unit vectors of those, shape (K, D), float32.
+        knows: 1 where it knows the query, else 0, shape (B,), float32.
+        tau: Its temperature.
+        weight: Of what it says, where the objective weighs 1.
+    """
+
+    query: Tensor
+    places: Tensor
+    vectors: Tensor
+    knows: Tensor
+    tau: float
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
 class LossBatch:
     """What one step compares; indices point into the item rows given to the loss.
 
@@ -58,6 +80,7 @@ class LossBatch:
             corrected. Shape (S,), float32; None where all are alike.
         own: Negatives of single queries, or None.
         pairs: Negatives of single positives, where the objective asks for them.
+        taught: What a teacher holds of the same, where there is one.
         products: Type of the (B, S) products: bfloat16 where the device is fast at it.
     """
 
@@ -73,6 +96,7 @@ class LossBatch:
     correction: Tensor | None = None
     own: Own | None = None
     pairs: Pairs | None = None
+    taught: Taught | None = None
     products: torch.dtype = torch.float32
 
     def items(self) -> Tensor:
