@@ -224,4 +224,4 @@ def test_a_student_is_measured_beside_its_teacher(tmp_path: Path) -> None:
     teacher, plain, taught = lines
     assert teacher.overlap == 1
     assert 0 < plain.overlap < 1
-    assert taught.overlap != plain.overlap
+    assert taught.ndcg != plain.ndcg
