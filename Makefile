@@ -69,9 +69,9 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks --part process --part serving --part reading \
-		--part vocabulary
+		--part vocabulary --part memory
 	MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000 MALLOC_TOP_PAD_=200000000 \
-		OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks --part training
+		OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks --part training --part catalogue
 
 bench-live: $(STAMP)
 	$(BIN)/python -m benchmarks --part roll --part freshness --part capture

@@ -10,6 +10,7 @@ from benchmarks import (
     catalogue,
     compression,
     impressions,
+    memory,
     process,
     reading,
     report,
@@ -36,6 +37,7 @@ PARTS = (
     *LIVE,
     "training",
     "catalogue",
+    "memory",
     "vocabulary",
     "aa",
 )
@@ -83,6 +85,8 @@ def main() -> None:
     if "catalogue" in parts:
         rows = [*catalogue.run(), *catalogue.quality()]
         report.show("Large catalogues, d = 64, one thread", rows, options.out)
+    if "memory" in parts:
+        report.show("Memory for the rows of a fit", memory.run(), options.out)
     if "vocabulary" in parts:
         rows = vocabulary.run(options.distinct)
         title = f"A category of {options.distinct:,} distinct values"

@@ -1,7 +1,8 @@
 """Reading the sources of a model into memory, streamed and in one snapshot.
 
 Every pass is a binary server-side cursor; rows live only as long as their batch. What
-stays are arrays of 18 bytes per interaction, one entry per id, and encoded features.
+stays are 18 bytes per interaction, in files beyond a size (``columns``), one entry per
+id, and encoded features.
 The item source is read two or three times (ids, vocabularies, encoding) rather than
 kept: the snapshot makes the passes agree.
 """
@@ -12,7 +13,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 import psycopg
@@ -26,6 +27,7 @@ from recsys.encoder.values import Columns, Side
 from recsys.errors import SourceError, TrainingError
 from recsys.progress import SILENT, Progress, Stage
 from recsys.training import mining
+from recsys.training.columns import Column
 from recsys.training.dataset import (
     Dataset,
     index_of,
@@ -54,7 +56,6 @@ _MOST_KINDS = 1_000
 
 _Connection = psycopg.Connection[Any]
 _Row = tuple[Any, ...]
-_Number = TypeVar("_Number", bound=np.generic)
 
 _TIMES = ("timestamptz", "timestamp", "date")
 _NUMBERS = ("int2", "int4", "int8", "float4", "float8", "numeric")
@@ -166,7 +167,9 @@ class _Interactions:
         self.kinds: dict[str, int] = {}
         self.contexts: dict[_Row, int] = {}
         self.dropped = 0
-        self._parts: list[_Arrays] = []
+        self._user, self._item = Column(np.int32), Column(np.int32)
+        self._time, self._kind = Column(np.float64), Column(np.int16)
+        self._context, self._value = Column(np.int32), Column(np.float32)
 
     def add(self, rows: Sequence[_Row]) -> Columns:
         """Take rows of user, item, time, kind, value and context; return the last."""
@@ -181,40 +184,35 @@ class _Interactions:
         time[~np.isfinite(time)] = np.nan
         time, late = known_times(time, self.now)
         self.future += late
-        part = _Arrays(
-            user=_indices((number.setdefault(u, len(number)) for u in users), np.int32),
-            item=_indices((self.items[i] for i in items), np.int32),
-            time=time,
-            kind=_indices((code.setdefault(k, len(code)) for k in kinds), np.int16),
-            context=_indices(
-                (place.setdefault(c, len(place)) for c in zip(*context, strict=True)),
-                np.int32,
-            ),
-            value=np.array(values if self.valued else [], np.float32),
+        self._user.add(
+            _indices((number.setdefault(u, len(number)) for u in users), np.int32)
         )
+        self._item.add(_indices((self.items[i] for i in items), np.int32))
+        self._time.add(time)
+        self._kind.add(
+            _indices((code.setdefault(k, len(code)) for k in kinds), np.int16)
+        )
+        met = zip(*context, strict=True)
+        self._context.add(
+            _indices((place.setdefault(c, len(place)) for c in met), np.int32)
+        )
+        self._value.add(np.array(values if self.valued else [], np.float32))
         if len(code) > _MOST_KINDS:
             raise SourceError(
                 f"interactions.sql returns more than {_MOST_KINDS} different kinds",
                 hint="'kind' names a few sorts of interaction, such as 'purchase'.",
             )
-        self._parts.append(part)
         return dict(zip(self.names, context, strict=True))
 
     def arrays(self) -> _Arrays:
-        """Return everything collected, and forget the parts."""
-        parts, self._parts = self._parts, []
-
-        def joined(name: str, kind: type[_Number]) -> NDArray[_Number]:
-            arrays = [np.empty(0, kind), *(getattr(part, name) for part in parts)]
-            return np.concatenate(arrays).astype(kind, copy=False)
-
+        """Return everything collected, and forget it."""
         return _Arrays(
-            user=joined("user", np.int32),
-            item=joined("item", np.int32),
-            time=joined("time", np.float64),
-            kind=joined("kind", np.int16),
-            context=joined("context", np.int32),
-            value=joined("value", np.float32),
+            user=self._user.array(),
+            item=self._item.array(),
+            time=self._time.array(),
+            kind=self._kind.array(),
+            context=self._context.array(),
+            value=self._value.array(),
         )
 
     def context_columns(self) -> tuple[Columns, int]:

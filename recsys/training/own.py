@@ -24,7 +24,7 @@ class OwnNegatives:
 
 def own_negatives(
     dataset: Dataset,
-    keep: NDArray[np.bool_],
+    places: NDArray[np.int64],
     end: float | None,
     items: NDArray[np.int64],
     users: NDArray[np.int64],
@@ -35,10 +35,11 @@ def own_negatives(
 
     Args:
         dataset: All the data.
-        keep: Marks the interactions to learn from, shape (n,).
+        places: The interactions to learn from, shape (m,).
         end: Nothing from this time on is looked at.
         items: Dataset index of each trained item, ascending, shape (T,).
-        users: Dataset index of each user with taste, ascending, shape (U,).
+        users: Dataset index of each user with taste, ascending, shape (U,); others
+            are left out.
         liked_user: User (0 to U) of each pair of taste, shape (p,).
         liked_item: Item (0 to T) of each pair of taste, shape (p,).
     """
@@ -50,7 +51,7 @@ def own_negatives(
         pairs = _local(told.user[before], told.item[before], users, items)
         shown = _lists(pairs[~np.isin(pairs, liked)], len(users), len(items))
     if dataset.kind_dislike is not None and dataset.kind_dislike.any():
-        refused = keep & dataset.kind_dislike[dataset.kind]
+        refused = places[dataset.kind_dislike[dataset.kind[places]]]
         pairs = _local(dataset.user[refused], dataset.item[refused], users, items)
         disliked = _lists(pairs[~np.isin(pairs, liked)], len(users), len(items))
     if dataset.neighbours is not None:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recsys.popularity import DAY_S, HALF_LIVES_D, PRIOR
+from recsys.training.columns import Column, Lists
 from recsys.training.ragged import Ragged, group
 from recsys.training.step import Queries, RowSource
 
@@ -80,6 +81,90 @@ class Positives:
     time: NDArray[np.float64]
 
 
+def beginnings(first: float, end: float, items: int) -> NDArray[np.float64] | None:
+    """Return when each period begins; None where there is too little time to cut.
+
+    Args:
+        first: The first known time in seconds since 1970.
+        end: End of the data in seconds since 1970.
+        items: Number of items, T.
+    """
+    span = end - first
+    if span < _LEAST_SPAN_D * DAY_S:
+        return None
+    length = min(_LONGEST_D * DAY_S, span / _FEWEST)
+    most = min(_MOST, max(1, _MOST_COUNTS // items))
+    number = min(most, int(np.ceil(span / length)))
+    return end - span / number * np.arange(number, 0, -1, dtype=np.float64)
+
+
+class Cutter:
+    """Cuts query rows by time, some at once.
+
+    Args:
+        starts: From ``beginnings``.
+        end: End of the data in seconds since 1970.
+        items: Number of items, T.
+    """
+
+    def __init__(self, starts: NDArray[np.float64], end: float, items: int) -> None:
+        self._starts = starts
+        self._length = (end - float(starts[0])) / len(starts)
+        self._items = items
+        self._counts: NDArray[np.float64] | None = None
+        self._parts: list[tuple[NDArray[np.int64], Ragged]] = []
+        self._rows = Column(np.int64)
+
+    def add(self, events: Positives, first: int) -> None:
+        """Cut more rows, whose numbers begin at ``first``.
+
+        Args:
+            events: All of the rows' events, in any order; rows counted from 0.
+            first: What is to be added to the numbers of the rows.
+        """
+        # What has no time is taken for the oldest, and learned without any popularity.
+        time = np.where(np.isfinite(events.time), events.time, -np.inf)
+        row, period, targets = _rows(events, time, self._starts, self._items)
+        counts = counts_at(events.user, events.item, time, self._items, self._starts)
+        self._counts = counts if self._counts is None else self._counts + counts
+        edges = np.searchsorted(period, np.arange(len(self._starts) + 1))
+        edges += len(self._rows)
+        self._rows.add(row + first)
+        lists = Lists()
+        lists.add(targets)
+        self._parts.append((edges, lists.ragged()))
+
+    def periods(self) -> Periods:
+        """Return all rows, period by period."""
+        assert self._counts is not None
+        lives = np.array(HALF_LIVES_D)
+        fresh = lives * _STALE * DAY_S >= self._length
+        fresh[-1] = True
+        logs = np.log(self._counts[:, fresh] + PRIOR).mean(1)
+        logs -= logs.mean(1, keepdims=True)
+        row, period, targets = self._by_period()
+        return Periods(
+            torch.from_numpy(row.array()),
+            torch.from_numpy(period.array()),
+            targets.ragged(),
+            torch.from_numpy(logs.astype(np.float32)),
+        )
+
+    def _by_period(self) -> tuple[Column[np.int64], Column[np.int64], Lists]:
+        """Return rows, their periods and their targets, and forget the parts."""
+        rows, parts = self._rows.array(), self._parts
+        row, period, lists = Column(np.int64), Column(np.int64), Lists()
+        for number in range(len(self._starts)):
+            for edges, targets in parts:
+                first, last = int(edges[number]), int(edges[number + 1])
+                row.add(rows[first:last])
+                period.add(np.full(last - first, number))
+                before = int(edges[0])
+                lists.add(targets, first - before, last - before)
+        parts.clear()
+        return row, period, lists
+
+
 def cut(events: Positives, items: int, end: float) -> Periods | None:
     """Cut query rows by time; None where there is too little time to cut.
 
@@ -88,24 +173,13 @@ def cut(events: Positives, items: int, end: float) -> Periods | None:
         items: Number of items, T.
         end: End of the data in seconds since 1970.
     """
-    known = np.isfinite(events.time)
-    span = end - float(events.time[known].min(initial=end))
-    if span < _LEAST_SPAN_D * DAY_S:
+    known = events.time[np.isfinite(events.time)]
+    starts = beginnings(float(known.min(initial=end)), end, items)
+    if starts is None:
         return None
-    length = min(_LONGEST_D * DAY_S, span / _FEWEST)
-    most = min(_MOST, max(1, _MOST_COUNTS // items))
-    number = min(most, int(np.ceil(span / length)))
-    starts = end - span / number * np.arange(number, 0, -1, dtype=np.float64)
-    # What has no time is taken for the oldest, and learned without any popularity.
-    time = np.where(known, events.time, -np.inf)
-    row, period, targets = _rows(events, time, starts, items)
-    counts = counts_at(events.user, events.item, time, items, starts)
-    lives = np.array(HALF_LIVES_D)
-    fresh = lives * _STALE * DAY_S >= span / number
-    fresh[-1] = True
-    logs = np.log(counts[:, fresh] + PRIOR).mean(1)
-    logs -= logs.mean(1, keepdims=True)
-    return Periods(row, period, targets, torch.from_numpy(logs.astype(np.float32)))
+    cutter = Cutter(starts, end, items)
+    cutter.add(events, 0)
+    return cutter.periods()
 
 
 def _rows(
@@ -113,7 +187,7 @@ def _rows(
     time: NDArray[np.float64],
     starts: NDArray[np.float64],
     items: int,
-) -> tuple[Tensor, Tensor, Ragged]:
+) -> tuple[NDArray[np.int64], NDArray[np.int64], Ragged]:
     """Return row and period of each part, and its items: each at its first time."""
     pair = events.row * items + events.item
     order = np.lexsort((time, pair))
@@ -121,7 +195,8 @@ def _rows(
     weight = np.maximum.reduceat(events.weight[order], first)
     at = np.searchsorted(starts, time[order][first], "right") - 1
     at = np.maximum(at, 0)
-    key = at * (int(events.row.max()) + 1) + distinct // items
+    rows = int(events.row.max(initial=0)) + 1
+    key = at * rows + distinct // items
     order = np.argsort(key, kind="stable")
     parts, owner = np.unique(key[order], return_inverse=True)
     targets = group(
@@ -130,8 +205,7 @@ def _rows(
         len(parts),
         torch.from_numpy(weight[order]),
     )
-    rows = int(events.row.max()) + 1
-    return torch.from_numpy(parts % rows), torch.from_numpy(parts // rows), targets
+    return parts % rows, parts // rows, targets
 
 
 def counts_at(

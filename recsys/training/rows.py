@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,19 @@ from torch import Tensor
 
 from recsys.errors import TrainingError
 from recsys.popularity import decayed_counts
+from recsys.training.columns import Column, Lists
 from recsys.training.dataset import Dataset
-from recsys.training.own import own_negatives
-from recsys.training.periods import Periods, Positives, cut
+from recsys.training.own import OwnNegatives, own_negatives
+from recsys.training.periods import Cutter, Periods, Positives, beginnings
 from recsys.training.ragged import Ragged, group
-from recsys.training.weights import target_weights
+from recsys.training.weights import decay_at, target_weights
 
 UNKNOWN = -1e18
 """In place of an unknown time: older than any known one."""
 _MOST_KINDS = 64
+# Interactions that are looked at together: what is made of each on the way takes 250
+# bytes.
+BLOCK = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,23 +115,116 @@ def query_rows(
     Raises:
         TrainingError: No interaction of positive weight is among them.
     """
-    places = np.flatnonzero(keep)
-    weight = dataset.weight[places]
-    positive = weight > 0
-    if not positive.any():
+    trained = _Trained.of(dataset, keep, end, half_life_s, items)
+    made = _Collector(trained, end)
+    for first, last in _blocks(dataset, keep, trained.users):
+        users = trained.users[first:last]
+        places = _places(dataset, keep, users)
+        made.add(_block(dataset, places, end, history, half_life_s, trained, users))
+    return made.rows(keep)
+
+
+@dataclass(frozen=True, slots=True)
+class _Trained:
+    """What all users have in common.
+
+    Attributes:
+        items: Dataset index of each trained item, ascending, shape (T,).
+        users: Dataset index of each user with taste, ascending, shape (U,).
+        rank: Place of each trained item in the order of ids, shape (T,).
+        first: First known time of a target, None without times.
+        undated: What an interaction of unknown age weighs.
+    """
+
+    items: NDArray[np.int64]
+    users: NDArray[np.int64]
+    rank: NDArray[np.int64]
+    first: float | None
+    undated: float
+
+    @classmethod
+    def of(
+        cls,
+        dataset: Dataset,
+        keep: NDArray[np.bool_],
+        end: float | None,
+        half_life_s: float,
+        given: NDArray[np.int64] | None,
+    ) -> _Trained:
+        """Look through the interactions, some at once; ``given`` are the items."""
+        items = np.zeros(len(dataset.item_ids), np.bool_)
+        if given is not None:
+            items[given] = True
+        users = np.zeros(len(dataset.user_ids), np.bool_)
+        first, worth = np.inf, False
+        for part in _slices(len(dataset)):
+            positive = keep[part] & (dataset.kind_weight > 0)[dataset.kind[part]]
+            users[dataset.user[part][positive]] = True
+            if given is None:
+                items[dataset.item[part][positive]] = True
+            positive &= items[dataset.item[part]]
+            if dataset.value is not None:
+                positive &= dataset.value[part] > 0
+            worth = worth or bool(positive.any())
+            time = dataset.time[part][positive]
+            first = min(first, float(time[np.isfinite(time)].min(initial=np.inf)))
+        _check(liked=bool(users.any()), worth=worth)
+        trained = np.flatnonzero(items)
+        rank = id_order([dataset.item_ids[i] for i in trained.tolist()])
+        known = None if end is None else min(first, end)
+        undated = 1.0
+        if half_life_s and end is not None:
+            undated = _mean_decay(dataset, keep, (users, items), end, half_life_s)
+        return cls(trained, np.flatnonzero(users), rank, known, undated)
+
+
+def _check(*, liked: bool, worth: bool) -> None:
+    """Refuse interactions that nothing can be learned from."""
+    if not liked:
         raise TrainingError(
             "there is no interaction of positive weight to learn from",
             hint="Check interactions.sql and interactions.weights, and that item ids "
             "of the interactions occur in items.sql.",
         )
-    item, user = dataset.item[places], dataset.user[places]
-    if items is None:
-        items = np.unique(item[positive]).astype(np.int64)
-    users = np.unique(user[positive]).astype(np.int64)
-    usable = np.isin(item, items) & np.isin(user, users)
-    places, weight = places[usable], weight[usable]
-    local_item = np.searchsorted(items, item[usable])
-    local_user = np.searchsorted(users, user[usable])
+    if not worth:
+        raise TrainingError(
+            "no interaction has a value above 0 to learn from",
+            hint="Check the column 'value' of interactions.sql.",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """The rows of some users, counted from 0; as in ``QueryRows``."""
+
+    users: int
+    user: Tensor
+    context: Tensor | None
+    targets: Ragged
+    history: Ragged
+    seen: Ragged
+    pop: Tensor
+    decayed: Tensor | None
+    own: OwnNegatives
+    events: Positives
+
+
+def _block(
+    dataset: Dataset,
+    places: NDArray[np.int64],
+    end: float | None,
+    history: int,
+    half_life_s: float,
+    trained: _Trained,
+    users: NDArray[np.int64],
+) -> _Block:
+    """Return the rows of some users, from the places of their interactions."""
+    items, every = trained.items, places
+    usable = np.isin(dataset.item[places], items)
+    places = places[usable]
+    weight = dataset.weight[places]
+    local_item = np.searchsorted(items, dataset.item[places])
+    local_user = np.searchsorted(users, dataset.user[places])
     time = dataset.time[places]
     liked = weight > 0
     pairs = _Pairs.merge(local_user, local_item, weight, time, len(items))
@@ -136,19 +234,16 @@ def query_rows(
         taste = _Pairs.merge(
             local_user[liked], local_item[liked], weight[liked], time[liked], len(items)
         )
-    importance = target_weights(dataset, places, end, half_life_s)
-    rows = _targets(
+    importance = target_weights(dataset, places, end, half_life_s, trained.undated)
+    user, context, targets, events = _targets(
         dataset, places, local_user, local_item, importance, taste, len(items)
     )
-    own = own_negatives(dataset, keep, end, items, users, taste.user, taste.item)
-    decayed = periods = None
+    decayed = None
     if end is not None:
-        periods = cut(rows[3], len(items), end)
         decayed = torch.from_numpy(
             decayed_counts(taste.item, taste.time, len(items), end)
         )
-    rank = id_order([dataset.item_ids[i] for i in items.tolist()])
-    order = np.lexsort((rank[taste.item], -taste.time, taste.user))
+    order = np.lexsort((trained.rank[taste.item], -taste.time, taste.user))
     latest = taste.select(order).ragged(len(users))
     if end is not None:
         number = kind_numbers(dataset, known_kinds(dataset))
@@ -160,22 +255,140 @@ def query_rows(
             age=torch.from_numpy(age[order].astype(np.float32)),
             kind=torch.from_numpy(_newest_kind(pair, time[liked], kind)[order]),
         )
-    return QueryRows(
-        items=items,
-        users=users,
-        user=rows[0],
-        context=rows[1],
-        targets=rows[2],
+    return _Block(
+        users=len(users),
+        user=user,
+        context=context,
+        targets=targets,
         history=latest.head(history),
         seen=pairs.ragged(len(users)),
         pop=_counts(taste.item, len(items)),
         decayed=decayed,
-        shown=own.shown,
-        disliked=own.disliked,
-        neighbours=own.neighbours,
-        periods=periods,
-        keep=keep,
+        own=own_negatives(dataset, every, end, items, users, taste.user, taste.item),
+        events=events,
     )
+
+
+class _Collector:
+    """Puts the rows of blocks of users together."""
+
+    def __init__(self, trained: _Trained, end: float | None) -> None:
+        self._trained = trained
+        items = len(trained.items)
+        starts = None
+        if end is not None and trained.first is not None:
+            starts = beginnings(trained.first, end, items)
+        self._cutter = None
+        if starts is not None and end is not None:
+            self._cutter = Cutter(starts, end, items)
+        self._users = 0
+        self._user, self._context = Column(np.int64), Column(np.int64)
+        self._lists: dict[str, Lists] = {}
+        self._sums: dict[str, Tensor] = {}
+        self._neighbours: Tensor | None = None
+
+    def add(self, block: _Block) -> None:
+        """Take the rows of the users that come next."""
+        if self._cutter is not None:
+            events = block.events
+            self._cutter.add(events, len(self._user))
+        self._user.add(block.user.numpy() + self._users)
+        if block.context is not None:
+            self._context.add(block.context.numpy())
+        self._users += block.users
+        lists = {
+            "targets": block.targets,
+            "history": block.history,
+            "seen": block.seen,
+            "shown": block.own.shown,
+            "disliked": block.own.disliked,
+        }
+        for name, part in lists.items():
+            if part is not None:
+                self._lists.setdefault(name, Lists()).add(part)
+        for name, counts in (("pop", block.pop), ("decayed", block.decayed)):
+            if counts is not None:
+                before = self._sums.get(name)
+                self._sums[name] = counts if before is None else before + counts
+        self._neighbours = block.own.neighbours
+
+    def rows(self, keep: NDArray[np.bool_]) -> QueryRows:
+        """Return all rows, and forget them."""
+
+        def lists(name: str) -> Ragged | None:
+            found = self._lists.pop(name, None)
+            return None if found is None else found.ragged()
+
+        targets, history, seen = lists("targets"), lists("history"), lists("seen")
+        assert targets is not None
+        assert history is not None
+        assert seen is not None
+        context = (
+            torch.from_numpy(self._context.array()) if len(self._context) else None
+        )
+        return QueryRows(
+            items=self._trained.items,
+            users=self._trained.users,
+            user=torch.from_numpy(self._user.array()),
+            context=context,
+            targets=targets,
+            history=history,
+            seen=seen,
+            pop=self._sums["pop"],
+            decayed=self._sums.get("decayed"),
+            shown=lists("shown"),
+            disliked=lists("disliked"),
+            neighbours=self._neighbours,
+            periods=None if self._cutter is None else self._cutter.periods(),
+            keep=keep,
+        )
+
+
+def _mean_decay(
+    dataset: Dataset,
+    keep: NDArray[np.bool_],
+    trained: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+    end: float,
+    half_life_s: float,
+) -> float:
+    """Return the mean weight by age of what trained users did with trained items."""
+    users, items = trained
+    total, count = 0.0, 0
+    for part in _slices(len(dataset)):
+        mine = keep[part] & users[dataset.user[part]] & items[dataset.item[part]]
+        decay = decay_at(dataset.time[part][mine], end, half_life_s)
+        total += float(np.nansum(decay))
+        count += int(np.isfinite(decay).sum())
+    return total / count if count else 1.0
+
+
+def _slices(count: int) -> list[slice]:
+    return [slice(first, first + BLOCK) for first in range(0, count, BLOCK)]
+
+
+def _blocks(
+    dataset: Dataset, keep: NDArray[np.bool_], users: NDArray[np.int64]
+) -> list[tuple[int, int]]:
+    """Return runs of users who have about ``BLOCK`` interactions together."""
+    counts = np.zeros(len(dataset.user_ids), np.int64)
+    for part in _slices(len(dataset)):
+        counts += np.bincount(dataset.user[part][keep[part]], minlength=len(counts))
+    run = (counts[users].cumsum() - 1) // BLOCK
+    edges = [0, *(np.flatnonzero(np.diff(run)) + 1).tolist(), len(users)]
+    return list(pairwise(edges))
+
+
+def _places(
+    dataset: Dataset, keep: NDArray[np.bool_], users: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return where the interactions of some users are, ascending."""
+    mine = np.zeros(len(dataset.user_ids), np.bool_)
+    mine[users] = True
+    found = [
+        np.flatnonzero(keep[part] & mine[dataset.user[part]]) + part.start
+        for part in _slices(len(dataset))
+    ]
+    return np.concatenate(found)
 
 
 def known_kinds(dataset: Dataset) -> tuple[str, ...]:
@@ -273,22 +486,17 @@ def _targets(
     Without contexts a row is a user; with them it is a distinct (user, context).
     Without weights of their own the targets are the taste.
     """
-    users = int(taste.user.max()) + 1
+    users = int(taste.user.max(initial=-1)) + 1
     if weight is None:
         weight = dataset.weight[places]
     positive = weight > 0
-    if not positive.any():
-        raise TrainingError(
-            "no interaction has a value above 0 to learn from",
-            hint="Check the column 'value' of interactions.sql.",
-        )
     time = dataset.time[places[positive]]
     user, item, weight = user[positive], item[positive], weight[positive]
     if dataset.context is None:
         events = Positives(user, user, item, weight, time)
         return torch.arange(users), None, _merged(events, width).ragged(users), events
     context = dataset.context[places[positive]].astype(np.int64)
-    key = user * (int(context.max()) + 1) + context
+    key = user * (int(context.max(initial=0)) + 1) + context
     distinct, first, row = np.unique(key, return_index=True, return_inverse=True)
     events = Positives(row.reshape(-1), user, item, weight, time)
     return (
