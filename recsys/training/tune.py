@@ -61,6 +61,8 @@ _LOOKS = 6
 _PATIENCE = 3
 # Below this relative gain over the last epoch an earlier best epoch is noise.
 _OVERFIT = 0.005
+# A fit of fewer epochs tells nothing about overfitting: its rate falls in each of them.
+_TELLING = 6
 # Share of the time for the search that its short fits take.
 _SEARCH = 0.6
 # A short fit flatters a low dropout: it learns faster and has no time to overfit. So
@@ -188,13 +190,12 @@ def choose(dataset: Dataset, model: ModelConfig, progress: Progress) -> Choice:
     share = SHARE_WITHOUT_TIMES if dataset.until is None else SHARE
     deadline = started + share * config.budget_s
     others = sequential(query, dataset, config.dim) if cut.by_time else []
-    mean_until = deadline - (_ORDER if others else 0) * share * config.budget_s
     with progress.stage("choose settings") as stage:
         new = Newcomers(dataset, rows, cut, config.seed)
         search = _Search(
-            dataset, rows, judge, ahead, new, config, mean_until, stage.advance
+            dataset, rows, judge, ahead, new, config, deadline, stage.advance
         )
-        best = search.try_encoders(search.run_all(settings), others, deadline)
+        best = search.run_all(settings, others)
     by_popularity = floor_lists(dataset, rows, judge, cut)
     lists = {"model": best.lists, **by_popularity}
     choice = Choice(
@@ -270,10 +271,25 @@ class _Search:
         # Seconds of an epoch and of a look, measured again and again.
         self._seconds: list[tuple[float, float]] = []
 
-    def run_all(self, settings: Settings) -> _Run:
-        """Return the longest fit with the best settings found."""
+    def run_all(self, settings: Settings, others: list[QueryConfig]) -> _Run:
+        """Return the longest fit with the best settings and encoder found."""
         if not self.config.epochs:
             self._calibrate(settings)
+        others, deadline = self._affordable_encoders(others), self.deadline
+        if others:
+            self.deadline -= _ORDER * (deadline - time.perf_counter())
+        best = self._best_of(settings)
+        return self._try_encoders(best, others, deadline)
+
+    def _affordable_encoders(self, others: list[QueryConfig]) -> list[QueryConfig]:
+        """Return the encoders that there is time to judge: all of them, or none."""
+        if self.config.epochs or not others:
+            return others
+        each = _ORDER * (self.deadline - time.perf_counter()) / len(others)
+        return others if self._affordable(each, _LOOKS) >= _FAIR_EPOCHS else []
+
+    def _best_of(self, settings: Settings) -> _Run:
+        """Return the longest fit with the best settings found, or a shorter one."""
         best = self._compare(settings)
         limit_s = math.inf
         if not self.config.epochs:
@@ -283,9 +299,10 @@ class _Search:
         if best is None or long.score >= best.score:
             return long
         # More epochs were worse, or a machine that slowed down left no time for more.
-        return replace(best, overfitted=long.epochs > best.epochs)
+        longer = long.epochs > max(best.epochs, _TELLING - 1)
+        return replace(best, overfitted=longer)
 
-    def try_encoders(
+    def _try_encoders(
         self, best: _Run, others: list[QueryConfig], deadline: float
     ) -> _Run:
         """Return a fit of an encoder of sequences where it is clearly better."""
@@ -451,7 +468,7 @@ class _Search:
             number=self._runs,
             best=best.epoch,
             epochs=len(seconds),
-            overfitted=best.score > found[-1].score * (1 + _OVERFIT),
+            overfitted=_fell([look.score for look in found], len(seconds)),
             lean=best.lean,
             cold=best.cold,
         )
@@ -489,6 +506,11 @@ class _Search:
                 "ndcg@20": metrics["ndcg@20"],
             }
         )
+
+
+def _fell(scores: list[float], epochs: int) -> bool:
+    """Say whether the last look at a fit of some epochs is worse than its best."""
+    return epochs >= _TELLING and max(scores) > scores[-1] * (1 + _OVERFIT)
 
 
 def _epochs(best: _Run, config: TrainConfig) -> int:
