@@ -13,6 +13,7 @@ those items are candidates, too.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -60,9 +61,9 @@ def refresh(conn: Connection, model: str) -> str:
         if "trend" not in version.spec:
             continue
         try:
-            rows = _rising(conn, version)
+            rows = risen(conn, version)
             with conn.transaction():
-                changed = _write(conn, version, rows)
+                changed = write(conn, version, rows)
         except (RecsysError, psycopg.Error) as exc:
             if conn.closed:
                 raise
@@ -92,13 +93,21 @@ def _answering(conn: Connection, model: str) -> list[ModelVersion]:
     return [v for v in versions.list_versions(conn, model) if v.number in numbers]
 
 
-def _rising(conn: Connection, version: ModelVersion) -> dict[ItemId, float]:
-    """Return what each item that was chosen since rose by, the highest first."""
+def risen(
+    conn: Connection, version: ModelVersion, moment: float | None = None
+) -> dict[ItemId, float]:
+    """Return what each item that was chosen since rose by, the highest first.
+
+    Args:
+        conn: An open connection.
+        version: A version with the popularity it was trained with.
+        moment: Seconds since 1970, as of which; None is now.
+    """
     counts, place, median = _counts(conn, version)
     trend = Trend.from_dict(version.spec["trend"])
     # What items without a learned row are served with; older versions do not say.
     cold = float(version.spec["trend"].get("cold", median))
-    now, ids, users, recent = _chosen(conn, version, counts.end)
+    now, ids, users, recent = _chosen(conn, version, counts.end, moment)
     if not ids:
         return {}
     at = np.array([place.get(item, -1) for item in ids])
@@ -116,7 +125,7 @@ def _rising(conn: Connection, version: ModelVersion) -> dict[ItemId, float]:
 
 
 def _chosen(
-    conn: Connection, version: ModelVersion, end: float
+    conn: Connection, version: ModelVersion, end: float, moment: float | None
 ) -> tuple[float, list[ItemId], Float32Array, Float32Array]:
     """Return the items chosen since: ids, their new users, and what counts rose by.
 
@@ -124,19 +133,20 @@ def _chosen(
     item before is no new user, and what that time still counted goes.
 
     Returns:
-        Now in seconds since 1970, from which ages are counted; T ids, shape (T,) and
-        shape (H, T).
+        The moment in seconds since 1970, from which ages are counted; T ids, shape
+        (T,) and shape (H, T).
     """
     with source_errors("interactions"):
-        row = conn.execute("select extract(epoch from now())::float8").fetchone()
-        assert row is not None
-        query = _chosen_query(
-            version, end, row[0], reading.time_type(conn, version.config)
-        )
+        if moment is None:
+            row = conn.execute("select extract(epoch from now())::float8").fetchone()
+            assert row is not None
+            moment = float(row[0])
+        kind = reading.time_type(conn, version.config)
+        query = _chosen_query(version, end, moment, kind)
         rows = conn.execute(_sql.trusted(query)).fetchall()
     numbers = np.array([row[1:] for row in rows], np.float32)
     numbers = numbers.reshape(len(rows), 1 + len(HALF_LIVES_D))
-    return row[0], [row[0] for row in rows], numbers[:, :1].sum(1), numbers[:, 1:].T
+    return moment, [row[0] for row in rows], numbers[:, :1].sum(1), numbers[:, 1:].T
 
 
 def _chosen_query(version: ModelVersion, end: float, now: float, kind: str) -> str:
@@ -183,7 +193,7 @@ def _fading(at: str, now: float, days: float) -> str:
     return f"power(2::float8, greatest(({at} - {now!r}) / {days * DAY_S!r}, -1000))"
 
 
-def _write(conn: Connection, version: ModelVersion, rows: dict[ItemId, float]) -> int:
+def write(conn: Connection, version: ModelVersion, rows: Mapping[ItemId, float]) -> int:
     """Make the table say what rose; returns how many rows changed."""
     key = version.model, version.number
     ids = [str(item) for item in rows]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks import report, server
 from benchmarks.updates import daily, publishing
 from recsys import schema
+from recsys.updates.settings import UpdateConfig
 
 PARTS = ("daily", "publish")
 DATABASE = f"recsys_bench_updates_{os.getpid()}"
@@ -18,9 +20,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--part", choices=PARTS, action="append")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--start", default="2013-10-01", help="first day")
     parser.add_argument("--days", type=int, default=7)
     parser.add_argument("--parts-a-day", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--lr", type=float, default=UpdateConfig().lr)
+    parser.add_argument("--passes", type=int, default=UpdateConfig().passes)
+    parser.add_argument("--guard", type=float, default=UpdateConfig().guard)
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--interactions", type=int, default=100_000)
     parser.add_argument("--rate", type=float, default=20, help="requests per second")
@@ -33,11 +39,14 @@ def main() -> None:
         with server.server() as dsn, server.database(dsn, DATABASE) as fresh:
             schema.upgrade(fresh)
             if part == "daily":
-                rows = daily.run(
-                    fresh, options.data / "movietweetings", days=options.days,
-                    parts=options.parts_a_day, epochs=options.epochs,
+                start = datetime.fromisoformat(options.start).replace(tzinfo=UTC)
+                plan = daily.Plan(
+                    start, options.days, options.parts_a_day, options.epochs,
+                    UpdateConfig(overlap_s=0.0, lr=options.lr, passes=options.passes,
+                                 guard=options.guard),
                 )  # fmt: skip
-                title = f"{options.days} days of MovieTweetings"
+                rows = daily.run(fresh, options.data / "movietweetings", plan)
+                title = f"{options.days} days of MovieTweetings from {options.start}"
             else:
                 rows = publishing.run(
                     fresh, options.items, options.interactions, rate=options.rate,

@@ -3,25 +3,24 @@
 The product's own training, backfill and updates run against a database into which the
 interactions come as they came then. Each part of a day is ranked, by every way, for the
 users who chose something in it, before anything learns from it: the rows as they are,
-the histories up to that part. The popularity that the task 'trend' adds within the day
-is left out, because it has counted the very interactions that are judged.
+the histories up to that part. So is the popularity that the task 'trend' adds within
+the day: every way is ranked with what rose until that part, and without.
 """
 
 from __future__ import annotations
 
 import csv
 import gzip
-import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
 from benchmarks.report import Row
-from recsys import _db, versions
+from recsys import _db, fresh, versions
 from recsys.backfill import backfill
 from recsys.config import ProjectConfig, load
 from recsys.pipeline import train_version
@@ -33,10 +32,8 @@ from recsys.versions import VersionPlan
 
 MODEL = "movietweetings"
 EXAMPLE = Path(__file__).parents[2] / "examples" / MODEL
-START = datetime(2013, 10, 1, tzinfo=UTC)
 NONE, FULL, INCREMENTAL, BOTH = "no update", "full", "incremental", "both"
-CONFIG = UpdateConfig(overlap_s=0.0, guard=math.inf)
-"""The guard would hide what learning costs."""
+RESCORED = ", popularity of the hour"
 
 Rating = tuple[int, str, int, int]
 
@@ -60,20 +57,37 @@ class _Sum:
         return self.total[name] / max(self.users, 1)
 
 
-def run(dsn: str, data: Path, *, days: int, parts: int, epochs: int) -> list[Row]:
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to go through.
+
+    Attributes:
+        start: First day; the first training has what came before.
+        days: How many.
+        parts: Incremental updates a day.
+        epochs: Passes of the first training.
+        update: How rows follow.
+    """
+
+    start: datetime
+    days: int
+    parts: int
+    epochs: int
+    update: UpdateConfig
+
+
+def run(dsn: str, data: Path, plan: Plan) -> list[Row]:
     """Measure some days.
 
     Args:
         dsn: An empty database at head.
         data: Folder with ratings.csv.gz and items.csv.gz.
-        days: Days from 2013-10-01 on.
-        parts: Incremental updates a day.
-        epochs: Passes of the first training.
+        plan: Which days, and how.
     """
     if not (data / "ratings.csv.gz").exists():
         return [Row("skipped", 0, "", note=f"no ratings.csv.gz in {data.name}")]
-    ratings = _load(dsn, data)
-    project = _project(epochs)
+    ratings = _load(dsn, data, plan.start)
+    project = _project(plan.epochs)
     first = _first(dsn, project)
     numbers = {
         NONE: first,
@@ -82,37 +96,59 @@ def run(dsn: str, data: Path, *, days: int, parts: int, epochs: int) -> list[Row
         BOTH: _copy(dsn, first),
     }
     sums: dict[str, _Sum] = defaultdict(_Sum)
-    for day in range(days):
-        begin = START + timedelta(days=day)
+    states: Counter[str] = Counter()
+    for day in range(plan.days):
+        begin = plan.start + timedelta(days=day)
         if day:
             numbers[FULL] = _full(dsn, project, numbers[FULL])
             numbers[BOTH] = _copy(dsn, numbers[FULL])
-        for part in range(parts):
-            since = begin + timedelta(days=part / parts)
-            until = begin + timedelta(days=(part + 1) / parts)
+        for part in range(plan.parts):
+            since = begin + timedelta(days=part / plan.parts)
+            until = begin + timedelta(days=(part + 1) / plan.parts)
+            rises = {n: _rises(dsn, n, since) for n in {*numbers.values()}}
             _insert(dsn, [r for r in ratings if since.timestamp() <= r[3]
                           < until.timestamp()])  # fmt: skip
             for way, number in numbers.items():
-                sums[way].add(_part(dsn, number, since, learns=way in (
-                    INCREMENTAL, BOTH)))  # fmt: skip
-    return [
+                for name, rise in ((way, {}), (way + RESCORED, rises[number])):
+                    sums[name].add(_rank(dsn, number, since, plan.update, rise))
+                if way in (INCREMENTAL, BOTH):
+                    states[f"{way}: {_learn(dsn, number, until, plan.update)}"] += 1
+    quality = [
         Row(f"{way}: {label}", total.mean(name), "", note=f"{total.users} users")
         for way, total in sums.items()
         for name, label in (("recall", "Recall@20"), ("ndcg", "NDCG@20"),
                             ("hit_rate", "HR@10"))
     ]  # fmt: skip
+    return quality + [Row(f"updates, {s}", n, "") for s, n in states.items()]
 
 
-def _part(dsn: str, number: int, since: datetime, *, learns: bool) -> dict[str, Any]:
+def _rises(dsn: str, number: int, moment: datetime) -> dict[str, float]:
+    """Return what the popularity of items rose by until a moment, by id."""
+    with _db.connect(dsn) as conn:
+        version = versions.get(conn, MODEL, number)
+        found = fresh.risen(conn, version, moment.timestamp())
+    return {str(item): delta for item, delta in found.items()}
+
+
+def _rank(
+    dsn: str, number: int, since: datetime, update: UpdateConfig,
+    rises: dict[str, float],
+) -> dict[str, Any]:  # fmt: skip
     with _db.connect(dsn, autocommit=True) as conn:
         version = versions.get(conn, MODEL, number)
-        metrics = updates.examine(conn, version, since, CONFIG)
-        if learns:
-            updates.update_version(conn, version, CONFIG)
-    return metrics
+        return updates.examine(conn, version, since, update, rises)
 
 
-def _load(dsn: str, data: Path) -> list[Rating]:
+def _learn(dsn: str, number: int, until: datetime, update: UpdateConfig) -> str:
+    """Update a version as the workers do, after the task 'trend'; returns the state."""
+    rises = _rises(dsn, number, until)
+    with _db.connect(dsn, autocommit=True) as conn:
+        version = versions.get(conn, MODEL, number)
+        fresh.write(conn, version, {**rises})
+        return updates.update_version(conn, version, update).state
+
+
+def _load(dsn: str, data: Path, start: datetime) -> list[Rating]:
     """Make the tables with what came before; return what came after."""
     setup = (EXAMPLE / "setup.sql").read_text()
     with _db.connect(dsn) as conn:
@@ -131,8 +167,8 @@ def _load(dsn: str, data: Path) -> list[Rating]:
         reader = csv.reader(text)
         next(reader)
         rows = [(int(u), i, int(r), int(t)) for u, i, r, t in reader]
-    _insert(dsn, [row for row in rows if row[3] < START.timestamp()])
-    return [row for row in rows if row[3] >= START.timestamp()]
+    _insert(dsn, [row for row in rows if row[3] < start.timestamp()])
+    return [row for row in rows if row[3] >= start.timestamp()]
 
 
 def _insert(dsn: str, rows: list[Rating]) -> None:

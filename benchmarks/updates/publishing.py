@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
+import os
 import resource
 import time
 from datetime import UTC, datetime, timedelta
 from multiprocessing.synchronize import Event
+from pathlib import Path
 
 import numpy as np
 
@@ -47,12 +50,15 @@ def run(
     time.sleep(steady_s)
     written = time.monotonic()
     _happen(dsn, items, interactions)
+    ended_before = _ended_s(dsn)
     began, worked = time.monotonic(), time.process_time()
     (done,) = updates.update(
         dsn, world.MODEL, UpdateConfig(max_interactions=interactions),
         max_load=max_load,
     )  # fmt: skip
     ended, worked = time.monotonic(), time.process_time() - worked
+    time.sleep(0.5)  # until the server has noticed
+    of_server = _ended_s(dsn) - ended_before
     stop.set()
     due, took = pipe.recv()
     asking.join(30)
@@ -64,7 +70,9 @@ def run(
         Row("end to end", ended - began, "s", 60.0,
             note=f"{done.trained:,} interactions, {done.changed:,} rows, {done.state}"),
         Row("of it, work of the updating process", worked, "s",
-            note="the rest: the server, and waiting for a core"),
+            note="reading, examining, learning, the item tower"),
+        Row("of it, work of its server process", of_server, "s",
+            note="reading and writing; the rest is waiting for a core or the disk"),
         Row("steady p99", steady * 1e3, "ms", note=f"{len(before)} requests"),
         Row("p99 meanwhile", loaded * 1e3, "ms", note=f"{len(during)} requests"),
         Row("p99 meanwhile / steady", loaded / steady, "", 1.3),
@@ -100,6 +108,26 @@ def _happen(dsn: str, items: int, count: int) -> None:
             for n, (u, i) in enumerate(zip(user.tolist(), item.tolist(), strict=True)):
                 copy.write_row((u, i, _START + timedelta(milliseconds=n)))
         conn.execute("analyze bench_event")
+
+
+def _ended_s(dsn: str) -> float:
+    """Return the CPU seconds of the server's processes that ended.
+
+    NaN where they cannot be seen: on another machine, or not on Linux.
+    """
+    with _db.connect(dsn) as conn:
+        backend = Path(f"/proc/{conn.info.backend_pid}/stat")
+        try:
+            parent = _stat(backend)[1]
+            of_children = _stat(Path(f"/proc/{parent}/stat"))[13:15]
+        except OSError:
+            return math.nan
+    return sum(map(int, of_children)) / os.sysconf("SC_CLK_TCK")
+
+
+def _stat(path: Path) -> list[str]:
+    """Return the fields of /proc/PID/stat behind the name: state, parent, ..."""
+    return path.read_text().rsplit(")", 1)[1].split()
 
 
 def _ask(dsn: str, rate: float, stop: Event, pipe: object) -> None:

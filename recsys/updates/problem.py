@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -78,9 +79,21 @@ class Problem:
 
 
 def read_problem(
-    conn: Connection, version: ModelVersion, loaded: LoadedItems, news: News
+    conn: Connection,
+    version: ModelVersion,
+    loaded: LoadedItems,
+    news: News,
+    rises: Mapping[str, float] | None = None,
 ) -> Problem:
     """Read and encode what the news concern, in the caller's transaction.
+
+    Args:
+        conn: An open connection.
+        version: A version, with vectors.
+        loaded: Its item tower.
+        news: What is new to it.
+        rises: What is added to the popularity of items, by id as text; None: what the
+            workers measured last.
 
     Raises:
         SourceError: A source fails.
@@ -100,6 +113,8 @@ def read_problem(
             place[item] = len(ids)
             ids.append(item)
     catalogue = _catalogue(vectors, len(ids), dim)
+    if rises is None:
+        rises = reading.read_rises(conn, version)
     at = np.array([place[item] for item in found.given.ids], np.int64)
     catalogue.bias[at] = found.rests.bias
     moving = Moving(
@@ -134,7 +149,7 @@ def read_problem(
         moving=moving,
         catalogue=catalogue,
         listed=np.arange(len(ids)) < len(vectors),
-        rise=_rise(conn, version, ids),
+        rise=_rise(rises, ids),
         past=past,
         past_moving=past_moving,
         events=placed,
@@ -203,8 +218,7 @@ def _catalogue(stored: NDArray[np.float16], count: int, dim: int) -> Catalogue:
     return Catalogue(vectors, bias)
 
 
-def _rise(conn: Connection, version: ModelVersion, ids: list[ItemId]) -> Float32:
-    rises = reading.read_rises(conn, version)
+def _rise(rises: Mapping[str, float], ids: list[ItemId]) -> Float32:
     if not rises:
         return np.zeros(len(ids), np.float32)
     return np.array([rises.get(str(item), 0) for item in ids], np.float32)

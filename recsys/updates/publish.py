@@ -316,26 +316,23 @@ def _changed(conn: Connection, version: ModelVersion, rows: NewRows) -> NewRows:
     """Return the rows that differ from those stored, as halfvec holds them."""
     id_type, dim = version.config.item_id, version.config.train.dim
     with _db.binary_cursor(conn) as cur:
-        stored = {
-            item: (served, history)
-            for item, served, history in cur.execute(
-                _sql.trusted(
-                    "select item_id, halfvec_send(served), halfvec_send(history)"
-                    f" from recsys.id_embedding_{version.suffix}"
-                    f" where item_id = any(%s::{id_type}[])"
-                ),
-                (rows.ids,),
-            )
-        }
-    served, history = (a.astype(np.float16) for a in (rows.served, rows.history))
-    keep: list[int] = []
-    for place, item in enumerate(rows.ids):
-        old = stored.get(item)
-        if old is None or not (
-            np.array_equal(_db.unpack_halfvecs(old[0], dim)[0], served[place])
-            and np.array_equal(_db.unpack_halfvecs(old[1], dim)[0], history[place])
-        ):
-            keep.append(place)
+        stored = cur.execute(
+            _sql.trusted(
+                "select given.place, halfvec_send(e.served), halfvec_send(e.history)"
+                f" from unnest(%s::{id_type}[])"
+                " with ordinality as given(item_id, place)"
+                f" join recsys.id_embedding_{version.suffix} as e using (item_id)"
+            ),
+            (rows.ids,),
+        ).fetchall()
+    at = np.array([row[0] for row in stored], np.int64) - 1
+    same = np.ones(len(at), np.bool_)
+    for side, now in ((1, rows.served), (2, rows.history)):
+        before = _db.unpack_halfvecs(b"".join(row[side] for row in stored), dim)
+        same &= (before == now[at].astype(np.float16)).all(1)
+    differs = np.ones(len(rows.ids), np.bool_)
+    differs[at[same]] = False
+    keep = np.flatnonzero(differs)
     return NewRows([rows.ids[i] for i in keep], rows.served[keep], rows.history[keep])
 
 
@@ -478,7 +475,7 @@ def _know(
         (
             version.model,
             version.number,
-            hashes[recent].tolist(),
+            _db.BigintArray(hashes[recent].tolist()),
             times[recent].tolist(),
         ),
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,7 +20,7 @@ from recsys.errors import TrainingError, UnknownModel
 from recsys.progress import SILENT, Progress
 from recsys.updates import publish
 from recsys.updates.learner import Catalogue, Moving, Pace, learn
-from recsys.updates.objective import Float32, unit
+from recsys.updates.objective import unit
 from recsys.updates.problem import (
     Problem,
     columns_of_users,
@@ -38,6 +39,8 @@ logger = logging.getLogger(__name__)
 _DEFAULT_TAU = 0.15
 _OLDER = 0.8
 """Share of the news that rows learn from before the rest judges them."""
+_STEPS = (1.0, 0.3)
+"""Shares of the step that the older part is learned with; the newest part chooses."""
 _FEWEST = 10
 """Users without whom the newest part judges nothing."""
 
@@ -224,7 +227,11 @@ def _check_mean(version: ModelVersion) -> None:
 
 
 def examine(
-    conn: Connection, version: ModelVersion, since: datetime, config: UpdateConfig
+    conn: Connection,
+    version: ModelVersion,
+    since: datetime,
+    config: UpdateConfig,
+    rises: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Return how good the rows of a version are on what came since a moment.
 
@@ -235,6 +242,8 @@ def examine(
         version: A version, with vectors.
         since: Interactions from then on are the hits; what was before is history.
         config: How many of them at most.
+        rises: What is added to the popularity of items, by id as text; it must not
+            have counted the hits. None: nothing.
     """
     with conn.transaction():
         conn.execute("set transaction isolation level repeatable read, read only")
@@ -242,10 +251,11 @@ def examine(
         if not len(news):
             return Quality.none().means()
         loaded = LoadedItems(conn, version)
-        problem = read_problem(conn, version, loaded, news)
+        problem = read_problem(conn, version, loaded, news, rises or {})
     every = np.ones(len(news), np.bool_)
-    found = _examine(problem, news, every, since.timestamp(), _masked(problem))
-    return found.means()
+    catalogue = _masked(problem)
+    catalogue = Catalogue(catalogue.vectors, catalogue.bias + problem.rise)
+    return _examine(problem, news, every, since.timestamp(), catalogue).means()
 
 
 def _unusable(problem: Problem) -> int:
@@ -275,6 +285,15 @@ def _read(
         return began, since, news, read_problem(conn, version, loaded, news)
 
 
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """Rows that learned from the older part of the news, and what they reach."""
+
+    pace: Pace
+    moving: Moving
+    quality: Quality
+
+
 def _learn(
     conn: Connection, problem: Problem, news: News, config: UpdateConfig
 ) -> tuple[dict[str, Any], NewRows, str | None]:
@@ -287,31 +306,45 @@ def _learn(
         _temperature(conn, problem.version), config.lr, config.passes, config.negatives
     )
     served = _masked(problem)
-    metrics: dict[str, Any] = {}
     every = np.ones(len(news), np.bool_)
+    metrics: dict[str, Any] = {}
     metrics |= _examine(problem, news, every, float(news.time.min()), served).means()
     older, cut = _older(news)
-    moving = _moved(problem.moving, *_pass(problem, news, older, problem.moving, pace))
+    before = _examine(problem, news, ~older, cut, served)
+    judged = before.users >= _FEWEST
+    tried = [
+        _try(problem, news, older, cut, replace(pace, lr=share * pace.lr))
+        for share in (_STEPS if judged else _STEPS[-1:])
+    ]
+    best = max(tried, key=lambda trial: trial.quality.means().get("ndcg", 0.0))
+    metrics["lr"] = best.pace.lr
     reason = None
-    if older.any() and not older.all():
-        before = _examine(problem, news, ~older, cut, served)
-        after = _examine(problem, news, ~older, cut, _with(problem, moving), moving)
-        difference, error = paired_difference(before, after)
-        if before.users:
-            metrics["guard"] = {
-                "users": before.users,
-                "before": float(before.ndcg.mean()),
-                "after": float(after.ndcg.mean()),
-            }
-        if before.users >= _FEWEST and difference < -config.guard * error:
-            reason = (
-                f"NDCG@20 on the newest interactions fell by {-difference:.4f}, more"
-                f" than {config.guard:g} standard errors ({error:.4f})"
-            )
-        moving = _moved(moving, *_pass(problem, news, ~older, moving, pace))
+    if before.users:
+        metrics["guard"] = {
+            "users": before.users,
+            "before": float(before.ndcg.mean()),
+            "after": float(best.quality.ndcg.mean()),
+        }
+    difference, error = paired_difference(before, best.quality)
+    if judged and difference < -config.guard * error:
+        reason = (
+            f"NDCG@20 on the newest interactions fell by {-difference:.4f}, more"
+            f" than {config.guard:g} standard errors ({error:.4f})"
+        )
+    moving = _pass(problem, news, ~older, best.moving, best.pace)
     if not (np.isfinite(moving.served).all() and np.isfinite(moving.history).all()):
         reason = "the rows are not finite: lower update.lr"
     return metrics, NewRows(problem.ids, moving.served, moving.history), reason
+
+
+def _try(
+    problem: Problem, news: News, older: NDArray[np.bool_], cut: float, pace: Pace
+) -> _Trial:
+    """Learn from the older part, and rank the newer one."""
+    moving = _pass(problem, news, older, problem.moving, pace)
+    catalogue = _with(problem, moving)
+    found = _examine(problem, news, ~older, cut, catalogue, moving)
+    return _Trial(pace, moving, found)
 
 
 def _older(news: News) -> tuple[NDArray[np.bool_], float]:
@@ -327,18 +360,15 @@ def _pass(
     chosen: NDArray[np.bool_],
     moving: Moving,
     pace: Pace,
-) -> tuple[Float32, Float32]:
+) -> Moving:
+    """Return the rows after they learned from some of the news."""
     given = examples(problem, chosen, news.weight)
     if not len(given.asker):
-        return moving.served, moving.history
+        return moving
     today = Catalogue(problem.catalogue.vectors, problem.catalogue.bias + problem.rise)
     served, history, losses = learn(today, moving, given, pace)
     logger.info("losses %s", [round(loss, 4) for loss in losses])
-    return served, history
-
-
-def _moved(moving: Moving, served: Float32, history: Float32) -> Moving:
-    return Moving(moving.item, served, history, moving.served_rest, moving.history_rest)
+    return replace(moving, served=served, history=history)
 
 
 def _masked(problem: Problem) -> Catalogue:

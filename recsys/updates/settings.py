@@ -15,7 +15,8 @@ class UpdateConfig:
             one is read that is so many seconds newer.
         max_interactions: New interactions of one update; the oldest come first, the
             rest waits for the next.
-        lr: Step of the rows, in units of their typical component.
+        lr: Largest step of the rows, in units of their typical component; smaller ones
+            are tried, too.
         passes: Times each new interaction is learned from within its update.
         negatives: Items sampled per step.
         guard: An update is refused when rows that learned from the older part are

@@ -17,6 +17,7 @@ _K_HIT = 10
 _MOST_USERS = 1000
 _USERS_AT_ONCE = 128
 _ITEMS_AT_ONCE = 50_000
+_GROUP = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +150,7 @@ class Examiner:
             score[:, ~listed] = -np.inf
             inside = (seen >= first) & (seen < last)
             score[owner[inside], seen[inside] - first] = -np.inf
-            k = min(K, last - first)
-            at = np.argpartition(-score, k - 1, axis=1)[:, :k]
+            at = highest(score, min(K, last - first))
             scores.append(np.take_along_axis(score, at, 1))
             places.append(at + first)
         score, place = np.concatenate(scores, 1), np.concatenate(places, 1)
@@ -158,6 +158,34 @@ class Examiner:
         best = np.take_along_axis(place, order, 1)
         best[np.take_along_axis(score, order, 1) == -np.inf] = -2
         return best
+
+
+def highest(score: Float32, k: int) -> Places:
+    """Return the columns of the k highest of each row, in no order.
+
+    The k highest are in the k groups of columns with the highest maxima, and a maximum
+    is found much faster than an order.
+
+    Args:
+        score: Shape (B, n), n at least k.
+        k: How many.
+
+    Returns:
+        Shape (B, k).
+    """
+    width = int(score.shape[1])
+    groups = width // _GROUP
+    if groups <= 2 * k:
+        return np.argpartition(-score, k - 1, axis=1)[:, :k]
+    grouped = groups * _GROUP
+    maxima = score[:, :grouped].reshape(len(score), groups, _GROUP).max(2)
+    best = np.argpartition(-maxima, k - 1, axis=1)[:, :k]
+    columns = (best[:, :, None] * _GROUP + np.arange(_GROUP)).reshape(len(score), -1)
+    rest = np.arange(grouped, width)
+    columns = np.concatenate([columns, np.tile(rest, (len(score), 1))], axis=1)
+    found = np.take_along_axis(score, columns, 1)
+    at = np.argpartition(-found, k - 1, axis=1)[:, :k]
+    return np.take_along_axis(columns, at, 1)
 
 
 def paired_difference(before: Quality, after: Quality) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from recsys.encoder.towers import query_tower
 from recsys.updates import objective
 from recsys.updates.histories import PlacedEvents
 from recsys.updates.learner import Catalogue, Examples, Lists, Moving, Pace, _Learner
-from recsys.updates.validation import Examiner
+from recsys.updates.validation import Examiner, highest
 
 TAU = 0.3
 
@@ -185,3 +185,16 @@ def test_popularity_counts_as_the_query_says(counts: float, first: int) -> None:
     )
 
     assert found.ndcg.tolist() == [1.0]
+
+
+@pytest.mark.parametrize("items", [20, 999, 2_050, 5_049])
+def test_the_highest_are_those_of_a_sort(items: int) -> None:
+    rng = np.random.default_rng(items)
+    score = rows(rng, 7, items)
+    score[:, ::3] = -np.inf  # met before
+
+    found = highest(score, 20)
+
+    expected = -np.sort(-score, axis=1)[:, :20]
+    actual = -np.sort(-np.take_along_axis(score, found, 1), axis=1)
+    np.testing.assert_array_equal(actual, expected)

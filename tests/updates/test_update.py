@@ -183,6 +183,32 @@ def test_rows_that_got_worse_are_not_published(shop: Twofold) -> None:
     assert then.read == done.read + 1
 
 
+@pytest.mark.parametrize("steps", [(1e4, 1.0), (1.0, 1e4)])
+def test_the_step_that_ranks_the_newest_best_is_taken(
+    shop: Twofold, monkeypatch: pytest.MonkeyPatch, steps: tuple[float, float]
+) -> None:
+    """Ten times the length of a row is too far, whichever is tried first."""
+    monkeypatch.setattr(run, "_STEPS", steps)
+    shop.happen([(u, i) for i in (2, 4, 6, 8) for u in range(1, 40, 2)], at_s=10)
+    shop.happen([(u, i) for i in (2, 4) for u in range(2, 26, 2)], at_s=1000)
+
+    (done,) = run.update(shop.dsn, "shop", UpdateConfig(overlap_s=60, lr=1e-3))
+
+    assert done.state == "published"
+    assert done.metrics is not None
+    assert done.metrics["lr"] == pytest.approx(1e-3)
+
+
+def test_where_nobody_can_judge_the_careful_step_is_taken(shop: Twofold) -> None:
+    shop.happen([(2, 4), (4, 4)], at_s=10)
+
+    (done,) = run.update(shop.dsn, "shop", replace(QUIET, lr=0.1))
+
+    assert done.state == "published"
+    assert done.metrics is not None
+    assert done.metrics["lr"] == pytest.approx(0.1 * run._STEPS[-1])
+
+
 def test_candidate_and_base_are_updated_each_on_its_own_rows(shop: Twofold) -> None:
     from recsys.rollout import promote
 
