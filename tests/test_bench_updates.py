@@ -69,3 +69,18 @@ def test_every_way_is_ranked_for_the_same_users(server: str, tmp_path: Path) -> 
     ways = ("no update", "full", "incremental", "both")
     assert len({rows[f"{way}: NDCG@20"]["note"] for way in ways}) == 1
     assert all(rows[f"{way}: NDCG@20"]["value"] > 0 for way in ways)
+
+
+def test_every_step_is_ranked_for_the_same_users(server: str, tmp_path: Path) -> None:
+    folder = tmp_path / "movietweetings"
+    folder.mkdir()
+    write(folder)
+
+    rows = bench(
+        server, tmp_path / "rows.jsonl", "--part", "steps", "--data", str(tmp_path),
+        "--days", "2", "--parts-a-day", "1", "--epochs", "1",
+    )  # fmt: skip
+
+    still = rows["no update: NDCG@20"]
+    assert rows["step 0.1, 5 passes: NDCG@20"]["note"] == still["note"]
+    assert len({row["value"] for what, row in rows.items() if "NDCG" in what}) > 5

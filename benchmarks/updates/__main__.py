@@ -1,4 +1,8 @@
-"""Run them: ``python -m benchmarks.updates [--part daily] [--part publish]``."""
+"""Run them: ``python -m benchmarks.updates [--part daily] [--part publish]``.
+
+``--part steps`` is not among those that run by themselves: it compares steps, on days
+before those of the other.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +12,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks import report, server
-from benchmarks.updates import daily, publishing
+from benchmarks.updates import daily, publishing, steps
 from recsys import schema
 from recsys.updates.settings import UpdateConfig
 
 PARTS = ("daily", "publish")
+STEPS = [(lr, passes) for passes in (1, 2, 5) for lr in (0.1, 0.03, 0.01, 0.003)]
 DATABASE = f"recsys_bench_updates_{os.getpid()}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--part", choices=PARTS, action="append")
+    parser.add_argument("--part", choices=(*PARTS, "steps"), action="append")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--start", default="2013-10-01", help="first day")
     parser.add_argument("--days", type=int, default=7)
@@ -38,14 +43,18 @@ def main() -> None:
     for part in parts:
         with server.server() as dsn, server.database(dsn, DATABASE) as fresh:
             schema.upgrade(fresh)
-            if part == "daily":
+            if part in ("daily", "steps"):
                 start = datetime.fromisoformat(options.start).replace(tzinfo=UTC)
                 plan = daily.Plan(
                     start, options.days, options.parts_a_day, options.epochs,
                     UpdateConfig(overlap_s=0.0, lr=options.lr, passes=options.passes,
                                  guard=options.guard),
                 )  # fmt: skip
-                rows = daily.run(fresh, options.data / "movietweetings", plan)
+                data = options.data / "movietweetings"
+                if part == "daily":
+                    rows = daily.run(fresh, data, plan)
+                else:
+                    rows = steps.run(fresh, data, plan, STEPS)
                 title = f"{options.days} days of MovieTweetings from {options.start}"
             else:
                 rows = publishing.run(

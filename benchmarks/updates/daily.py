@@ -113,13 +113,18 @@ def run(dsn: str, data: Path, plan: Plan) -> list[Row]:
                     sums[name].add(_rank(dsn, number, since, plan.update, rise))
                 if way in (INCREMENTAL, BOTH):
                     states[f"{way}: {_learn(dsn, number, until, plan.update)}"] += 1
-    quality = [
+    counts = [Row(f"updates, {state}", n, "") for state, n in states.items()]
+    return rows_of(sums) + counts
+
+
+def rows_of(sums: dict[str, _Sum]) -> list[Row]:
+    """Return three metrics of each way."""
+    return [
         Row(f"{way}: {label}", total.mean(name), "", note=f"{total.users} users")
         for way, total in sums.items()
         for name, label in (("recall", "Recall@20"), ("ndcg", "NDCG@20"),
                             ("hit_rate", "HR@10"))
     ]  # fmt: skip
-    return quality + [Row(f"updates, {s}", n, "") for s, n in states.items()]
 
 
 def _rises(dsn: str, number: int, moment: datetime) -> dict[str, float]:
@@ -186,7 +191,10 @@ def _project(epochs: int) -> ProjectConfig:
         model.train, epochs=epochs, tau=0.15, dropout=0.5, recent_beta=0.0,
         companions=0.0,
     )  # fmt: skip
-    return replace(project, models={MODEL: replace(model, train=train)})
+    # What updates can follow, and no search for another one.
+    query = replace(model.query, encoder="mean")
+    model = replace(model, train=train, query=query)
+    return replace(project, models={MODEL: model})
 
 
 def _first(dsn: str, project: ProjectConfig) -> int:

@@ -37,6 +37,7 @@ class Problem:
     Attributes:
         version: The version.
         tower: Its query tower.
+        items: Id of each item, shape (N,).
         ids: Id of each item that may move, shape (U,).
         known: Whether it has an ID row yet, shape (U,).
         moving: The rows that may move.
@@ -59,6 +60,7 @@ class Problem:
 
     version: ModelVersion
     tower: QueryTower
+    items: list[ItemId]
     ids: list[ItemId]
     known: NDArray[np.bool_]
     moving: Moving
@@ -144,6 +146,7 @@ def read_problem(
     problem = Problem(
         version=version,
         tower=tower,
+        items=ids,
         ids=found.given.ids,
         known=found.known,
         moving=moving,
