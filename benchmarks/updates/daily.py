@@ -131,6 +131,8 @@ def _rises(dsn: str, number: int, moment: datetime) -> dict[str, float]:
     """Return what the popularity of items rose by until a moment, by id."""
     with _db.connect(dsn) as conn:
         version = versions.get(conn, MODEL, number)
+        if "trend" not in version.spec:
+            return {}
         found = fresh.risen(conn, version, moment.timestamp())
     return {str(item): delta for item, delta in found.items()}
 

@@ -130,7 +130,7 @@ class Pace:
     """
 
     tau: float
-    lr: float = 0.1
+    lr: float = 0.03
     passes: int = 5
     negatives: int = 2048
     seed: int = 0

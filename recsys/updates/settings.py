@@ -29,7 +29,7 @@ class UpdateConfig:
     every_s: float = 0.0
     overlap_s: float = 300.0
     max_interactions: int = 200_000
-    lr: float = 0.1
+    lr: float = 0.03
     passes: int = 5
     negatives: int = 2048
     guard: float = 1.0
