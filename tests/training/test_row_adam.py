@@ -18,6 +18,7 @@ from recsys.config import ModelConfig, from_mapping
 from recsys.errors import ConfigError
 from recsys.training import loop
 from recsys.training.dataset import Dataset
+from recsys.training.distil import teacher_of
 from recsys.training.row_adam import RowAdam, touched
 from recsys.training.rows import query_rows
 from recsys.training.settings import settings_of
@@ -129,15 +130,16 @@ def test_the_lazy_adam_of_torch_agrees_only_where_no_step_was_missed() -> None:
 
 
 def trained(case: str, way: str) -> dict[str, Tensor]:
-    config, dataset = CASES[case]()
+    config, dataset, *parent = CASES[case]()
     rows = query_rows(dataset, np.ones(len(dataset), bool), dataset.until, 32)
     settings = settings_of(config, 0.15, 0.3)
     settings = replace(
         settings, query=config.query, item_updates=way, prefixes=config.train.prefixes
     )
     start = first_rows(rows, config.train.dim, 0)
+    teacher = teacher_of(parent[0], dataset, rows) if parent else None
     torch.manual_seed(0)  # of layers that drop at random
-    return loop.fit(dataset, rows, settings, 2, 0, start).state_dict()
+    return loop.fit(dataset, rows, settings, 2, 0, start, teacher=teacher).state_dict()
 
 
 @pytest.mark.parametrize("case", CASES)
