@@ -13,6 +13,8 @@ Row = Mapping[str, Any]
 
 # Below this relative change of the validation score, a difference is noise.
 _NOISE = 0.005
+# A fit of fewer epochs tells nothing about overfitting: its rate falls in each of them.
+_TELLING = 6
 # A score that still rose by more than this at the last look was not done.
 _RISING = 0.01
 # The final fit has this many times the epochs that were judged: it had its time.
@@ -82,8 +84,9 @@ def _steady(report: Row) -> str:
         else ""
     )
     before = _score(looks[-2]) if len(looks) > 1 else 0.0
-    if score > before * (1 + _RISING):
-        epochs = _published(report, looks)
+    epochs = _published(report, looks)
+    rising = _score(looks[-1]) == score > before * (1 + _RISING)
+    if rising and epochs > last:
         said = f"still rose to {score:.4f} at epoch {last}; the fit went on to {epochs}"
     else:
         said = f"settled at {score:.4f} within {last} epochs"
@@ -144,7 +147,8 @@ def _fit(report: Row) -> list[Verdict]:
     scores = [_score(row) for row in looks]
     best = max(range(len(looks)), key=scores.__getitem__)
     epochs = _published(report, looks)
-    if scores[-1] < scores[best] * (1 - _NOISE):
+    telling = looks[-1]["epoch"] >= _TELLING
+    if telling and scores[-1] < scores[best] * (1 - _NOISE):
         return [_overfit(looks, scores, best, epochs)]
     gain = scores[-1] / scores[-2] - 1 if scores[-2] else 0.0
     done = epochs > _LONGER * looks[-1]["epoch"]

@@ -277,12 +277,21 @@ def _read(
             )
         since = began.until - timedelta(seconds=config.overlap_s)
         news = read_news(conn, version, since, config.max_interactions)
+        if began.refused and not _after(news, began.refused):
+            # A full batch that was refused would be read for ever: go on behind it.
+            since = began.refused
+            news = read_news(conn, version, since, config.max_interactions)
+            if not _after(news, began.refused):
+                return None
         if not len(news):
-            return None
-        if began.refused and float(news.time.max()) <= began.refused.timestamp():
             return None
         loaded = LoadedItems(conn, version)
         return began, since, news, read_problem(conn, version, loaded, news)
+
+
+def _after(news: News, moment: datetime) -> bool:
+    """Say whether any of the news is later than a moment."""
+    return bool((news.time > moment.timestamp()).any())
 
 
 @dataclass(frozen=True, slots=True)

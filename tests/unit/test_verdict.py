@@ -91,6 +91,15 @@ def test_a_final_fit_that_went_on_is_not_underfit() -> None:
 
     assert found.name == "healthy"
     assert "still rose to 0.3000 at epoch 30; the fit went on to 60" in found.detail
+    dipped = verdicts(but(curves=scores(0.30, 0.29, 0.2995)))[0].detail
+    assert "settled at 0.6000 within 30 epochs" in dipped
+
+
+def test_two_epochs_cannot_overfit() -> None:
+    looks = [{**row, "epoch": n} for n, row in enumerate(scores(0.15, 0.14), 1)]
+
+    assert names(but(curves=looks)) == ["healthy"]
+    assert names(but(curves=scores(0.15, 0.14))) == ["overfit from epoch 10"]
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,22 @@ def test_rows_that_got_worse_are_not_published(shop: Twofold) -> None:
     assert then.read == done.read + 1
 
 
+def test_a_refused_full_batch_does_not_stop_the_next_ones(shop: Twofold) -> None:
+    shop.happen([(u, i) for i in (2, 4, 6, 8) for u in range(1, 40, 2)], at_s=10)
+    shop.happen([(u, i) for i in (2, 4) for u in range(2, 26, 2)], at_s=1000)
+    wild = UpdateConfig(overlap_s=60, lr=10, passes=3, max_interactions=104)
+    (done,) = run.update(shop.dsn, "shop", wild)
+    assert (done.state, done.read) == ("refused", 104)
+    shop.happen([(2, 10), (4, 10)], at_s=2000)
+
+    (then,) = run.update(shop.dsn, "shop", replace(wild, guard=100))
+    (idle,) = run.update(shop.dsn, "shop", replace(wild, guard=100))
+
+    assert then.state == "published"
+    assert 2 <= then.read < 104
+    assert idle.state == "nothing new"
+
+
 @pytest.mark.parametrize("steps", [(1e4, 1.0), (1.0, 1e4)])
 def test_the_step_that_ranks_the_newest_best_is_taken(
     shop: Twofold, monkeypatch: pytest.MonkeyPatch, steps: tuple[float, float]
