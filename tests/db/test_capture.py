@@ -454,6 +454,7 @@ def test_an_update_by_row_queues_a_key_once(app: _db.Connection) -> None:
     assert queued(app) == ["4", "40"]
 
 
+@pytest.mark.alone
 def test_a_transaction_waits_for_the_locked_queue_only_once(
     app: _db.Connection,
 ) -> None:
@@ -762,6 +763,7 @@ def test_whoever_does_not_own_the_table_is_told(
     assert functions(app) == []
 
 
+@pytest.mark.alone
 def test_a_locked_table_is_an_error_after_five_seconds(app: _db.Connection) -> None:
     with psycopg.connect(app.info.dsn) as other:
         other.execute("lock table product in share mode")
@@ -825,6 +827,7 @@ def test_a_lost_event_is_counted_and_everything_queued(app: _db.Connection) -> N
     assert capture_check.check(app, "shop") == ""
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("table", ["item_change", "capture"])
 def test_a_lock_on_the_queue_costs_a_moment_only(
     app: _db.Connection, table: str

@@ -263,6 +263,7 @@ def test_a_refused_row_is_counted_and_said(
     assert "1 impressions were not logged" in caplog.text
 
 
+@pytest.mark.alone
 def test_a_request_does_not_wait_for_a_strangers_exposure(dsn: str) -> None:
     """And its answer is stored all the same; the stranger writes the exposure."""
     log = ImpressionLog("transaction")
@@ -445,6 +446,7 @@ def test_a_batch_that_is_sent_twice_counts_once(db: _db.Connection) -> None:
     assert db.execute("select count(*) from recsys.impression").fetchone() == (3,)
 
 
+@pytest.mark.alone
 def test_a_full_queue_drops_the_newest_and_never_blocks(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -482,6 +484,7 @@ def test_a_full_queue_drops_the_newest_and_never_blocks(
     assert len(full) == 1
 
 
+@pytest.mark.alone
 def test_a_writer_that_hangs_does_not_hold_a_request(dsn: str) -> None:
     """Another session holds the table: rows queue up, then they are written."""
     writer = Writer(dsn)
@@ -520,6 +523,7 @@ def test_threads_share_one_writer(dsn: str, background: ImpressionLog) -> None:
     assert _writer.writer(dsn) is _writer.writer(dsn)
 
 
+@pytest.mark.alone
 def test_a_process_that_cannot_start_threads_still_answers(
     dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

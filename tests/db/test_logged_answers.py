@@ -364,6 +364,7 @@ def test_interaction_and_outcome_are_one_transaction(shop: Shop, table: str) -> 
     assert query(shop.dsn, "select kind from recsys.interaction") == [("view",)]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("borrowed", [False, True])
 def test_a_locked_outcome_table_costs_no_interaction(
     shop: Shop, borrowed: bool

@@ -236,6 +236,7 @@ def test_what_was_read_before_is_not_shown_as_new(shop: Shop) -> None:
     assert registry.get_sample_value("recsys_up") == 0
 
 
+@pytest.mark.alone
 def test_a_database_that_hangs_holds_up_a_scrape_no_longer_than_allowed(
     still: Shop,
 ) -> None:
@@ -250,6 +251,7 @@ def test_a_database_that_hangs_holds_up_a_scrape_no_longer_than_allowed(
         conn.rollback()
 
 
+@pytest.mark.alone
 def test_a_server_that_never_answers_holds_up_a_scrape_no_longer_than_allowed() -> None:
     registry = CollectorRegistry()
     with socket.create_server(("127.0.0.1", 0)) as silent:

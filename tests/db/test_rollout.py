@@ -506,6 +506,7 @@ def test_a_rollback_takes_the_users_back_from_a_candidate(
     )  # fmt: skip
 
 
+@pytest.mark.alone
 def test_a_rollback_takes_less_than_a_second(conn: _db.Connection) -> None:
     force(conn, 2)
     conn.commit()

@@ -54,6 +54,7 @@ def test_ascii_and_unicode_path_agree():
     assert words(text) == words(text + " é")[:-1]
 
 
+@pytest.mark.alone
 def test_ten_megabytes_cost_what_a_page_costs():
     started = time.perf_counter()
     long = normalise("é-a" * 3_500_000, 2, 32)
