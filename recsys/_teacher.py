@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 
 from recsys import _parent, versions
@@ -60,6 +61,13 @@ def _check(version: ModelVersion, config: ModelConfig) -> None:
 
 def _not_later(parent: Parent, until: datetime) -> None:
     """Refuse a teacher that would give away what the student must not know."""
+    if math.isnan(parent.until):
+        raise TrainingError(
+            f"version {parent.number} does not know until when it was trained: it may"
+            " know what came after --until",
+            hint="Distil from a version trained with the same --until, or leave out"
+            " --until.",
+        )
     if parent.until > until.timestamp():
         end = datetime.fromtimestamp(parent.until, UTC).isoformat()
         raise TrainingError(

@@ -72,6 +72,12 @@ def test_what_nothing_can_be_distilled_from(dsn: str, tmp_path: Path) -> None:
         assert caught.value.hint
 
     refused("after --until", until=world.NOW - timedelta(days=20))
+    with _db.connect(dsn) as conn:
+        conn.execute(
+            "update recsys.model_version"
+            " set spec = jsonb_set(spec, '{trained_until}', 'null')"
+        )
+    refused("does not know until when", until=world.NOW)
     refused("leave --distil-from out", full=True)
     model = config.model("shop")
     ordered = replace(model, query=replace(model.query, encoder="decay"))
