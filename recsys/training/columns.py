@@ -77,11 +77,18 @@ class Column(Generic[_Number]):
             if self._file is not None:
                 self._file.close()
             raise TrainingError(
-                f"the interactions cannot be kept in {tempfile.gettempdir()}: {exc}",
+                f"the interactions cannot be kept in {_folder()}: {exc}",
                 hint="Make room there, or name another folder in TMPDIR: it takes "
                 "about 200 bytes per interaction.",
             ) from exc
         self._parts, self._held = [], 0
+
+
+def _folder() -> str:
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:
+        return "any folder for temporary files"
 
 
 class Lists:

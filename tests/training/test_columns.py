@@ -168,6 +168,17 @@ def test_a_column_in_a_file_is_the_one_in_memory(
     assert str(tmp_path) in Path("/proc/self/maps").read_text()
 
 
+def test_no_folder_for_the_file_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/missing"])
+    monkeypatch.setattr(columns, "IN_MEMORY", 1000)
+
+    with pytest.raises(TrainingError, match="cannot be kept in any folder") as caught:
+        Column(np.int64).add(np.arange(1000))
+
+    assert "TMPDIR" in caught.value.hint
+
+
 def test_no_room_for_the_file_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
