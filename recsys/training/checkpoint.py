@@ -14,7 +14,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from recsys.config import ModelConfig
+from recsys._query_config import QueryConfig
+from recsys.config import ContentConfig, ModelConfig, NegativesConfig, TrainConfig
 from recsys.errors import ConfigError, TrainingError
 from recsys.training.dataset import Dataset
 from recsys.training.rows import QueryRows
@@ -33,13 +34,13 @@ logger = logging.getLogger(__name__)
 
 # Between two writes, unless the fit ends; a crash loses this much.
 EVERY_S = 30.0
+# Raised where a setting that a checkpoint lacks does by default what no fit did before.
 _VERSION = 2
 # What may change between an interruption and going on.
-_FREE = ("budget_s", "device", "item_updates")
+FREE = ("budget_s", "device", "item_updates")
 _DECIDING = ("train", "query", "negatives", "content")
 _KEY = "recsys"
 _TEACHER = "--distil-from"
-_ABSENT = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +97,11 @@ class Checkpoint:
             TrainingError: What is resumed is of other data or settings.
         """
         settings = {**_settings(config), _TEACHER: teacher}
-        kept = {_TEACHER: None, **(self._settings or settings)}
-        changed = [n for n in settings if kept.get(n, _ABSENT) != settings[n]]
+        kept = {**_defaults(config), **(self._settings or settings)}
+        changed = [n for n in settings if kept[n] != settings[n]]
         if changed:
             now = ", ".join(f"{name} is {settings[name]!r}" for name in changed)
-            then = ", ".join(f"{kept.get(name)!r}" for name in changed)
+            then = ", ".join(f"{kept[name]!r}" for name in changed)
             raise TrainingError(
                 f"the checkpoint {self.path} is of other settings: {now}, was {then}",
                 hint="Set them back, or train without --resume.",
@@ -200,8 +201,20 @@ def _settings(config: ModelConfig) -> dict[str, Any]:
         f"{table}.{name}": value
         for table in _DECIDING
         for name, value in tables[table].items()
-        if name not in _FREE
+        if name not in FREE
     }
+
+
+def _defaults(config: ModelConfig) -> dict[str, Any]:
+    """Return what a fit was of that knew nothing of a setting: it came later."""
+    plain = replace(
+        config,
+        train=TrainConfig(),
+        query=QueryConfig(),
+        negatives=NegativesConfig(),
+        content=ContentConfig(),
+    )
+    return {**_settings(plain), _TEACHER: None}
 
 
 def pack(

@@ -26,6 +26,7 @@ from recsys.errors import TrainingError
 from recsys.popularity import DAY_S, Trend
 from recsys.progress import Progress
 from recsys.training.ahead import Ahead
+from recsys.training.checkpoint import FREE
 from recsys.training.cold import Newcomers, Placed
 from recsys.training.companions import Companions, closest
 from recsys.training.dataset import Dataset
@@ -131,8 +132,8 @@ class Choice:
         values: dict[str, Any] = dict(data["query"])
         values["kinds"] = tuple(values["kinds"])
         query = QueryConfig(**values)
-        # It may be gone on with on another device.
-        chosen = {n: v for n, v in data["settings"].items() if n != "device"}
+        # It may be gone on with on another device, or with another way to update.
+        chosen = {n: v for n, v in data["settings"].items() if n not in FREE}
         return cls(
             settings=replace(first_settings(model), **chosen, query=query),
             trend=Trend.from_dict(data["trend"]),

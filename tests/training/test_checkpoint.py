@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import resource
 from collections.abc import Callable
@@ -139,15 +140,46 @@ def test_other_settings_are_named_and_not_gone_on_with(
     assert "without --resume" in caught.value.hint
 
 
-def test_the_budget_and_the_device_may_change(board: Build, tmp_path: Path) -> None:
+def without(path: Path, *names: str) -> None:
+    """Leave settings out of a checkpoint, as a release before them did."""
+    blob = path.read_bytes()
+    size = int.from_bytes(blob[:8], "little")
+    header = json.loads(blob[8 : 8 + size])
+    said = json.loads(header["__metadata__"]["recsys"])
+    for name in names:
+        del said["settings"][name]
+    header["__metadata__"]["recsys"] = json.dumps(said)
+    new = json.dumps(header).encode()
+    path.write_bytes(len(new).to_bytes(8, "little") + new + blob[8 + size :])
+
+
+def test_settings_that_came_later_count_as_their_default(
+    board: Build, tmp_path: Path
+) -> None:
     path = tmp_path / "toy.safetensors"
     interrupted(board, path)
-    elsewhere = replace(CONFIG.train, budget_s=99.0, device="auto")
+    without(path, "train.distil", "train.horizon_days", "--distil-from")
+
+    other = replace(CONFIG, train=replace(CONFIG.train, horizon_days=3.0))
+    with pytest.raises(TrainingError, match=r"train.horizon_days is 3.0, was 0.0"):
+        train(board(), other, checkpoint=Checkpoint(path, resume=True))
+    resumed = train(board(), CONFIG, checkpoint=Checkpoint(path, resume=True))
+
+    assert np.array_equal(resumed.id_served, train(board(), CONFIG).id_served)
+
+
+def test_what_decides_nothing_may_change(board: Build, tmp_path: Path) -> None:
+    path = tmp_path / "toy.safetensors"
+    interrupted(board, path)
+    elsewhere = replace(
+        CONFIG.train, budget_s=99.0, device="auto", item_updates="sparse"
+    )
 
     kept = Checkpoint(path, resume=True)
     config = replace(CONFIG, train=elsewhere)
     assert kept.plan is not None
-    assert Choice.from_dict(kept.plan, config).settings.device == "auto"
+    settings = Choice.from_dict(kept.plan, config).settings
+    assert (settings.device, settings.item_updates) == ("auto", "sparse")
     train(board(), config, checkpoint=kept)
 
 
