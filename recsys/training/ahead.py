@@ -12,7 +12,7 @@ popularity and what is to be found move, so this costs a fit nothing more.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recsys.config import TrainConfig
-from recsys.popularity import Trend
+from recsys.popularity import HALF_LIVES_D, Trend
 from recsys.training.dataset import Dataset
 from recsys.training.evaluation import Judge, lean_of
 from recsys.training.lean import Lean
 from recsys.training.metrics import score_of
 from recsys.training.model import Towers
 from recsys.training.periods import counts_at
-from recsys.training.rows import QueryRows, query_rows
+from recsys.training.rows import QueryRows, places_of, query_rows, user_blocks
 from recsys.training.split import Split, judged
 from recsys.training.trend import bias, blend
 
@@ -97,7 +97,9 @@ class Ahead:
             day = judged(known, before, start, rows.items)
             if not len(day.users):
                 continue
-            then = query_rows(known, before, start, config.history, items=rows.items)
+            then = query_rows(
+                known, before, start, config.history, items=rows.items, counted=False
+            )
             one = Judge(known, then, day, config.seed + place, users)
             found.append(_Day(one, pop[place], decayed[place]))
         self.days = found or self.days
@@ -148,30 +150,53 @@ def start_times(first: float, last: float, serves_s: float) -> NDArray[np.float6
 def _part(
     dataset: Dataset, rows: QueryRows, first: float, most: int, seed: int
 ) -> Dataset:
-    """Return the interactions, with trained items, of some users of the slice."""
-    trained = np.isin(dataset.item, rows.items)
+    """Return the interactions, with trained items, of some users of the slice.
+
+    Without values: what interactions are worth decides targets, and ranking has none.
+    """
+    trained = _trained(dataset, rows)
     users = np.unique(dataset.user[trained & dataset.target & (dataset.time >= first)])
     if len(users) > most:
         users = np.random.default_rng(seed).choice(users, most, replace=False)
-    return dataset.only(trained & np.isin(dataset.user, users))
+    return replace(dataset.only(trained & np.isin(dataset.user, users)), value=None)
+
+
+def _trained(dataset: Dataset, rows: QueryRows) -> NDArray[np.bool_]:
+    """Mark the interactions with trained items, shape (n,)."""
+    items = np.zeros(len(dataset.item_ids), np.bool_)
+    items[rows.items] = True
+    return items[dataset.item]
 
 
 def _counts(
     dataset: Dataset, rows: QueryRows, starts: NDArray[np.float64]
 ) -> tuple[Tensor, Tensor]:
     """Return the counts before each time: (D, H, T) faded, and (D, T) of users."""
-    taste = (dataset.weight > 0) & np.isin(dataset.item, rows.items)
-    user = dataset.user[taste].astype(np.int64)
-    item = np.searchsorted(rows.items, dataset.item[taste]).astype(np.int64)
-    time = dataset.time[taste]
-    time = np.where(np.isfinite(time), time, -np.inf)
-    width = len(rows.items)
-    decayed = counts_at(user, item, time, width, starts).astype(np.float32)
-    pair = user * width + item
+    taste = (dataset.kind_weight > 0)[dataset.kind] & _trained(dataset, rows)
+    everyone, width = np.arange(len(dataset.user_ids)), len(rows.items)
+    decayed = np.zeros((len(starts), len(HALF_LIVES_D), width))
+    pop = np.zeros((len(starts), width), np.int64)
+    for first, last in user_blocks(dataset, taste, everyone):
+        places = places_of(dataset, taste, everyone[first:last])
+        user = dataset.user[places].astype(np.int64)
+        item = np.searchsorted(rows.items, dataset.item[places]).astype(np.int64)
+        time = dataset.time[places]
+        time = np.where(np.isfinite(time), time, -np.inf)
+        decayed += counts_at(user, item, time, width, starts)
+        pop += _users_at(user * width + item, time, width, starts)
+    counts = decayed.astype(np.float32), pop.astype(np.float32)
+    return torch.from_numpy(counts[0]), torch.from_numpy(counts[1])
+
+
+def _users_at(
+    pair: NDArray[np.int64],
+    time: NDArray[np.float64],
+    items: int,
+    starts: NDArray[np.float64],
+) -> NDArray[np.int64]:
+    """Return the users of each item before each time, shape (D, T)."""
     order = np.lexsort((time, pair))
-    _, first = np.unique(pair[order], return_index=True)
-    place = np.searchsorted(starts, time[order][first], "right")
-    of = item[order][first]
-    new = [np.bincount(of[place == day], minlength=width) for day in range(len(starts))]
-    pop = np.cumsum(new, axis=0).astype(np.float32)
-    return torch.from_numpy(decayed), torch.from_numpy(pop)
+    distinct, first = np.unique(pair[order], return_index=True)
+    place, of = np.searchsorted(starts, time[order][first], "right"), distinct % items
+    new = [np.bincount(of[place == day], minlength=items) for day in range(len(starts))]
+    return np.cumsum(new, axis=0)

@@ -101,6 +101,8 @@ def query_rows(
     history: int,
     half_life_s: float = 0.0,
     items: NDArray[np.int64] | None = None,
+    *,
+    counted: bool = True,
 ) -> QueryRows:
     """Build the training view of some of the interactions.
 
@@ -111,15 +113,19 @@ def query_rows(
         history: Most items of a user that make the query.
         half_life_s: Age at which an interaction weighs half as a target; 0: no decay.
         items: The trained items, ascending; by default those of positive weight.
+        counted: Whether to count by time; otherwise ``decayed`` and ``periods`` are
+            None, which only a fit and popularity need.
 
     Raises:
         TrainingError: No interaction of positive weight is among them.
     """
     trained = _Trained.of(dataset, keep, end, half_life_s, items)
+    if not counted:
+        trained = replace(trained, first=None)
     made = _Collector(trained, end)
-    for first, last in _blocks(dataset, keep, trained.users):
+    for first, last in user_blocks(dataset, keep, trained.users):
         users = trained.users[first:last]
-        places = _places(dataset, keep, users)
+        places = places_of(dataset, keep, users)
         made.add(_block(dataset, places, end, history, half_life_s, trained, users))
     return made.rows(keep)
 
@@ -132,7 +138,7 @@ class _Trained:
         items: Dataset index of each trained item, ascending, shape (T,).
         users: Dataset index of each user with taste, ascending, shape (U,).
         rank: Place of each trained item in the order of ids, shape (T,).
-        first: First known time of a target, None without times.
+        first: First known time of a target, None where nothing is counted by time.
         undated: What an interaction of unknown age weighs.
     """
 
@@ -239,7 +245,7 @@ def _block(
         dataset, places, local_user, local_item, importance, taste, len(items)
     )
     decayed = None
-    if end is not None:
+    if end is not None and trained.first is not None:
         decayed = torch.from_numpy(
             decayed_counts(taste.item, taste.time, len(items), end)
         )
@@ -366,7 +372,7 @@ def _slices(count: int) -> list[slice]:
     return [slice(first, first + BLOCK) for first in range(0, count, BLOCK)]
 
 
-def _blocks(
+def user_blocks(
     dataset: Dataset, keep: NDArray[np.bool_], users: NDArray[np.int64]
 ) -> list[tuple[int, int]]:
     """Return runs of users who have about ``BLOCK`` interactions together."""
@@ -378,7 +384,7 @@ def _blocks(
     return list(pairwise(edges))
 
 
-def _places(
+def places_of(
     dataset: Dataset, keep: NDArray[np.bool_], users: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Return where the interactions of some users are, ascending."""
