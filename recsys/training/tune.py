@@ -144,9 +144,10 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """The best look at one fit."""
+    """The best look at one fit: without its lean the score, with it the metrics."""
 
     settings: Settings
+    score: float
     trend: Trend
     metrics: dict[str, float]
     lists: NDArray[np.int64]
@@ -156,10 +157,6 @@ class _Run:
     overfitted: bool
     lean: float = 0.0
     cold: Placed | None = None
-
-    @property
-    def score(self) -> float:
-        return score_of(self.metrics)
 
 
 def choose(dataset: Dataset, model: ModelConfig, progress: Progress) -> Choice:
@@ -232,7 +229,10 @@ def first_settings(model: ModelConfig) -> Settings:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What a fit reaches after some epoch, with the popularity that is best for it."""
+    """What a fit reaches after some epoch, with the popularity that is best for it.
+
+    Looks are compared by the score, which is without a lean: only late looks try one.
+    """
 
     score: float
     epoch: int
@@ -287,7 +287,8 @@ class _Search:
         if self.config.epochs or not others:
             return others
         each = _ORDER * (self.deadline - time.perf_counter()) / len(others)
-        return others if self._affordable(each, _LOOKS) >= _FAIR_EPOCHS else []
+        fair = min(_FAIR_EPOCHS, self.config.max_epochs)
+        return others if self._epochs_in(each, _LOOKS) >= fair else []
 
     def _best_of(self, settings: Settings) -> _Run:
         """Return the longest fit with the best settings found, or a shorter one."""
@@ -416,10 +417,13 @@ class _Search:
         return self._affordable(self.deadline - time.perf_counter(), looks=_LOOKS)
 
     def _affordable(self, seconds: float, looks: int) -> int:
-        """Return how many epochs fit into some seconds."""
+        """Return how many epochs to make in some seconds: two are always made."""
+        return min(max(2, self._epochs_in(seconds, looks)), self.config.max_epochs)
+
+    def _epochs_in(self, seconds: float, looks: int) -> int:
+        """Return how many epochs fit into some seconds, below 1 if none does."""
         epoch_s, look_s = self._seconds[-1]
-        epochs = int((seconds - looks * look_s) / max(epoch_s, 1e-4))
-        return min(max(2, epochs), self.config.max_epochs)
+        return int((seconds - looks * look_s) / max(epoch_s, 1e-4))
 
     def _run(
         self, settings: Settings, epochs: int, looks: int, limit_s: float = math.inf
@@ -453,7 +457,7 @@ class _Search:
             if looks > 1 and late and (epoch.last or 2 * epoch.number > epochs):
                 look = self._with_lean(look, towers, popularity)
             found.append(look)
-            self._note(settings, epoch, look.metrics)
+            self._note(settings, epoch, reached)
             average = sum(seconds) / len(seconds)
             self._seconds.append((average, time.perf_counter() - started))
             best = max(range(len(found)), key=lambda i: found[i].score)
@@ -463,6 +467,7 @@ class _Search:
         best = max(found, key=lambda look: look.score)
         return _Run(
             settings=settings,
+            score=best.score,
             trend=best.trend,
             metrics=best.metrics,
             lists=best.lists,
@@ -481,13 +486,7 @@ class _Search:
             return look
         ranked = self.judge.lean(towers, bias, [lean])[0]
         metrics = self.judge.metrics(ranked)
-        return replace(
-            look,
-            score=score_of(metrics),
-            metrics=metrics,
-            lists=ranked,
-            lean=strength,
-        )
+        return replace(look, metrics=metrics, lists=ranked, lean=strength)
 
     def _note(
         self, settings: Settings, epoch: Epoch, metrics: dict[str, float]
