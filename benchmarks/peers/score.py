@@ -24,7 +24,7 @@ def score(
     """Rank by inner product the items of the training part the user has not met there.
 
     Args:
-        users: Shape (U, f); a user without a vector has zeros or NaN.
+        users: Shape (U, f), finite; a user without a vector has zeros.
         items: Shape (N, f), likewise.
         train: What is left out of the lists.
         test: Pairs of user and item to be found, shape (m, 2); items that are not in
