@@ -14,11 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import compression, distil
+from benchmarks import catalogue, compression, distil, memory
 from benchmarks.live import check, shop
 from recsys import Recommender, _db, rollout
 from recsys.backfill import backfill
 from recsys.progress import SILENT
+from recsys.training import columns
+from recsys.training import rows as fit_rows
+from recsys.training.row_adam import RowAdam
 
 ROOT = Path(__file__).parent.parent
 
@@ -208,6 +211,41 @@ def test_a_huge_vocabulary_is_measured(tmp_path: Path) -> None:
     )  # fmt: skip
 
     assert rows[-1]["note"] == "0 rare ones"
+
+
+def test_steps_on_a_catalogue_are_measured() -> None:
+    rows = catalogue.run(steps=2, sizes=(30_000,))
+
+    found = {row.what.removeprefix("30,000 items: "): row for row in rows}
+    assert found["step, dense"].value > 0
+    assert found["dense / sparse"].value > 0
+    assert found["catching up, once an epoch"].value > 0
+    assert found["peak of a sparse fit"].value > 0
+    share = float(found["step, sparse"].note.split(" %")[0])
+    assert 0 < share < 90
+
+
+def test_ways_to_update_rows_are_compared() -> None:
+    before = RowAdam._forward
+
+    rows = catalogue.quality(epochs=1)
+
+    assert [row.what.split("rows ")[1] for row in rows] == ["all", "caught up", "lazy"]
+    assert all(0 <= row.value <= 1 for row in rows)
+    assert RowAdam._forward is before
+
+
+def test_the_memory_for_rows_of_a_fit_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fit_rows, "BLOCK", 10_000)
+    monkeypatch.setattr(columns, "IN_MEMORY", 20_000)
+
+    blocks, whole = memory.run((60_000,))
+
+    assert blocks.what == "60,000 interactions, in blocks"
+    assert 0 < blocks.value < whole.value
+    assert (fit_rows.BLOCK, columns.IN_MEMORY) == (10_000, 20_000)
 
 
 def test_a_student_is_measured_beside_its_teacher(tmp_path: Path) -> None:

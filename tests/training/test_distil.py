@@ -243,22 +243,25 @@ def test_a_teacher_of_other_features_is_refused() -> None:
         teacher_of(bare, dataset, every(dataset))
 
 
-def large_and_small() -> tuple[Dataset, ModelConfig, Parent]:
+def large_and_small(*, timed: bool = False) -> tuple[Dataset, ModelConfig, Parent]:
     users, items = checkerboard()
     large = make_config(train=replace(FAST, epochs=6, dim=24))
-    dataset = Dataset.from_arrays(large, users, items)
+    times = 1.7e9 + 3600.0 * np.random.default_rng(0).permutation(len(users))
+    dataset = Dataset.from_arrays(large, users, items, times=times if timed else None)
     small = replace(large, train=replace(large.train, dim=8, dropout=-1.0))
     return dataset, small, parent_of(train(dataset, large), large)
 
 
 def test_only_the_final_fit_has_the_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
     """The validation slice is part of what the teacher was trained on."""
-    dataset, config, parent = large_and_small()
+    dataset, config, parent = large_and_small(timed=True)
     seen: list[tuple[str, bool]] = []
+    encoders: set[str] = set()
 
     def watched(*args: Any, **kwargs: Any) -> Any:
         name = "final" if len(args[1].keep) == int(args[1].keep.sum()) else "search"
         seen.append((name, kwargs.get("teacher") is not None))
+        encoders.add(args[2].query.encoder)
         return fit(*args, **kwargs)
 
     monkeypatch.setattr(trainer, "fit", watched)
@@ -267,6 +270,8 @@ def test_only_the_final_fit_has_the_teacher(monkeypatch: pytest.MonkeyPatch) -> 
     model = train(dataset, config, parent=parent)
 
     assert set(seen) == {("search", False), ("final", True)}
+    # By itself, auto would try those of sequences on data with times.
+    assert encoders == {"mean"}
     told = model.report["distil"]
     assert told["from"] == 7
     assert told["known_items"] == len(parent.item_ids)
@@ -306,20 +311,20 @@ def test_a_resumed_distillation_ends_like_one_that_was_never_interrupted(
 @pytest.mark.parametrize("objective", ["softmax", "cosine", "bpr", "logistic"])
 def test_every_objective_can_be_taught(objective: str) -> None:
     dataset, config, parent = large_and_small()
-    settings = replace(
-        settings_of(config, 0.15, 0.3), objective=objective, prefixes=(4,)
-    )
     rows = every(dataset)
     teacher = teacher_of(parent, dataset, rows)
     start = first_rows(rows, 8, 0)
 
     def agreed(distil: float) -> float:
+        train_ = replace(config.train, objective=objective, distil=distil)
+        settings = settings_of(replace(config, train=train_), 0.15, 0.3)
         towers = fit(
-            dataset, rows, replace(settings, distil=distil), 4, 0, start,
+            dataset, rows, replace(settings, prefixes=(4,)), 4, 0, start,
             teacher=teacher,
         )  # fmt: skip
         found = agreement(teacher, towers, rows, 0)
         assert found is not None
         return found
 
-    assert agreed(10.0) > agreed(0.0)
+    # Not 0: without a weight there is no teacher.
+    assert agreed(10.0) > agreed(0.1)
