@@ -77,6 +77,8 @@ def find(conn: Connection, model: str, number: int | None) -> Parent:
             number = versions.newest(conn, model, states=("ready",))
         version = versions.get(conn, model, number)
     except (UnknownModel, UnknownVersion) as exc:
+        if number is not None and isinstance(exc, UnknownVersion):
+            raise
         raise TrainingError(
             f"there is no version of model {model!r} to go on from",
             hint=f"Train the first one: recsys train {model}.",

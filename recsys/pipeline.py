@@ -123,8 +123,6 @@ def train_version(
         )
     asked = until
     kept = _checkpoint(checkpoint, model, resume=resume)
-    if kept is not None and kept.until is not None and until is None:
-        until = datetime.fromisoformat(kept.until)
     config = _texts.with_encoders(config, project.path)
     with _db.connect(dsn) as conn:
         schema.check(conn)
@@ -149,10 +147,17 @@ def train_version(
             if distil_from is not None:
                 before = _teacher.find(conn, config, distil_from, asked)
             conn.commit()
+            if kept is not None and "occurred_at" in columns:
+                # What comes meanwhile is not for the fit that is gone on with.
+                until = until or _as_of(kept) or started
+                kept.until = until.isoformat()
             dataset = _read(conn, config, until, progress)
-        end = trained_until(dataset.until, until, started)
-        if kept is not None:
-            kept.until = end.isoformat() if end else None
+        if asked is not None and not len(dataset):
+            raise TrainingError(
+                f"there are no interactions before {asked:%F %T}",
+                hint="Choose a later --until, or check interactions.sql.",
+            )
+        end = trained_until(dataset.until, asked, started)
         trained = _fit(dataset, config, before, kept, progress, full=full)
         del dataset
         with _db.connect(dsn) as conn:
@@ -292,6 +297,11 @@ def _checkpoint(folder: Path | None, model: str, *, resume: bool) -> Checkpoint 
     except ImportError as exc:
         raise _not_installed(exc) from exc
     return Checkpoint(folder / f"{model}.safetensors", resume=resume)
+
+
+def _as_of(checkpoint: Checkpoint) -> datetime | None:
+    """Return up to when the interactions were read that a checkpoint is of."""
+    return datetime.fromisoformat(checkpoint.until) if checkpoint.until else None
 
 
 def _fit(

@@ -172,6 +172,10 @@ def _known_end(path: Path, resume: bool) -> datetime | None:
     from recsys.training import study as studies
 
     if not path.exists():
+        if resume:
+            raise ConfigError(
+                f"there is no study {path}", hint="Begin one: leave out --resume."
+            )
         return None
     known = studies.open_study(path, resume=resume, seed=0)
     if not known.settled or known.facts["until"] is None:

@@ -116,8 +116,10 @@ def run(
 def _run(arguments: Sequence[str] | None, name: str | None) -> None:
     try:
         cli(arguments, prog_name=name, standalone_mode=False)
-    except click.exceptions.Abort:
-        sys.exit("Interrupted.")
+    except click.exceptions.Abort as exc:
+        # click makes one of Ctrl-C, and of a question that was answered by no.
+        click.echo("Interrupted.", err=True)
+        sys.exit(130 if isinstance(exc.__cause__, KeyboardInterrupt) else 1)
     except KeyboardInterrupt:
         click.echo("Interrupted.", err=True)
         sys.exit(130)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -156,23 +157,24 @@ def train(
         if not leads:
             return
         project = configuration.load(settings.config)
-        trained = pipeline.train_version(
-            settings.dsn,
-            project,
-            model,
-            until=until,
-            revision=not no_revision,
-            full=full,
-            parent=parent,
-            distil_from=distil_from,
-            budget_s=budget,
-            seed=seed,
-            dims=dims,
-            device=device,
-            checkpoint=checkpoint,
-            resume=resume,
-            progress=Bars(),
-        )
+        with _what_is_kept(checkpoint, model):
+            trained = pipeline.train_version(
+                settings.dsn,
+                project,
+                model,
+                until=until,
+                revision=not no_revision,
+                full=full,
+                parent=parent,
+                distil_from=distil_from,
+                budget_s=budget,
+                seed=seed,
+                dims=dims,
+                device=device,
+                checkpoint=checkpoint,
+                resume=resume,
+                progress=Bars(),
+            )
     number = trained.plan.number
     write_rows(_metric_rows(model, number, trained.plan.metrics), fmt, columns=METRIC)
     for verdict in verdicts(trained.report):
@@ -189,7 +191,34 @@ def train(
         say(f"Next: recsys backfill {model} {number}")
 
 
+@contextmanager
+def _what_is_kept(folder: Path | None, model: str) -> Generator[None]:
+    """Say at Ctrl-C whether the fit can be gone on with."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if folder is not None and (folder / f"{model}.safetensors").exists():
+            say(f"The fit is kept: --checkpoint {folder} --resume goes on with it.")
+        raise
+
+
 METRIC = ("model", "number", "slice", "method", "metric", "value")
+
+
+def _warn_of_seen(
+    conn: Connection, model: str, number: int, after: datetime | None
+) -> None:
+    """Warn when the version has learned from what it is asked about."""
+    end = versions.get(conn, model, number).spec.get("trained_until")
+    if after is None or end is None:
+        return
+    begin = after.replace(tzinfo=after.tzinfo or UTC)
+    if datetime.fromisoformat(str(end)) > begin:
+        say(
+            f"Warning: version {number} was trained on data up to {end}, so it has seen"
+            f" hits that it is asked for. For a fair number train one with"
+            f" --until {begin.isoformat()}."
+        )
 
 
 def _metric_rows(
@@ -416,6 +445,7 @@ def evaluate_(
                 segments=segments,
                 progress=Bars(),
             )
+            _warn_of_seen(conn, model, number, after)
         if slice_name:
             evaluate.store(conn, result, slice_name)
     say(f"{result.users:,} users, {result.hits:,} hits, k = {k}")

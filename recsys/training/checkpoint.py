@@ -71,7 +71,7 @@ class Checkpoint:
 
     Attributes:
         plan: What was decided before the fit, as JSON; None before that.
-        until: The end of the data, ISO; None when unknown.
+        until: Interactions before it were read, ISO; None where they have no time.
 
     Raises:
         ConfigError: The folder cannot be written, or there is nothing to resume.

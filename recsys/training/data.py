@@ -97,10 +97,12 @@ def read(
         end = until.replace(tzinfo=until.tzinfo or UTC).timestamp() if until else None
         contexts = _read_interactions(conn, config, found, end, progress)
         arrays = found.arrays()
-        end = end or latest(arrays.time)
-        items = _read_side(conn, config, "item", item_index, end, progress)
-        users = _read_side(conn, config, "user", found.users, end, progress)
-        shown = mining.shown(conn, config, item_index, found.users, end)
+        # Ages count from the newest interaction, which a training that is resumed up to
+        # the same moment finds again.
+        last = latest(arrays.time)
+        items = _read_side(conn, config, "item", item_index, last, progress)
+        users = _read_side(conn, config, "user", found.users, last, progress)
+        shown = mining.shown(conn, config, item_index, found.users, end or last)
         counts = np.bincount(arrays.item, minlength=len(item_index))
         neighbours = mining.neighbours(conn, config, item_index, counts, until)
     if found.future:
@@ -109,6 +111,8 @@ def read(
             found.future,
         )
     kinds = list(found.kinds) or [""]
+    counts_of_kinds = np.bincount(arrays.kind, minlength=len(kinds))
+    _warn_of_kinds(config.interactions, dict(zip(kinds, counts_of_kinds, strict=True)))
     weight, target = kind_weights(config.interactions, kinds)
     timed = np.isfinite(arrays.time)
     return Dataset(
@@ -286,11 +290,32 @@ def _read_interactions(
                 found.add(rows)
             return None
         # Vocabularies count interactions, not distinct contexts, hence this one pass.
-        end = until
-        if end is None and any(f.type == "time" for f in features):
-            end = _last_time(conn, what, time, source)
+        end = None
+        if any(f.type == "time" for f in features):
+            end = _last_time(conn, what, time, source, until)
         fitted = fit_side(features, (found.add(rows) for rows in batches), end)
     return encode_rows("context", fitted, [found.context_columns()])
+
+
+def _warn_of_kinds(interactions: Interactions, found: Mapping[str, int]) -> None:
+    """Warn of kinds that are declared and never occur, and of those without a weight.
+
+    A kind that is misspelt would weigh nothing, and nobody would notice.
+    """
+    declared = {*interactions.weights, *interactions.targets, *interactions.dislikes}
+    if not declared or not sum(found.values()):
+        return
+    absent = sorted(declared - set(found))
+    if absent:
+        logger.warning("kinds that never occur: %s", ", ".join(absent))
+    if not interactions.weights:
+        return
+    rest = {kind: count for kind, count in found.items() if kind not in declared}
+    if rest:
+        logger.warning(
+            "kinds without a weight, which count as seen and as no taste: %s",
+            ", ".join(f"{kind or 'none'} ({n:,})" for kind, n in sorted(rest.items())),
+        )
 
 
 def _check_time(types: Mapping[str, str], until: float | None) -> None:
@@ -323,11 +348,16 @@ def _now(conn: _Connection) -> float:
 
 
 def _last_time(
-    conn: _Connection, what: str, time: sql.Composable, source: str
+    conn: _Connection,
+    what: str,
+    time: sql.Composable,
+    source: str,
+    until: float | None,
 ) -> float | None:
     query = sql.SQL(
-        "select max({0}) filter (where {0} < extract(epoch from now())) from {1}"
-    ).format(time, source_table(source))
+        "select max({0}) filter (where {0} < least(extract(epoch from now()), {2}))"
+        " from {1}"
+    ).format(time, source_table(source), sql.Literal(until))
     with errors_of(what):
         row = conn.execute(query).fetchone()
     return row[0] if row else None

@@ -8,7 +8,10 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -439,3 +442,46 @@ def test_a_lost_guard_does_not_hide_the_error_of_the_work(dsn: str) -> None:
 
     with pytest.raises(ZeroDivisionError):
         work()
+
+
+class Stopped:
+    """Progress that is interrupted after the second epoch of the final fit."""
+
+    @contextmanager
+    def stage(self, name: str, total: int | None = None) -> Iterator[Stopped]:
+        self.fits, self.epochs = name == "fit", 0
+        yield self
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        self.epochs += n
+        if self.fits and self.epochs > 2:
+            raise KeyboardInterrupt
+
+
+def test_a_fit_is_gone_on_with_though_interactions_have_come(
+    dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.fill_shop(dsn)
+    monkeypatch.setattr("recsys.training.checkpoint.EVERY_S", 0.0)
+    data = world.toml(train={**TRAIN, "epochs": 4})
+    items = data["model"]["shop"]["items"]
+    made = "select s.*, '2020-01-01Z'::timestamptz as made"
+    items["sql"] = f"{made} from ({items['sql']}) as s"
+    items.setdefault("features", {})["made"] = {"type": "time"}
+    config = from_mapping({**data, "versions": str(tmp_path / "recsys_versions")})
+    train = partial(
+        pipeline.train_version, dsn, config, "shop", revision=False, checkpoint=tmp_path
+    )
+    with _db.connect(dsn) as conn:
+        conn.execute("insert into event values (1, 1, 'view', 'infinity')")
+    with pytest.raises(KeyboardInterrupt):
+        train(progress=Stopped())
+    with _db.connect(dsn) as conn:
+        conn.execute("insert into event values (1, 2, 'view', now())")
+
+    done = train(resume=True)
+
+    assert done.report["settings"]["epochs"] == 4
+    curve = [row["epoch"] for row in done.report["curves"] if row["run"] == 0]
+    assert curve == [1, 2, 3, 4]
+    assert not list(tmp_path.glob("*.safetensors"))

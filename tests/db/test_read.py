@@ -24,6 +24,7 @@ ITEMS = Source(
         Feature("tags", "categories", min_count=1),
     ),
 )
+EVENTS = "select user_id, item_id, at as occurred_at, kind from event -- all of them"
 CONFIG = ModelConfig(
     name="shop",
     item_id="bigint",
@@ -32,7 +33,7 @@ CONFIG = ModelConfig(
     users=Source(),
     context=Source(),
     interactions=Interactions(
-        "select user_id, item_id, at as occurred_at, kind from event -- all of them",
+        EVENTS,
         {"view": 1.0, "buy": 3.0, "skip": 0.0},
         ("buy",),
     ),
@@ -222,3 +223,27 @@ def test_no_rows_at_all_are_a_data_set_without_interactions(
 
     assert len(dataset) == 0
     assert dataset.until is None
+
+
+def test_kinds_that_match_nothing_are_named(
+    shop: psycopg.Connection[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    weights = {"view": 1.0, "buys": 3.0}
+    read(shop, replace(CONFIG, interactions=Interactions(EVENTS, weights)))
+
+    said = [record.getMessage() for record in caplog.records]
+    assert "kinds that never occur: buys" in said
+    [rest] = [text for text in said if text.startswith("kinds without a weight")]
+    assert "buy (" in rest
+    assert "skip (" in rest
+
+
+def test_no_kind_is_named_where_all_are_declared(
+    shop: psycopg.Connection[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    shop.execute("delete from event where kind is null")
+    shop.commit()
+    read(shop, CONFIG)
+
+    said = [record.getMessage() for record in caplog.records]
+    assert not [text for text in said if text.startswith("kinds")]

@@ -13,7 +13,7 @@ from twofold import NEW, QUIET, Twofold, add_items, even
 from recsys import _db, _parent, versions
 from recsys.backfill import backfill
 from recsys.config import ProjectConfig, from_mapping
-from recsys.errors import TrainingError
+from recsys.errors import TrainingError, UnknownVersion
 from recsys.pipeline import train_version
 from recsys.rollout import promote
 from recsys.updates import publish, run
@@ -70,5 +70,5 @@ def test_what_a_full_update_cannot_go_on_from(
         conn.execute("update recsys.model_version set spec = spec - 'trained_until'")
     with pytest.raises(TrainingError, match="does not know until when"):
         train_version(featured.dsn, model, "shop", revision=False, full=True)
-    with pytest.raises(TrainingError, match="no version of model 'shop' to go on from"):
+    with pytest.raises(UnknownVersion, match="no version 77"):
         train_version(featured.dsn, model, "shop", revision=False, full=True, parent=77)
