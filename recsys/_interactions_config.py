@@ -63,7 +63,8 @@ def interactions_of(table: Mapping[str, Any], where: str) -> Interactions:
     targets, dislikes = (_kinds(part, key, here) for key in ("targets", "dislikes"))
     unknown = set(targets) - set(weights) if weights else set[str]()
     if unknown:
-        raise ConfigError(f"{here} targets names kinds without a weight: {unknown}")
+        names = ", ".join(sorted(unknown))
+        raise ConfigError(f"{here} targets names kinds without a weight: {names}")
     _check_dislikes(dislikes, weights, here)
     record = part.get("record", "")
     if not isinstance(record, str):

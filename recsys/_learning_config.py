@@ -127,7 +127,8 @@ def train_problems(train: TrainConfig) -> list[tuple[bool, str]]:
     return [
         (not 2 <= train.dim <= 1999, "train.dim must be 2 to 1999"),
         (not 1 <= train.history <= 10_000, "train.history must be 1 to 10000"),
-        (train.epochs < 0 or train.max_epochs < 1, "train.epochs must be positive"),
+        (train.epochs < 0, "train.epochs must be 0 to choose, or positive"),
+        (train.max_epochs < 1, "train.max_epochs must be positive"),
         (train.budget_s <= 0, "train.budget_s must be positive seconds"),
         (train.batch < 1 or train.negatives < 1, "train.batch/negatives must be > 0"),
         (not 0 < train.lr <= 1, "train.lr must be positive, up to 1"),

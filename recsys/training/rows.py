@@ -189,8 +189,8 @@ def _check(*, liked: bool, worth: bool) -> None:
     if not liked:
         raise TrainingError(
             "there is no interaction of positive weight to learn from",
-            hint="Check interactions.sql and interactions.weights, and that item ids "
-            "of the interactions occur in items.sql.",
+            hint="Check that interactions.sql has the column 'kind' with the kinds of "
+            "interactions.weights, and that its item ids occur in items.sql.",
         )
     if not worth:
         raise TrainingError(
