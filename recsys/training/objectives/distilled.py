@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from recsys.training.objectives.batch import TINY, LossBatch, Taught
-from recsys.training.objectives.unit import through_unit, to_rows, unit
+from recsys.training.objectives.unit import ByHand, through_unit, unit
 
 
 def distilled(query: Tensor, rows: Tensor, batch: LossBatch, tau: float) -> Tensor:
@@ -46,7 +46,7 @@ def distilled(query: Tensor, rows: Tensor, batch: LossBatch, tau: float) -> Tens
     return cast(Tensor, _Distilled.apply(query, rows, batch, tau))
 
 
-class _Distilled(torch.autograd.Function):
+class _Distilled(ByHand):
     @staticmethod
     def forward(
         ctx: Any, query: Tensor, rows: Tensor, batch: LossBatch, tau: float
@@ -68,15 +68,8 @@ class _Distilled(torch.autograd.Function):
         slope = slope.to(batch.products)
         d_query = (slope @ right).float()
         d_vectors = through_unit((slope.T @ left).float(), vectors, inverse)
-        ctx.save_for_backward(d_query, d_vectors, used)
-        ctx.rows = len(rows)
+        ByHand.keep(ctx, d_query, d_vectors, used, rows)
         return loss
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        d_query, d_vectors, used = ctx.saved_tensors
-        d_rows = to_rows(d_vectors * grad_outputs[0], used, ctx.rows)
-        return d_query * grad_outputs[0], d_rows, None, None
 
 
 def _shares(batch: LossBatch, taught: Taught) -> Tensor:

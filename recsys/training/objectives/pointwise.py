@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recsys.training.objectives.batch import TINY, LossBatch
-from recsys.training.objectives.unit import through_unit, to_rows, unit
+from recsys.training.objectives.unit import ByHand, through_unit, unit
 from recsys.training.settings import Settings
 
 
@@ -107,7 +107,7 @@ def pointwise_loss(
     return cast(Tensor, _Pointwise.apply(query, rows, batch, shape))
 
 
-class _Pointwise(torch.autograd.Function):
+class _Pointwise(ByHand):
     @staticmethod
     def forward(
         ctx: Any, query: Tensor, rows: Tensor, batch: LossBatch, shape: Shape
@@ -133,15 +133,9 @@ class _Pointwise(torch.autograd.Function):
         slope = slope.unsqueeze(1)
         d_query = d_query.index_add(0, owner, single * slope)
         d_vectors = torch.cat([d_sampled, owner_query * slope])
-        ctx.save_for_backward(d_query, through_unit(d_vectors, vectors, inverse), used)
-        ctx.rows = len(rows)
+        d_vectors = through_unit(d_vectors, vectors, inverse)
+        ByHand.keep(ctx, d_query, d_vectors, used, rows)
         return loss
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        d_query, d_vectors, used = ctx.saved_tensors
-        d_rows = to_rows(d_vectors * grad_outputs[0], used, ctx.rows)
-        return d_query * grad_outputs[0], d_rows, None, None
 
 
 def _sampled(

@@ -35,7 +35,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recsys.training.objectives.batch import TINY, LossBatch
-from recsys.training.objectives.unit import through_unit, to_rows, unit
+from recsys.training.objectives.unit import ByHand, through_unit, unit
 from recsys.training.settings import Settings
 
 # The row sums come out of a bfloat16 product, rounded to 8 bits: summed in this many
@@ -75,7 +75,7 @@ def ranking_loss(
     return cast(Tensor, _RankingLoss.apply(query, rows, batch, tau, dtype, together))
 
 
-class _RankingLoss(torch.autograd.Function):
+class _RankingLoss(ByHand):
     @staticmethod
     def forward(
         ctx: Any,
@@ -119,15 +119,9 @@ class _RankingLoss(torch.autograd.Function):
         if own is not None:
             weight = own_mass.unsqueeze(1) * push[own.owner]
             d_vectors[sample + len(chosen) :] = own_query * weight
-        ctx.save_for_backward(d_query, through_unit(d_vectors, vectors, inverse), used)
-        ctx.rows = len(rows)
+        d_vectors = through_unit(d_vectors, vectors, inverse)
+        ByHand.keep(ctx, d_query, d_vectors, used, rows)
         return loss
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        d_query, d_vectors, used = ctx.saved_tensors
-        d_rows = to_rows(d_vectors * grad_outputs[0], used, ctx.rows)
-        return d_query * grad_outputs[0], d_rows, None, None, None, None
 
 
 def _softplus(

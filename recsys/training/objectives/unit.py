@@ -1,8 +1,8 @@
-"""Unit vectors of item rows, and the way of a gradient back to the rows."""
+"""Unit vectors of item rows, and the way of a gradient by hand back to the rows."""
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -29,3 +29,23 @@ def to_rows(gradient: Tensor, used: Tensor, rows: int) -> Tensor:
     """Add up the gradients of repeated rows; shape (rows, d)."""
     found = torch.ops.aten.embedding_dense_backward(gradient, used, rows, -1, False)
     return cast(Tensor, found)
+
+
+class ByHand(torch.autograd.Function):
+    """A loss of (query, rows, ...) that knows both gradients when it is computed."""
+
+    @staticmethod
+    def keep(
+        ctx: Any, d_query: Tensor, d_vectors: Tensor, used: Tensor, rows: Tensor
+    ) -> None:
+        """Keep the gradients of queries and of ``used`` rows, as before ``unit``."""
+        ctx.save_for_backward(d_query, d_vectors, used)
+        ctx.rows = len(rows)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of query and rows, and None for all other arguments."""
+        d_query, d_vectors, used = ctx.saved_tensors
+        d_rows = to_rows(d_vectors * grad_outputs[0], used, ctx.rows)
+        others = (None,) * (len(ctx.needs_input_grad) - 2)
+        return d_query * grad_outputs[0], d_rows, *others
