@@ -120,7 +120,7 @@ class _Lab:
             self.dataset, self.rows, settings, self.epochs, 0, start, teacher=teacher
         )
         used = resource.getrusage(resource.RUSAGE_SELF).ru_utime - before
-        biases = biases_of(settings, self.rows)[1]
+        biases = biases_of(settings, self.rows)
         found = self.judge.score(towers, biases)
         best = max(range(len(found)), key=lambda place: score_of(found[place]))
         mine = self.judge.rank(towers, biases[best : best + 1])[0]

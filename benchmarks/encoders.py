@@ -95,7 +95,7 @@ def quality(folder: Path, encoders: list[str]) -> None:
         )
         if encoder != "mean":
             settings = replace(settings, companions=0.0, recent_beta=0.0)
-        biases = tune.biases_of(settings, rows)[1]
+        biases = tune.biases_of(settings, rows)
         found: list[dict[str, float]] = []
 
         def after(epoch: Epoch, towers: Towers) -> bool:

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from recsys._learning_config import TELLING_EPOCHS
+
 Row = Mapping[str, Any]
 
 # Below this relative change of the validation score, a difference is noise.
 _NOISE = 0.005
-# A fit of fewer epochs tells nothing about overfitting: its rate falls in each of them.
-_TELLING = 6
 # A score that still rose by more than this at the last look was not done.
 _RISING = 0.01
 # The final fit has this many times the epochs that were judged: it had its time.
@@ -147,7 +147,7 @@ def _fit(report: Row) -> list[Verdict]:
     scores = [_score(row) for row in looks]
     best = max(range(len(looks)), key=scores.__getitem__)
     epochs = _published(report, looks)
-    telling = looks[-1]["epoch"] >= _TELLING
+    telling = looks[-1]["epoch"] >= TELLING_EPOCHS
     if telling and scores[-1] < scores[best] * (1 - _NOISE):
         return [_overfit(looks, scores, best, epochs)]
     gain = scores[-1] / scores[-2] - 1 if scores[-2] else 0.0

@@ -57,8 +57,9 @@ class Column(Generic[_Number]):
         """Return everything, and forget it; shape (n,)."""
         if self._file is None:
             parts, self._parts = self._parts, []
-            whole = parts if len(parts) == 1 else [np.empty(0, self._kind), *parts]
-            return whole[0] if len(whole) == 1 else np.concatenate(whole)
+            if len(parts) == 1:
+                return parts[0]
+            return np.concatenate([np.empty(0, self._kind), *parts])
         self._write()
         # Private: nobody's change would reach the file.
         mapped = np.memmap(self._file, self._kind, "c", shape=(self._length,))

@@ -165,23 +165,6 @@ class Cutter:
         return row, period, lists
 
 
-def cut(events: Positives, items: int, end: float) -> Periods | None:
-    """Cut query rows by time; None where there is too little time to cut.
-
-    Args:
-        events: In any order.
-        items: Number of items, T.
-        end: End of the data in seconds since 1970.
-    """
-    known = events.time[np.isfinite(events.time)]
-    starts = beginnings(float(known.min(initial=end)), end, items)
-    if starts is None:
-        return None
-    cutter = Cutter(starts, end, items)
-    cutter.add(events, 0)
-    return cutter.periods()
-
-
 def _rows(
     events: Positives,
     time: NDArray[np.float64],

@@ -82,7 +82,7 @@ class Sampler:
         near: Companions | None = None,
         teacher: Teacher | None = None,
     ) -> None:
-        self._teacher = teacher if settings.distil > 0 else None
+        self._teacher = teacher
         self._near = near if settings.companions > 0 else None
         self._source = source
         self._settings = settings

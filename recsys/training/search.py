@@ -320,7 +320,7 @@ class _Runner:
         """
         train = replace(self.config, **values)
         settings = first_settings(replace(self.model, train=train))
-        biases = biases_of(settings, self.rows)[1]
+        biases = biases_of(settings, self.rows)
         every = max(1, math.ceil(self.epochs / _LOOKS))
         best = _Look()
 

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recsys._learning_config import TELLING_EPOCHS
 from recsys._query_config import QueryConfig
 from recsys.config import ModelConfig, TrainConfig
 from recsys.errors import TrainingError
@@ -62,8 +63,6 @@ _LOOKS = 6
 _PATIENCE = 3
 # Below this relative gain over the last epoch an earlier best epoch is noise.
 _OVERFIT = 0.005
-# A fit of fewer epochs tells nothing about overfitting: its rate falls in each of them.
-_TELLING = 6
 # Share of the time for the search that its short fits take.
 _SEARCH = 0.6
 # A short fit flatters a low dropout: it learns faster and has no time to overfit. So
@@ -301,7 +300,7 @@ class _Search:
         if best is None or long.score >= best.score:
             return long
         # More epochs were worse, or a machine that slowed down left no time for more.
-        longer = long.epochs > max(best.epochs, _TELLING - 1)
+        longer = long.epochs > max(best.epochs, TELLING_EPOCHS - 1)
         return replace(best, overfitted=longer)
 
     def _try_encoders(
@@ -382,7 +381,7 @@ class _Search:
 
         def after(epoch: Epoch, towers: Towers) -> bool:
             started = time.perf_counter()
-            self.ahead.trend(towers, biases_of(settings, self.rows)[0])
+            self.ahead.trend(towers, trends_of(settings, self.rows))
             seconds.append((epoch.seconds, time.perf_counter() - started))
             return False
 
@@ -431,7 +430,7 @@ class _Search:
         """Fit once, looking at the validation slice ``looks`` times."""
         self._runs += 1
         every = max(1, math.ceil(epochs / looks))
-        trends = biases_of(settings, self.rows)[0]
+        trends = trends_of(settings, self.rows)
         if looks == 1:
             # Fits that are only compared do with some: each costs a ranking.
             trends = trends[::3]
@@ -510,7 +509,7 @@ class _Search:
 
 def _fell(scores: list[float], epochs: int) -> bool:
     """Say whether the last look at a fit of some epochs is worse than its best."""
-    return epochs >= _TELLING and max(scores) > scores[-1] * (1 + _OVERFIT)
+    return epochs >= TELLING_EPOCHS and max(scores) > scores[-1] * (1 + _OVERFIT)
 
 
 def _epochs(best: _Run, config: TrainConfig) -> int:
@@ -520,12 +519,15 @@ def _epochs(best: _Run, config: TrainConfig) -> int:
     return best.best if best.overfitted else config.max_epochs
 
 
-def biases_of(settings: Settings, rows: QueryRows) -> tuple[list[Trend], Tensor]:
-    """Return the popularity dimensions to try, and each as item biases, (G, T)."""
-    timed = rows.decayed is not None
-    trends = grid(settings.tau, settings.beta, timed=timed)
-    biases = [bias(trend, rows.pop, rows.decayed) for trend in trends]
-    return trends, torch.stack(biases)
+def trends_of(settings: Settings, rows: QueryRows) -> list[Trend]:
+    """Return the popularity dimensions to try."""
+    return grid(settings.tau, settings.beta, timed=rows.decayed is not None)
+
+
+def biases_of(settings: Settings, rows: QueryRows) -> Tensor:
+    """Return the popularity dimensions to try as item biases, shape (G, T)."""
+    trends = trends_of(settings, rows)
+    return torch.stack([bias(trend, rows.pop, rows.decayed) for trend in trends])
 
 
 def floor_lists(

@@ -13,7 +13,14 @@ from recsys.popularity import DAY_S, HALF_LIVES_D
 from recsys.training.dataset import Dataset
 from recsys.training.device import resolve
 from recsys.training.loop import fit
-from recsys.training.periods import PeriodRows, Periods, Positives, counts_at, cut
+from recsys.training.periods import (
+    Cutter,
+    PeriodRows,
+    Periods,
+    Positives,
+    beginnings,
+    counts_at,
+)
 from recsys.training.rows import QueryRows, query_rows
 from recsys.training.sampler import Sampler, UserRows
 from recsys.training.svd import first_rows
@@ -62,16 +69,22 @@ def test_counts_know_only_what_came_strictly_before() -> None:
             np.testing.assert_allclose(counts[number, row], slow, atol=1e-9)
 
 
+def cut(made: Positives, end: float) -> Periods:
+    starts = beginnings(float(np.nanmin(made.time)), end, ITEMS)
+    assert starts is not None
+    cutter = Cutter(starts, end, ITEMS)
+    cutter.add(made, 0)
+    return cutter.periods()
+
+
 def test_the_future_does_not_change_what_earlier_periods_see() -> None:
     made = events()
     end = START + 100 * DAY_S
     late = made.time > START + 60 * DAY_S
     other = replace(made, item=np.where(late, 0, made.item))
 
-    periods, changed = (cut(some, ITEMS, end) for some in (made, other))
+    periods, changed = (cut(some, end) for some in (made, other))
 
-    assert isinstance(periods, Periods)
-    assert isinstance(changed, Periods)
     length = 100 / len(periods.popularity)
     before = [p for p in range(len(periods.popularity)) if p * length <= 60]
     assert torch.equal(periods.popularity[before], changed.popularity[before])
@@ -81,9 +94,8 @@ def test_the_future_does_not_change_what_earlier_periods_see() -> None:
 def test_every_positive_is_learned_once_at_its_first_time() -> None:
     made = events()
 
-    periods = cut(made, ITEMS, START + 100 * DAY_S)
+    periods = cut(made, START + 100 * DAY_S)
 
-    assert periods is not None
     owner = torch.repeat_interleave(periods.targets.start.diff())
     found = {
         (int(periods.row[o]), int(item)): int(periods.period[o])
@@ -139,6 +151,4 @@ def test_the_loss_sees_the_popularity_of_the_period() -> None:
 
 
 def test_a_day_of_data_is_not_cut() -> None:
-    made = replace(events(), time=START + np.arange(400.0))
-
-    assert cut(made, ITEMS, START + 400) is None
+    assert beginnings(START, START + 400, ITEMS) is None
