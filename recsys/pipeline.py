@@ -144,27 +144,29 @@ def train_version(
             conn.commit()
             started = datetime.now(UTC)
             before = _parent.find(conn, model, parent) if full else None
+            teacher = None
             if distil_from is not None:
-                before = _teacher.find(conn, config, distil_from, asked)
+                teacher = _teacher.find(conn, config, distil_from, asked)
             conn.commit()
             if kept is not None and "occurred_at" in columns:
                 # What comes meanwhile is not for the fit that is gone on with.
                 until = until or _as_of(kept) or started
                 kept.until = until.isoformat()
             dataset = _read(conn, config, until, progress)
-        if asked is not None and not len(dataset):
+        if asked is not None and not len(dataset) + dataset.dropped:
             raise TrainingError(
                 f"there are no interactions before {asked:%F %T}",
                 hint="Choose a later --until, or check interactions.sql.",
             )
         end = trained_until(dataset.until, asked, started)
-        trained = _fit(dataset, config, before, kept, progress, full=full)
+        trained = _fit(dataset, config, before, teacher, kept, progress)
         del dataset
         with _db.connect(dsn) as conn:
             if number in revisions.numbers(project.versions, model):
                 # Someone else's file of that number came while we trained.
                 number = _number(conn, config, project.versions)
-            more = {"parent" if full else "teacher": before.number} if before else {}
+            named = {"parent": before, "teacher": teacher}
+            more = {name: one.number for name, one in named.items() if one}
             plan = _store(conn, config, columns, number, trained, end, more)
             if not revision:
                 versions.create(conn, plan)
@@ -308,20 +310,19 @@ def _fit(
     dataset: Dataset,
     config: ModelConfig,
     before: _parent.Parent | None,
+    teacher: _parent.Parent | None,
     checkpoint: Checkpoint | None,
     progress: Progress,
-    *,
-    full: bool,
 ) -> TrainedModel:
     try:
         from recsys.training.trainer import train
         from recsys.training.warm import train_full
     except ImportError as exc:
         raise _not_installed(exc) from exc
-    if full and before is not None:
+    if before is not None:
         return train_full(dataset, config, before, progress=progress)
     return train(
-        dataset, config, progress=progress, checkpoint=checkpoint, parent=before
+        dataset, config, progress=progress, checkpoint=checkpoint, distil_from=teacher
     )
 
 

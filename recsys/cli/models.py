@@ -205,12 +205,10 @@ def _what_is_kept(folder: Path | None, model: str) -> Generator[None]:
 METRIC = ("model", "number", "slice", "method", "metric", "value")
 
 
-def _warn_of_seen(
-    conn: Connection, model: str, number: int, after: datetime | None
-) -> None:
+def _warn_of_seen(conn: Connection, model: str, number: int, after: datetime) -> None:
     """Warn when the version has learned from what it is asked about."""
     end = versions.get(conn, model, number).spec.get("trained_until")
-    if after is None or end is None:
+    if end is None:
         return
     begin = after.replace(tzinfo=after.tzinfo or UTC)
     if datetime.fromisoformat(str(end)) > begin:
@@ -425,6 +423,8 @@ def evaluate_(
             number = versions.serving_number(conn, model)
         if number is None:
             number = versions.newest(conn, model, states=("ready",))
+        if after is not None:
+            _warn_of_seen(conn, model, number, after)
         if new_users and after is not None:
             result = newcomers.measure(conn, model, number, after, k=k, progress=Bars())
         else:
@@ -445,7 +445,6 @@ def evaluate_(
                 segments=segments,
                 progress=Bars(),
             )
-            _warn_of_seen(conn, model, number, after)
         if slice_name:
             evaluate.store(conn, result, slice_name)
     say(f"{result.users:,} users, {result.hits:,} hits, k = {k}")

@@ -44,7 +44,7 @@ def train(
     *,
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
-    parent: Parent | None = None,
+    distil_from: Parent | None = None,
 ) -> TrainedModel:
     """Train a model.
 
@@ -53,7 +53,7 @@ def train(
         config: The model's configuration; ``config.train`` steers this.
         progress: Receives the stages; None is silence.
         checkpoint: Keeps the final fit; what it holds is gone on with.
-        parent: A version to distil from.
+        distil_from: A larger version that this one learns from, besides the data.
 
     Returns:
         The model, checked against torch and ready to be registered.
@@ -73,12 +73,12 @@ def train(
     for finding in findings:
         logger.warning("%s", finding.message)
     if checkpoint is not None:
-        number = parent.number if parent else None
+        number = distil_from.number if distil_from else None
         checkpoint.of(fingerprint(dataset, rows), config, number)
     teacher = None
-    if parent is not None:
+    if distil_from is not None:
         config = student_of(config)
-        teacher = teacher_of(parent, dataset, rows)
+        teacher = teacher_of(distil_from, dataset, rows)
     choice = _choice(dataset, config, checkpoint, progress)
     chosen_at = time.perf_counter()
     left_s = math.inf
@@ -122,9 +122,9 @@ def train(
         warnings=[finding.to_dict() for finding in findings],
         cold={"quantile": level, **(choice.cold.report if choice.cold else {})},
     )
-    if parent is not None and teacher is not None:
+    if distil_from is not None and teacher is not None:
         model.report["distil"] = {
-            "from": parent.number,
+            "from": distil_from.number,
             "weight": choice.settings.distil,
             "tau": teacher.tau,
             "known_items": int(teacher.known.sum()),

@@ -95,3 +95,16 @@ def test_bad_arguments_say_what_to_do(
     assert result.code == 1
     assert message in result.err
     assert "Hint: " in result.err or "positive" in message
+
+
+def test_a_study_that_is_not_there_is_not_begun_by_resuming(
+    run: Run, tables: str, tmp_path: Path
+) -> None:
+    (tmp_path / "recsys.toml").write_text(TOML)
+
+    ended = run("--dsn", tables, "tune", "shop", "--resume", "--study", "no.study")
+
+    assert ended.code == 1
+    assert "there is no study" in ended.err
+    assert "leave out --resume" in ended.err
+    assert not (tmp_path / "no.study").exists()

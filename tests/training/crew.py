@@ -73,7 +73,7 @@ def main(out: Path, how: str) -> None:
             return
         (out / "ready").write_text(str(os.getpid()))
         dataset, config, parent = job(how)
-        model = train(dataset, config, parent=parent)
+        model = train(dataset, config, distil_from=parent)
     np.savez(out / "rows.npz", served=model.id_served, history=model.id_history)
 
 

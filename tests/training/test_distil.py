@@ -267,7 +267,7 @@ def test_only_the_final_fit_has_the_teacher(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(trainer, "fit", watched)
     monkeypatch.setattr(tune, "fit", watched)
     config = replace(config, query=QueryConfig(encoder="auto"))
-    model = train(dataset, config, parent=parent)
+    model = train(dataset, config, distil_from=parent)
 
     assert set(seen) == {("search", False), ("final", True)}
     # By itself, auto would try those of sequences on data with times.
@@ -287,21 +287,21 @@ def test_a_resumed_distillation_ends_like_one_that_was_never_interrupted(
     monkeypatch.setattr(checkpoint, "EVERY_S", 0.0)
     path = tmp_path / "toy.safetensors"
     dataset, config, parent = large_and_small()
-    whole = train(dataset, config, parent=parent)
+    whole = train(dataset, config, distil_from=parent)
     with pytest.raises(KeyboardInterrupt):
         train(
-            dataset, config, progress=Stopping(4), parent=parent,
+            dataset, config, progress=Stopping(4), distil_from=parent,
             checkpoint=Checkpoint(path, resume=False),
         )  # fmt: skip
 
     for other in (None, replace(parent, number=8)):
         with pytest.raises(TrainingError, match=r"--distil-from is \w+, was 7"):
             train(
-                dataset, config, parent=other,
+                dataset, config, distil_from=other,
                 checkpoint=Checkpoint(path, resume=True),
             )  # fmt: skip
     resumed = train(
-        dataset, config, parent=parent, checkpoint=Checkpoint(path, resume=True)
+        dataset, config, distil_from=parent, checkpoint=Checkpoint(path, resume=True)
     )
 
     assert np.array_equal(whole.id_served, resumed.id_served)

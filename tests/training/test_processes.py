@@ -69,7 +69,7 @@ def test_two_processes_learn_what_one_does(
     port = free_port()
     both = [start("crew.py", tmp_path, how, rank=rank, port=port) for rank in range(2)]
     dataset, config, parent = crew.job(how)
-    alone = train(dataset, config, parent=parent)
+    alone = train(dataset, config, distil_from=parent)
     for process in both:
         assert process.communicate(timeout=120)[1] == ""
         assert process.returncode == 0
