@@ -7,7 +7,7 @@ import tempfile
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -179,7 +179,7 @@ def test_no_folder_for_the_file_is_said(monkeypatch: pytest.MonkeyPatch) -> None
     assert "TMPDIR" in caught.value.hint
 
 
-def test_no_room_for_the_file_is_said(
+def test_a_folder_that_is_missing_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
@@ -189,3 +189,16 @@ def test_no_room_for_the_file_is_said(
         Column(np.int64).add(np.arange(1000))
 
     assert "TMPDIR" in caught.value.hint
+
+
+def test_no_room_for_the_file_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**_: object) -> IO[bytes]:
+        return Path("/dev/full").open("w+b")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    monkeypatch.setattr(columns, "IN_MEMORY", 1000)
+
+    with pytest.raises(TrainingError, match="No space left") as caught:
+        Column(np.int64).add(np.arange(1000))
+
+    assert "Make room" in caught.value.hint
