@@ -66,7 +66,8 @@ def test_every_way_is_ranked_for_the_same_users(server: str, tmp_path: Path) -> 
         "--days", "2", "--parts-a-day", "1", "--epochs", "1",
     )  # fmt: skip
 
-    ways = ("no update", "full", "incremental", "both")
+    plain = ("no update", "full", "incremental", "both")
+    ways = (*plain, *(f"{way}, popularity of the hour" for way in plain))
     assert len({rows[f"{way}: NDCG@20"]["note"] for way in ways}) == 1
     assert all(rows[f"{way}: NDCG@20"]["value"] > 0 for way in ways)
 
