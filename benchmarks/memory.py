@@ -19,17 +19,17 @@ _NEVER = 10**15
 
 def run(sizes: tuple[int, ...] = SIZES) -> list[Row]:
     """Measure rows of users in blocks, and of all users at once."""
-    from recsys.training import columns, rows
+    from recsys.training import blocks, columns
 
     out: list[Row] = []
-    before = rows.BLOCK, columns.IN_MEMORY
+    before = blocks.BLOCK, columns.IN_MEMORY
     for name, limits in (("in blocks", before), ("at once", (_NEVER, _NEVER))):
-        rows.BLOCK, columns.IN_MEMORY = limits
+        blocks.BLOCK, columns.IN_MEMORY = limits
         for count in sizes:
             peak = _peak(count) / 1e6
             note = f"{1e6 * peak / count:.0f} bytes per interaction"
             out.append(Row(f"{count:,} interactions, {name}", peak, "MB", note=note))
-    rows.BLOCK, columns.IN_MEMORY = before
+    blocks.BLOCK, columns.IN_MEMORY = before
     return out
 
 

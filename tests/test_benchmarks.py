@@ -19,8 +19,7 @@ from benchmarks.live import check, shop
 from recsys import Recommender, _db, rollout
 from recsys.backfill import backfill
 from recsys.progress import SILENT
-from recsys.training import columns
-from recsys.training import rows as fit_rows
+from recsys.training import blocks, columns
 from recsys.training.row_adam import RowAdam
 
 ROOT = Path(__file__).parent.parent
@@ -238,14 +237,14 @@ def test_ways_to_update_rows_are_compared() -> None:
 def test_the_memory_for_rows_of_a_fit_is_measured(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(fit_rows, "BLOCK", 10_000)
+    monkeypatch.setattr(blocks, "BLOCK", 10_000)
     monkeypatch.setattr(columns, "IN_MEMORY", 20_000)
 
-    blocks, whole = memory.run((60_000,))
+    in_blocks, whole = memory.run((60_000,))
 
-    assert blocks.what == "60,000 interactions, in blocks"
-    assert 0 < blocks.value < whole.value
-    assert (fit_rows.BLOCK, columns.IN_MEMORY) == (10_000, 20_000)
+    assert in_blocks.what == "60,000 interactions, in blocks"
+    assert 0 < in_blocks.value < whole.value
+    assert (blocks.BLOCK, columns.IN_MEMORY) == (10_000, 20_000)
 
 
 def test_a_student_is_measured_beside_its_teacher(tmp_path: Path) -> None:

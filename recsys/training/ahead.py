@@ -21,13 +21,14 @@ from torch import Tensor
 
 from recsys.config import TrainConfig
 from recsys.popularity import HALF_LIVES_D, Trend
+from recsys.training.blocks import by_user
 from recsys.training.dataset import Dataset
 from recsys.training.evaluation import Judge, lean_of
 from recsys.training.lean import Lean
 from recsys.training.metrics import score_of
 from recsys.training.model import Towers
 from recsys.training.periods import counts_at
-from recsys.training.rows import QueryRows, places_of, query_rows, user_blocks
+from recsys.training.rows import QueryRows, query_rows
 from recsys.training.split import Split, judged
 from recsys.training.trend import bias, blend
 
@@ -173,11 +174,10 @@ def _counts(
 ) -> tuple[Tensor, Tensor]:
     """Return the counts before each time: (D, H, T) faded, and (D, T) of users."""
     taste = (dataset.kind_weight > 0)[dataset.kind] & _trained(dataset, rows)
-    everyone, width = np.arange(len(dataset.user_ids)), len(rows.items)
+    width = len(rows.items)
     decayed = np.zeros((len(starts), len(HALF_LIVES_D), width))
     pop = np.zeros((len(starts), width), np.int64)
-    for first, last in user_blocks(dataset, taste, everyone):
-        places = places_of(dataset, taste, everyone[first:last])
+    for _, places in by_user(dataset, taste):
         user = dataset.user[places].astype(np.int64)
         item = np.searchsorted(rows.items, dataset.item[places]).astype(np.int64)
         time = dataset.time[places]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from recsys.errors import TrainingError
 from recsys.popularity import decayed_counts
+from recsys.training.blocks import by_user, slices
 from recsys.training.columns import Column, Lists
 from recsys.training.dataset import Dataset
 from recsys.training.own import OwnNegatives, own_negatives
@@ -23,9 +23,6 @@ from recsys.training.weights import decay_at, target_weights
 UNKNOWN = -1e18
 """In place of an unknown time: older than any known one."""
 _MOST_KINDS = 64
-# Interactions that are looked at together: what is made of each on the way takes 250
-# bytes.
-BLOCK = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +120,7 @@ def query_rows(
     if not counted:
         trained = replace(trained, first=None)
     made = _Collector(trained, end)
-    for first, last in user_blocks(dataset, keep, trained.users):
-        users = trained.users[first:last]
-        places = places_of(dataset, keep, users)
+    for users, places in by_user(dataset, keep, trained.users):
         made.add(_block(dataset, places, end, history, half_life_s, trained, users))
     return made.rows(keep)
 
@@ -163,7 +158,7 @@ class _Trained:
             items[given] = True
         users = np.zeros(len(dataset.user_ids), np.bool_)
         first, worth = np.inf, False
-        for part in _slices(len(dataset)):
+        for part in slices(len(dataset)):
             positive = keep[part] & (dataset.kind_weight > 0)[dataset.kind[part]]
             users[dataset.user[part][positive]] = True
             if given is None:
@@ -360,41 +355,12 @@ def _mean_decay(
     """Return the mean weight by age of what trained users did with trained items."""
     users, items = trained
     total, count = 0.0, 0
-    for part in _slices(len(dataset)):
+    for part in slices(len(dataset)):
         mine = keep[part] & users[dataset.user[part]] & items[dataset.item[part]]
         decay = decay_at(dataset.time[part][mine], end, half_life_s)
         total += float(np.nansum(decay))
         count += int(np.isfinite(decay).sum())
     return total / count if count else 1.0
-
-
-def _slices(count: int) -> list[slice]:
-    return [slice(first, first + BLOCK) for first in range(0, count, BLOCK)]
-
-
-def user_blocks(
-    dataset: Dataset, keep: NDArray[np.bool_], users: NDArray[np.int64]
-) -> list[tuple[int, int]]:
-    """Return runs of users who have about ``BLOCK`` interactions together."""
-    counts = np.zeros(len(dataset.user_ids), np.int64)
-    for part in _slices(len(dataset)):
-        counts += np.bincount(dataset.user[part][keep[part]], minlength=len(counts))
-    run = (counts[users].cumsum() - 1) // BLOCK
-    edges = [0, *(np.flatnonzero(np.diff(run)) + 1).tolist(), len(users)]
-    return list(pairwise(edges))
-
-
-def places_of(
-    dataset: Dataset, keep: NDArray[np.bool_], users: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Return where the interactions of some users are, ascending."""
-    mine = np.zeros(len(dataset.user_ids), np.bool_)
-    mine[users] = True
-    found = [
-        np.flatnonzero(keep[part] & mine[dataset.user[part]]) + part.start
-        for part in _slices(len(dataset))
-    ]
-    return np.concatenate(found)
 
 
 def known_kinds(dataset: Dataset) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from recsys._query_config import QueryConfig
 from recsys.config import Interactions, ModelConfig
 from recsys.popularity import DAY_S, Trend
 from recsys.progress import SILENT
-from recsys.training import rows as rows_module
+from recsys.training import blocks
 from recsys.training.ahead import DAYS, Ahead, start_times
 from recsys.training.dataset import Dataset
 from recsys.training.evaluation import Judge
@@ -119,10 +119,10 @@ def test_counts_do_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None
     dataset = world()
     at_once = cut_at(dataset, 9)[3]
 
-    monkeypatch.setattr(rows_module, "BLOCK", 100)
-    blocks = cut_at(dataset, 9)[3]
+    monkeypatch.setattr(blocks, "BLOCK", 100)
+    in_blocks = cut_at(dataset, 9)[3]
 
-    for one, other in zip(at_once.days, blocks.days, strict=True):
+    for one, other in zip(at_once.days, in_blocks.days, strict=True):
         np.testing.assert_array_equal(one.pop, other.pop)
         assert one.decayed is not None
         assert other.decayed is not None

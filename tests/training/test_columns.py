@@ -16,8 +16,7 @@ from toys import make_config
 
 from recsys.config import Feature, Interactions, NegativesConfig, Source
 from recsys.errors import TrainingError
-from recsys.training import columns, data
-from recsys.training import rows as rows_module
+from recsys.training import blocks, columns, data
 from recsys.training.columns import Column
 from recsys.training.dataset import Dataset
 from recsys.training.rows import QueryRows, query_rows
@@ -81,7 +80,7 @@ def test_users_in_blocks_give_the_rows_of_all_at_once(
     assert whole.periods is not None
     assert whole.disliked is not None
 
-    monkeypatch.setattr(rows_module, "BLOCK", block)
+    monkeypatch.setattr(blocks, "BLOCK", block)
     monkeypatch.setattr(columns, "IN_MEMORY", 100)
 
     same(whole, built(dataset), "rows")
@@ -115,7 +114,7 @@ def peak(work: Callable[[], object]) -> int:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows_module, "BLOCK", 10_000)
+    monkeypatch.setattr(blocks, "BLOCK", 10_000)
     monkeypatch.setattr(columns, "IN_MEMORY", 20_000)
 
 

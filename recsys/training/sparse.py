@@ -1,0 +1,78 @@
+"""Interactions as sparse matrices, some users at a time."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from recsys.training.ragged import Ragged
+
+
+def matrix(
+    row: Tensor, column: Tensor, value: Tensor, shape: tuple[int, int]
+) -> Tensor:
+    """Return a CSR matrix of entries whose rows ascend.
+
+    Args:
+        row: Shape (n,), int64.
+        column: Shape (n,), int64.
+        value: Shape (n,), float32.
+        shape: Rows and columns.
+    """
+    counts = torch.bincount(row, minlength=shape[0])
+    start = F.pad(counts.cumsum(0), (1, 0))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse", category=UserWarning)
+        return torch.sparse_csr_tensor(
+            start, column, value, shape, check_invariants=False
+        )
+
+
+def runs(lists: Ragged, most: int) -> Iterator[Ragged]:
+    """Yield runs of lists that follow each other, of about ``most`` entries each.
+
+    Entries are shared with the whole, not copied.
+    """
+    place = (lists.start[1:] - 1).clamp(min=0) // most
+    edges = (place.diff().nonzero().flatten() + 1).tolist()
+    for first, last in zip([0, *edges], [*edges, len(lists)], strict=True):
+        begin, end = int(lists.start[first]), int(lists.start[last])
+        yield Ragged(
+            start=lists.start[first : last + 1] - begin,
+            values=lists.values[begin:end],
+            weight=None if lists.weight is None else lists.weight[begin:end],
+        )
+
+
+def entries(lists: Ragged) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the list, the value and the weight of each entry, shapes (n,)."""
+    owner = torch.repeat_interleave(lists.start.diff())
+    weight = torch.ones(len(owner)) if lists.weight is None else lists.weight
+    return owner, lists.values.long(), weight
+
+
+def item_degrees(lists: Ragged, items: int, most: int) -> Tensor:
+    """Return the summed weight of each item, shape (items,)."""
+    total = torch.zeros(items)
+    for some in runs(lists, most):
+        _, item, weight = entries(some)
+        total.index_add_(0, item, weight)
+    return total
+
+
+def scaled(lists: Ragged, by_item: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return row, column and value of the entries of Du^-1/2 R Di^-1/2.
+
+    R is what the lists weigh, D its degrees.
+
+    Args:
+        lists: Items of each user, some users or all.
+        by_item: Degree of each item over all users, shape (items,).
+    """
+    owner, item, weight = entries(lists)
+    by_user = torch.zeros(len(lists)).index_add_(0, owner, weight)
+    return owner, item, weight * (by_user[owner] * by_item[item]).rsqrt()
