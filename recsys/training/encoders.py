@@ -8,7 +8,7 @@ import numpy as np
 
 from recsys._query_config import QueryConfig
 from recsys.training.dataset import Dataset
-from recsys.training.rows import known_kinds
+from recsys.training.rows.history import known_kinds
 
 # What "auto" tries beside the mean: the cheapest that minds order, and the most able.
 TRIED = ("decay", "transformer")

@@ -18,7 +18,8 @@ from recsys.errors import TrainingError
 from recsys.popularity import DAY_S
 from recsys.training.dataset import Dataset, latest
 from recsys.training.ragged import Selection
-from recsys.training.rows import UNKNOWN, QueryRows, id_order, kind_numbers
+from recsys.training.rows import QueryRows
+from recsys.training.rows.history import UNKNOWN, id_order, kind_numbers
 from recsys.training.settings import Settings
 from recsys.training.step import Queries
 from recsys.training.weights import target_weights
