@@ -168,7 +168,14 @@ def mark_undone(conn: Connection, updates: list[int], reason: str) -> None:
 
 
 def forget(conn: Connection, version: ModelVersion, keep: int) -> None:
-    """Bound what is kept of former updates."""
+    """Bound what is kept of former updates.
+
+    Args:
+        conn: An open connection.
+        version: The version.
+        keep: Published updates that can be undone. Their records stay, however many
+            were refused since, and so does the newest: it says until when was learned.
+    """
     key = {"model": version.model, "number": version.number}
     newest = (
         "select id from recsys.id_update"
@@ -180,7 +187,9 @@ def forget(conn: Connection, version: ModelVersion, keep: int) -> None:
         {**key, "keep": keep},
     )
     conn.execute(
-        "delete from recsys.id_update where id in"
-        f" ({newest} order by id desc offset %(most)s)".encode(),
-        {**key, "most": _MOST_RECORDS},
+        "delete from recsys.id_update"
+        f" where id in ({newest} order by id desc offset %(most)s)"
+        f" and id not in ({newest} and state = 'published'"
+        " order by id desc limit %(least)s)".encode(),
+        {**key, "most": _MOST_RECORDS, "least": max(keep, 1)},
     )

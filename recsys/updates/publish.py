@@ -64,10 +64,13 @@ def publish(
     return len(changed.ids)
 
 
-def record_refusal(conn: Connection, version: ModelVersion, record: Record) -> None:
-    """Write down an update that is not published."""
+def record_refusal(
+    conn: Connection, version: ModelVersion, record: Record, keep: int
+) -> None:
+    """Write down an update that is not published; ``keep`` others can be undone."""
     with conn.transaction():
         log.write(conn, version, record, 0)
+        log.forget(conn, version, keep)
 
 
 def undo(

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from recsys import _db, artifacts, schema, versions
 from recsys._db import Connection
@@ -173,7 +174,11 @@ def update_version(
     """
     _check_mean(version)
     began_at = datetime.now(UTC)
-    with progress.stage(f"update version {version.number}", total=4) as stage:
+    with (
+        # A second thread of its products takes cores from requests, and saves little.
+        threadpool_limits(limits=1, user_api="blas"),
+        progress.stage(f"update version {version.number}", total=4) as stage,
+    ):
         read = _read(conn, version, config)
         if read is None:
             return Updated(version.number, "nothing new")
@@ -194,7 +199,7 @@ def update_version(
         )
         changed = 0
         if reason:
-            publish.record_refusal(conn, version, record)
+            publish.record_refusal(conn, version, record, config.undo)
         else:
             changed = publish.publish(
                 conn, version, began, rows, record,
@@ -328,13 +333,14 @@ def _learn(
     best = max(tried, key=lambda trial: trial.quality.means().get("ndcg", 0.0))
     metrics["lr"] = best.pace.lr
     reason = None
+    difference, error = paired_difference(before, [one.quality for one in tried])
     if before.users:
+        mean = float(before.ndcg.mean())
         metrics["guard"] = {
             "users": before.users,
-            "before": float(before.ndcg.mean()),
-            "after": float(best.quality.ndcg.mean()),
+            "before": mean,
+            "after": mean + difference,
         }
-    difference, error = paired_difference(before, best.quality)
     if judged and difference < -config.guard * error:
         reason = (
             f"NDCG@20 on the newest interactions fell by {-difference:.4f}, more"

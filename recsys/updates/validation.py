@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -188,12 +189,30 @@ def highest(score: Float32, k: int) -> Places:
     return np.take_along_axis(columns, at, 1)
 
 
-def paired_difference(before: Quality, after: Quality) -> tuple[float, float]:
-    """Return the mean difference of NDCG@20, and its standard error."""
-    difference = after.ndcg - before.ndcg
-    if len(difference) < 2:
+def paired_difference(
+    before: Quality, trials: Sequence[Quality]
+) -> tuple[float, float]:
+    """Return by how much the best trial changes NDCG@20, and the standard error.
+
+    Each half of the users is judged by the trial that is best for the other half: the
+    best of several on the users that chose it is partly luck.
+
+    Args:
+        before: The rows as they are.
+        trials: What they may become, for the same users; at least one.
+
+    Returns:
+        Mean and its standard error, infinite for fewer than two users.
+    """
+    users = before.users
+    if users < 2:
         return 0.0, float("inf")
-    error = float(difference.std(ddof=1)) / float(np.sqrt(len(difference)))
+    difference = np.zeros(users)
+    for half in (0, 1):
+        judged = np.arange(users) % 2 == half
+        best = max(trials, key=lambda trial: float(trial.ndcg[~judged].mean()))
+        difference[judged] = best.ndcg[judged] - before.ndcg[judged]
+    error = float(difference.std(ddof=1)) / float(np.sqrt(users))
     return float(difference.mean()), error
 
 

@@ -15,7 +15,7 @@ from recsys.encoder.towers import query_tower
 from recsys.updates import objective
 from recsys.updates.histories import PlacedEvents
 from recsys.updates.learner import Catalogue, Examples, Lists, Moving, Pace, _Learner
-from recsys.updates.validation import Examiner, highest
+from recsys.updates.validation import Examiner, Quality, highest, paired_difference
 
 TAU = 0.3
 
@@ -198,3 +198,29 @@ def test_the_highest_are_those_of_a_sort(items: int) -> None:
     expected = -np.sort(-score, axis=1)[:, :20]
     actual = -np.sort(-np.take_along_axis(score, found, 1), axis=1)
     np.testing.assert_array_equal(actual, expected)
+
+
+def quality(ndcg: np.ndarray) -> Quality:
+    return Quality(ndcg, ndcg, ndcg)
+
+
+def test_the_luck_of_the_better_step_does_not_help_it_past_the_guard() -> None:
+    rng = np.random.default_rng(0)
+    found: list[float] = []
+    for _ in range(2000):
+        before, one, other = rng.random((3, 40))
+        trials = [quality(one), quality(other)]
+        found.append(paired_difference(quality(before), trials)[0])
+
+    # Without a better step there is nothing to win: .036 is what the better one shows.
+    assert np.mean(found) == pytest.approx(0, abs=4 * np.std(found) / np.sqrt(2000))
+
+
+def test_the_guard_sees_what_the_better_step_changes() -> None:
+    before = np.linspace(0, 1, 41)
+    better, worse = quality(before + 0.2), quality(before - 0.3)
+
+    for trials in ([better, worse], [worse, better], [better]):
+        assert paired_difference(quality(before), trials) == pytest.approx((0.2, 0))
+    assert paired_difference(quality(before), [worse]) == pytest.approx((-0.3, 0))
+    assert paired_difference(quality(before[:1]), [worse]) == (0.0, math.inf)

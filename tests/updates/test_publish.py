@@ -14,7 +14,7 @@ from twofold import NEW, QUIET, Twofold, add_items, assert_consistent, even
 
 from recsys import sync_items, versions
 from recsys.errors import TrainingError, VersionStateError
-from recsys.updates import publish, run, scheduled
+from recsys.updates import log, publish, run, scheduled
 from recsys.updates.settings import UpdateConfig
 from recsys.worker import tasks
 from recsys.worker.loop import Worker
@@ -88,6 +88,27 @@ def test_undo_ends_where_nothing_is_kept(shop: Twofold) -> None:
     assert len(undone) == 1
     assert same(shop.rows(), trained)
     assert_consistent(shop)
+
+
+def test_many_refusals_take_no_update_that_can_be_undone(shop: Twofold) -> None:
+    first = shop.rows()
+    shop.happen([(2, 4), (4, 4)], at_s=1000)
+    run.update(shop.dsn, "shop", QUIET)
+    with shop.connect() as conn:
+        conn.execute(
+            "insert into recsys.id_update (model, number, state, began_at)"
+            " select 'shop', %s, 'refused', now() from generate_series(1, 1500)",
+            (version(shop).number,),
+        )
+        until = log.position(conn, version(shop)).until
+
+        log.forget(conn, version(shop), keep=20)
+
+        kept = conn.execute("select state, count(*) from recsys.id_update group by 1")
+        assert dict(kept.fetchall()) == {"published": 1, "refused": 1000}
+        assert log.position(conn, version(shop)).until == until
+        publish.undo(conn, version(shop))
+    assert same(shop.rows(), first)
 
 
 def test_all_takes_away_rows_that_updates_made(shop: Twofold) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
 import pytest
 import world
+from threadpoolctl import threadpool_info, threadpool_limits
 from twofold import NEW, QUIET, Twofold, add_items, assert_consistent, even, moment
 
 from recsys import versions
@@ -269,3 +272,38 @@ def test_nothing_serves(shop: Twofold) -> None:
 
     with pytest.raises(TrainingError, match="no version of model 'shop' serves"):
         run.update(shop.dsn, "shop", QUIET)
+
+
+class Threads:
+    """Looks at the threads of numpy's products whenever a step is done."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    @contextmanager
+    def stage(self, name: str, total: int | None = None) -> Iterator[Threads]:
+        del name, total
+        yield self
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        del n, note
+        self.seen += of_products()
+
+
+def of_products() -> list[int]:
+    return [
+        pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"
+    ]
+
+
+def test_products_take_one_thread_while_rows_are_updated(shop: Twofold) -> None:
+    add_items(shop, *NEW)
+    shop.happen(even(), at_s=10)
+    threads = Threads()
+
+    with threadpool_limits(limits=2, user_api="blas"):
+        run.update(shop.dsn, "shop", QUIET, progress=threads)
+
+        assert set(of_products()) == {2}
+    assert len(threads.seen) >= 3
+    assert set(threads.seen) == {1}
