@@ -82,7 +82,8 @@ def main() -> None:
             server.database(dsn, DATABASE) as fresh,
             tempfile.TemporaryDirectory(prefix="recsys-quality-") as folder,
         ):
-            bench = Bench(fresh, options.data / name, Path(folder), options.dim)
+            changes = {} if options.dim is None else {"dim": options.dim}
+            bench = Bench(fresh, options.data / name, Path(folder), changes)
             for seed in range(options.seeds):
                 lines += bench.version(seed, options.budget)
             lines += bench.floors()
@@ -100,14 +101,16 @@ class Bench:
         dsn: An empty database.
         data: Folder of the data set; it has a preset.
         folder: Where recsys.toml may be written.
-        dim: Instead of the dimension of the preset, or None.
+        changes: Settings of training instead of those of the preset.
     """
 
-    def __init__(self, dsn: str, data: Path, folder: Path, dim: int | None) -> None:
+    def __init__(
+        self, dsn: str, data: Path, folder: Path, changes: Mapping[str, float]
+    ) -> None:
         self.dsn = dsn
         self.preset = _preset.find(data)
         self.model = self.preset.model
-        self.project = self._project(folder, dim)
+        self.project = self._project(folder, changes)
         schema.upgrade(dsn)
         with _db.connect(dsn) as conn:
             _preset.load(conn, self.preset, Bars())
@@ -115,29 +118,29 @@ class Bench:
         self.popular: dict[str, Mapping[str, float]] = {}
         self.holdout: Holdout | None = None
 
-    def _project(self, folder: Path, dim: int | None) -> ProjectConfig:
-        """Write the preset's recsys.toml, with another dimension, and read it."""
+    def _project(self, folder: Path, changes: Mapping[str, float]) -> ProjectConfig:
+        """Write the preset's recsys.toml, with other settings, and read it."""
         text = (self.preset.folder / "recsys.toml").read_text("utf-8")
-        if dim is not None:
-            header = f"[model.{self.model}.train]"
-            text = re.sub(r"(?m)^dim\s*=.*$", "", text)
-            if header not in text:
-                text += f"\n{header}\n"
-            text = text.replace(header, f"{header}\ndim = {dim}")
+        header = f"[model.{self.model}.train]"
+        if header not in text:
+            text += f"\n{header}\n"
+        for name, value in changes.items():
+            text = re.sub(rf"(?m)^{name}\s*=.*$", "", text)
+            text = text.replace(header, f"{header}\n{name} = {json.dumps(value)}")
         path = folder / "recsys.toml"
         path.write_text(text, "utf-8")
         return configuration.load(path)
 
     def version(self, seed: int, budget: float | None) -> Iterator[Line]:
         """Train, fill and score one version."""
-        wall, peak = self._train(seed, budget)
+        wall, peak = self.train(seed, budget)
         with _db.connect(self.dsn) as conn:
             number = versions.newest(conn, self.model)
         backfill(self.dsn, self.model, number, progress=Bars())
         with _db.connect(self.dsn) as conn:
             version = versions.get(conn, self.model, number)
             report = json.loads(artifacts.get(conn, version.artifacts["report"]))
-            holdout = self._holdout(conn, number)
+            holdout = self.held_out(conn, number)
             found = evaluate.evaluate(
                 conn, self.model, number, holdout, exact=True, progress=Bars()
             )
@@ -191,7 +194,8 @@ class Bench:
         found = floor.linear_filter(dataset, self.holdout, config.train.history)
         yield Line(self.model, "linear item filter", found)
 
-    def _holdout(self, conn: _db.Connection, number: int) -> Holdout:
+    def held_out(self, conn: _db.Connection, number: int) -> Holdout:
+        """Return what the versions are scored by."""
         preset = self.preset
         if self.holdout is None and preset.until is not None:
             self.holdout = evaluate.after(conn, self.model, number, preset.until)
@@ -200,7 +204,7 @@ class Bench:
             self.holdout = evaluate.from_csv(preset.data / preset.holdout, config)
         return self.holdout
 
-    def _train(self, seed: int, budget: float | None) -> tuple[float, float]:
+    def train(self, seed: int, budget: float | None) -> tuple[float, float]:
         """Run ``recsys train``; return its wall time in seconds and peak in MB."""
         path = self.project.path
         assert path is not None

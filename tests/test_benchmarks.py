@@ -19,7 +19,6 @@ from benchmarks.live import check, shop
 from recsys import Recommender, _db, rollout
 from recsys.backfill import backfill
 from recsys.progress import SILENT
-from recsys.training import blocks, columns
 from recsys.training.row_adam import RowAdam
 
 ROOT = Path(__file__).parent.parent
@@ -234,17 +233,21 @@ def test_ways_to_update_rows_are_compared() -> None:
     assert RowAdam._forward is before
 
 
-def test_the_memory_for_rows_of_a_fit_is_measured(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(blocks, "BLOCK", 10_000)
-    monkeypatch.setattr(columns, "IN_MEMORY", 20_000)
+def test_the_memory_of_a_training_is_measured() -> None:
+    rows = memory.run((20_000,))
 
-    in_blocks, whole = memory.run((60_000,))
+    assert [row.what for row in rows] == [
+        "20,000 interactions, in blocks",
+        "20,000 interactions, at once",
+    ]
+    assert all(row.value > 0 for row in rows)
 
-    assert in_blocks.what == "60,000 interactions, in blocks"
-    assert 0 < in_blocks.value < whole.value
-    assert (blocks.BLOCK, columns.IN_MEMORY) == (10_000, 20_000)
+
+def test_blocks_and_files_take_less_memory() -> None:
+    some = memory.measured("prepare", 300_000, block=50_000, in_memory=100_000)
+    whole = memory.measured("prepare", 300_000, memory.NEVER, memory.NEVER)
+
+    assert some < 0.8 * whole
 
 
 def test_a_student_is_measured_beside_its_teacher(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from recsys.config import TrainConfig
 from recsys.popularity import HALF_LIVES_D, Trend
-from recsys.training.blocks import by_user
+from recsys.training.blocks import by_user, marked
 from recsys.training.dataset import Dataset
 from recsys.training.evaluation import Judge, lean_of
 from recsys.training.lean import Lean
@@ -156,17 +156,17 @@ def _part(
     Without values: what interactions are worth decides targets, and ranking has none.
     """
     trained = _trained(dataset, rows)
-    users = np.unique(dataset.user[trained & dataset.target & (dataset.time >= first)])
+    late = trained & dataset.target & (dataset.time >= first)
+    users = np.flatnonzero(marked(len(dataset.user_ids), dataset.user[late]))
     if len(users) > most:
         users = np.random.default_rng(seed).choice(users, most, replace=False)
-    return replace(dataset.only(trained & np.isin(dataset.user, users)), value=None)
+    mine = marked(len(dataset.user_ids), users)
+    return replace(dataset.only(trained & mine[dataset.user]), value=None)
 
 
 def _trained(dataset: Dataset, rows: QueryRows) -> NDArray[np.bool_]:
     """Mark the interactions with trained items, shape (n,)."""
-    items = np.zeros(len(dataset.item_ids), np.bool_)
-    items[rows.items] = True
-    return items[dataset.item]
+    return marked(len(dataset.item_ids), rows.items)[dataset.item]
 
 
 def _counts(

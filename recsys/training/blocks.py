@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,8 +37,7 @@ def places_of(
     dataset: Dataset, keep: NDArray[np.bool_], users: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Return where the interactions of some users are, ascending."""
-    mine = np.zeros(len(dataset.user_ids), np.bool_)
-    mine[users] = True
+    mine = marked(len(dataset.user_ids), users)
     found = [
         np.flatnonzero(keep[part] & mine[dataset.user[part]]) + part.start
         for part in slices(len(dataset))
@@ -81,3 +81,10 @@ def users_per_item(dataset: Dataset, keep: NDArray[np.bool_]) -> NDArray[np.int6
         distinct = np.unique(pair_keys(dataset, places))
         counts += np.bincount(distinct % max(items, 1), minlength=items)
     return counts
+
+
+def marked(count: int, numbers: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which of the numbers below ``count`` are among some, shape (count,)."""
+    out = np.zeros(count, np.bool_)
+    out[numbers] = True
+    return out

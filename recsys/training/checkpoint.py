@@ -27,6 +27,7 @@ from torch import Tensor
 from recsys._query_config import QueryConfig
 from recsys.config import ContentConfig, ModelConfig, NegativesConfig, TrainConfig
 from recsys.errors import ConfigError, TrainingError
+from recsys.training.blocks import by_user
 from recsys.training.dataset import Dataset
 from recsys.training.rows import QueryRows
 
@@ -184,10 +185,11 @@ def fingerprint(dataset: Dataset, rows: QueryRows) -> str:
     parts = [rows.user, rows.targets.start, rows.targets.values, rows.history.values]
     parts += [w for w in (rows.targets.weight, rows.history.weight) if w is not None]
     for part in parts:
-        digest.update(part.cpu().numpy().tobytes())
+        digest.update(np.ascontiguousarray(part.cpu().numpy()).data)
     # The rows of a source come in no particular order.
-    order = np.lexsort((dataset.time, dataset.item, dataset.user))
-    digest.update(dataset.time[order].tobytes())
+    for _, places in by_user(dataset, np.ones(len(dataset), np.bool_)):
+        time, item = dataset.time[places], dataset.item[places]
+        digest.update(time[np.lexsort((time, item, dataset.user[places]))].data)
     for side in (dataset.items, dataset.users, dataset.contexts):
         if side is not None:
             digest.update(json.dumps(side.fitted.to_dict(), default=str).encode())

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from recsys.training.blocks import marked
 from recsys.training.dataset import Dataset
 from recsys.training.evaluation import K, item_vectors, queries
 from recsys.training.metrics import ranking_metrics
 from recsys.training.model import Towers
 from recsys.training.rows import QueryRows
-from recsys.training.split import Split, pair_keys
+from recsys.training.split import Split, new_hits
 
 MEDIAN = 0.5
 QUANTILES = (MEDIAN, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -74,12 +75,14 @@ class Newcomers:
         place = np.empty(width, np.int64)
         place[rows.items] = np.arange(len(rows.items))
         place[self.items] = len(rows.items) + np.arange(len(self.items))
-        pairs = pair_keys(dataset)
-        hit = ~cut.train & dataset.target & ~np.isin(pairs, pairs[cut.train])
-        hit &= np.isin(dataset.user, rows.users)
-        keys = np.unique(pairs[hit])
-        users, start = np.unique(keys // max(width, 1), return_index=True)
-        relevant = np.split(place[keys % max(width, 1)], start[1:])
+        hit = ~cut.train & dataset.target
+        hit &= marked(len(dataset.user_ids), rows.users)[dataset.user]
+        users = np.zeros(0, np.int64)
+        relevant: list[NDArray[np.int64]] = []
+        for places in new_hits(dataset, cut.train, hit):
+            some, start = np.unique(dataset.user[places], return_index=True)
+            users = np.concatenate([users, some.astype(np.int64)])
+            relevant += np.split(place[dataset.item[places]], start[1:])
         most = max(_FEWEST_USERS, min(_MOST_USERS, _PAIRS // max(width, 1)))
         chosen = np.arange(len(users))
         if len(users) > most:
@@ -187,7 +190,8 @@ def _contexts(dataset: Dataset, cut: Split, users: NDArray[np.int64]) -> Tensor 
     """Return the context of the first held-out interaction of each user."""
     if dataset.context is None:
         return None
-    later = np.flatnonzero(~cut.train & np.isin(dataset.user, users))
+    mine = marked(len(dataset.user_ids), users)
+    later = np.flatnonzero(~cut.train & mine[dataset.user])
     later = later[np.lexsort((dataset.time[later], dataset.user[later]))]
     _, first = np.unique(dataset.user[later], return_index=True)
     return torch.from_numpy(dataset.context[later[first]].astype(np.int64))

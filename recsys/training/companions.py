@@ -11,20 +11,29 @@ few of each item are kept.
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from recsys.training.ragged import Ragged
+from recsys.training import blocks
+from recsys.training.ragged import Ragged, group
 from recsys.training.rows import QueryRows
+from recsys.training.sparse import coordinates, item_degrees, runs, scaled
 
 CLOSEST = 50
 # Of longer histories only the latest count here: they would make most of the pairs, and
 # say least about each.
 _LONGEST = 128
-_ITEMS_PER_STEP = 1024
+# Of an item that more users chose, as many of them, spread evenly: its companions are
+# no secret.
+_MOST_USERS = 8_192
+_ITEMS_PER_STEP = 1_024
+# The histories of this many entries' users are multiplied with at once.
+_ENTRIES_PER_STEP = 32_768
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,44 +67,112 @@ class Companions:
 def closest(rows: QueryRows, most: int = CLOSEST) -> Companions:
     """Find the companions of each trained item.
 
+    Some items at a time, and of the interactions what their users chose: what is held
+    does not grow with the number of interactions.
+
     Args:
         rows: What a fit learns from.
         most: Companions of an item, K.
     """
     items = len(rows.items)
     most = max(1, min(most, items - 1))
-    owner, item, value = _entries(rows.history.head(_LONGEST), items)
-    forward = _csr(owner, item, value, (len(rows.history), items))
-    order = torch.argsort(item, stable=True)
-    by_item = torch.stack([item[order], owner[order]])
-    ends = torch.bincount(item, minlength=items).cumsum(0)
+    a = _Matrix(rows.history, items)
     found = torch.arange(items).unsqueeze(1).repeat(1, most)
     weight = torch.zeros(items, most)
-    for first in range(0, items, _ITEMS_PER_STEP):
-        last = min(first + _ITEMS_PER_STEP, items)
-        part = slice(int(ends[first - 1]) if first else 0, int(ends[last - 1]))
-        some = _csr(
-            by_item[0, part] - first,
-            by_item[1, part],
-            value[order[part]],
-            (last - first, len(rows.history)),
-        )
-        place, column, close = _best(some @ forward, first, most)
-        found[first + place[0], place[1]] = column
-        weight[first + place[0], place[1]] = close
+    for part in _cut(a.counts, blocks.BLOCK):
+        users = a.users(part)
+        for step in _cut(users.start.diff(), _ENTRIES_PER_STEP, _ITEMS_PER_STEP):
+            first = part.start + step.start
+            close = a.products(users, step)
+            place, column, value = _best(close, first, most)
+            found[first + place[0], place[1]] = column
+            weight[first + place[0], place[1]] = value
     weight[weight.sum(1) == 0, 0] = 1
     share = weight.cumsum(1)
     return Companions(found, share / share[:, -1:])
 
 
-def _entries(history: Ragged, items: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return row, column and value of the entries of A."""
-    owner = torch.repeat_interleave(history.start.diff())
-    item = history.values.long()
-    weight = torch.ones(len(item)) if history.weight is None else history.weight
-    by_user = torch.zeros(len(history)).index_add_(0, owner, weight)
-    by_item = torch.zeros(items).index_add_(0, item, weight)
-    return owner, item, weight * (by_user[owner] * by_item[item]).rsqrt()
+class _Matrix:
+    """A, read off the histories some users at a time.
+
+    Attributes:
+        counts: Users of each item, shape (items,), int64.
+    """
+
+    def __init__(self, history: Ragged, items: int) -> None:
+        self._history = history
+        self._by_item = torch.zeros(items)
+        self.counts = torch.zeros(items, dtype=torch.int64)
+        for _, some in self._latest():
+            self._by_item += item_degrees(some, items, blocks.BLOCK)
+            self.counts += torch.bincount(some.values, minlength=items)
+
+    def _latest(self) -> Iterator[tuple[int, Ragged]]:
+        """Yield the latest items of runs of users, and the first user of each."""
+        first = 0
+        for some in runs(self._history, blocks.BLOCK):
+            yield first, some.head(_LONGEST)
+            first += len(some)
+
+    def users(self, items: slice) -> Ragged:
+        """Return the users of some items, with the entries of A.
+
+        Of an item that more than ``_MOST_USERS`` chose, as many at even distances.
+        """
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        before = torch.zeros(items.stop - items.start, dtype=torch.int64)
+        for first, some in self._latest():
+            user, item, value = scaled(some, self._by_item)
+            mine = ((item >= items.start) & (item < items.stop)).nonzero().flatten()
+            order = torch.argsort(item[mine], stable=True)
+            mine, item = mine[order], item[mine[order]] - items.start
+            here = torch.bincount(item, minlength=len(before))
+            place = torch.arange(len(item)) + (before - here.cumsum(0) + here)[item]
+            before += here
+            few = (_MOST_USERS / self.counts[items][item].double()).clamp(max=1)
+            kept = (place * few).floor() != ((place - 1) * few).floor()
+            mine = mine[kept]
+            found.append((item[kept], user[mine] + first, value[mine]))
+        item, user, value = (torch.cat(column) for column in zip(*found, strict=True))
+        order = torch.argsort(item, stable=True)
+        return group(item[order], user[order], len(before), value[order])
+
+    def products(self, users: Ragged, items: slice) -> Tensor:
+        """Return some rows of A'A, as COO of shape (rows, items).
+
+        Args:
+            users: From ``users``.
+            items: Which of these, one for a row.
+        """
+        begin, end = int(users.start[items.start]), int(users.start[items.stop])
+        owner = torch.repeat_interleave(
+            users.start[items.start : items.stop + 1].diff()
+        )
+        distinct, place = cast(
+            tuple[Tensor, Tensor],
+            torch.unique(users.values[begin:end], return_inverse=True),
+        )
+        assert users.weight is not None
+        shape = (items.stop - items.start, len(distinct))
+        chosen = coordinates(owner, place, users.weight[begin:end], shape)
+        found = self._history.take(distinct)
+        start = F.pad(found.counts.cumsum(0), (1, 0))
+        theirs = Ragged(start, found.values, found.weight).head(_LONGEST)
+        shape = (len(distinct), len(self.counts))
+        other = coordinates(*scaled(theirs, self._by_item), shape)
+        # Not as CSR: of that product torch 2.13 never frees the result of MKL.
+        return cast(Tensor, torch.sparse.mm(chosen, other))
+
+
+def _cut(counts: Tensor, most: int, longest: int | None = None) -> Iterator[slice]:
+    """Yield runs of places with up to ``most`` together, or of one place."""
+    ends = counts.cumsum(0)
+    first, before = 0, 0
+    while first < len(counts):
+        last = int(torch.searchsorted(ends, before + most, right=True))
+        last = max(first + 1, min(last, first + (longest or len(counts))))
+        yield slice(first, last)
+        first, before = last, int(ends[last - 1])
 
 
 def _best(
@@ -106,8 +183,7 @@ def _best(
     Returns:
         Row and rank of each, its column, and its value.
     """
-    row = torch.repeat_interleave(product.crow_indices().diff())
-    column, value = product.col_indices(), product.values()
+    (row, column), value = product.indices(), product.values()
     other = column != row + first
     row, column, value = row[other], column[other], value[other]
     order = torch.argsort(value, descending=True)
@@ -117,14 +193,3 @@ def _best(
     rank = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row]
     kept = rank < most
     return (row[kept], rank[kept]), column[kept], value[kept]
-
-
-def _csr(row: Tensor, column: Tensor, value: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Return a sparse matrix of entries whose rows ascend."""
-    counts = torch.bincount(row, minlength=shape[0])
-    start = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse", category=UserWarning)
-        return torch.sparse_csr_tensor(
-            start, column, value, shape, check_invariants=False
-        )

@@ -24,10 +24,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.popularity import DAY_S, PRIOR, decayed_counts
+from recsys.popularity import DAY_S, HALF_LIVES_D, PRIOR, decayed_counts
+from recsys.training.blocks import slices, users_per_item
 from recsys.training.dataset import Dataset
 from recsys.training.features import EncodedSide, Tokens
-from recsys.training.split import Split, pair_keys
+from recsys.training.split import Split
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def find_leaks(dataset: Dataset, cut: Split) -> list[Leak]:
     """
     if cut.end is None or dataset.items is None or dataset.until is None:
         return []
-    positive = dataset.weight > 0
+    positive = (dataset.kind_weight > 0)[dataset.kind]
     past = _counts(dataset, cut.train & positive, cut.end)
     items = np.flatnonzero(past[:, 0])
     changed = np.unique(dataset.item[~cut.train & positive])
@@ -102,22 +103,18 @@ def warn_of_leaks(dataset: Dataset, cut: Split) -> list[Leak]:
 def _counts(dataset: Dataset, chosen: NDArray[np.bool_], end: float) -> Float64Array:
     """Return what some events say of each item, shape (N, 3 + H)."""
     count = len(dataset.item_ids)
-    item = dataset.item[chosen].astype(np.int64)
-    time = dataset.time[chosen]
-    time = np.where(np.isfinite(time), time, -1e18)
-    users = np.unique(pair_keys(dataset)[chosen]) % max(count, 1)
-    last = np.full(count, -np.inf)
-    np.maximum.at(last, item, time)
+    events, last = np.zeros(count), np.full(count, -np.inf)
+    faded = np.zeros((len(HALF_LIVES_D), count))
+    for part in slices(len(dataset)):
+        item = dataset.item[part][chosen[part]].astype(np.int64)
+        time = dataset.time[part][chosen[part]]
+        time = np.where(np.isfinite(time), time, -1e18)
+        events += np.bincount(item, minlength=count)
+        np.maximum.at(last, item, time)
+        faded += decayed_counts(item, time, count, end)
     age = np.log1p(np.clip((end - last) / DAY_S, 0, 1e4))
-    return np.stack(
-        [
-            np.log1p(np.bincount(users, minlength=count)),
-            np.log1p(np.bincount(item, minlength=count)),
-            age,
-            *np.log(decayed_counts(item, time, count, end).astype(np.float64) + PRIOR),
-        ],
-        1,
-    )
+    users = users_per_item(dataset, chosen)
+    return np.stack([np.log1p(users), np.log1p(events), age, *np.log(faded + PRIOR)], 1)
 
 
 def _basis(counts: Float64Array) -> Float64Array:

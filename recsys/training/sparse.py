@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -32,14 +34,27 @@ def matrix(
         )
 
 
+def coordinates(
+    row: Tensor, column: Tensor, value: Tensor, shape: tuple[int, int]
+) -> Tensor:
+    """Return a COO matrix of distinct entries whose rows ascend."""
+    return torch.sparse_coo_tensor(
+        torch.stack([row, column]),
+        value,
+        shape,
+        check_invariants=False,
+        is_coalesced=True,
+    )
+
+
 def runs(lists: Ragged, most: int) -> Iterator[Ragged]:
     """Yield runs of lists that follow each other, of about ``most`` entries each.
 
     Entries are shared with the whole, not copied.
     """
     place = (lists.start[1:] - 1).clamp(min=0) // most
-    edges = (place.diff().nonzero().flatten() + 1).tolist()
-    for first, last in zip([0, *edges], [*edges, len(lists)], strict=True):
+    edges = cast(list[int], (place.diff().nonzero().flatten() + 1).tolist())
+    for first, last in pairwise([0, *edges, len(lists)]):
         begin, end = int(lists.start[first]), int(lists.start[last])
         yield Ragged(
             start=lists.start[first : last + 1] - begin,

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recsys.popularity import DAY_S
+from recsys.training.blocks import by_user, marked, pair_keys, slices
 from recsys.training.dataset import Dataset
 
 # Share of the interactions that is held out for the sake of a long horizon.
 _MOST = 1 / 3
+# Times are counted in so many equal spans before those of one span are ordered.
+_SPANS = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +64,58 @@ def split(dataset: Dataset, share: float, seed: int, serves_s: float = 0.0) -> S
 
 def _cut(dataset: Dataset, share: float, serves_s: float) -> float | None:
     """Return the time from which on interactions are held out, None when unusable."""
-    time = np.sort(dataset.time[np.isfinite(dataset.time)])
-    if time.size < 2 or time.size < len(dataset) / 2 or time[0] == time[-1]:
+    known = _Times(dataset.time)
+    if known.count < 2 or known.count < len(dataset) / 2 or known.first == known.last:
         return None
-    cut = time[min(int(time.size * (1 - share)), time.size - 1)]
+    cut = known.at(min(int(known.count * (1 - share)), known.count - 1))
     if serves_s:
-        earliest = time[int(time.size * (1 - max(share, _MOST)))]
-        cut = min(cut, max(earliest, time[-1] - 2 * serves_s))
+        earliest = known.at(int(known.count * (1 - max(share, _MOST))))
+        cut = min(cut, max(earliest, known.last - 2 * serves_s))
     # Everything at one instant stays together; never the whole set.
-    return float(cut if cut > time[0] else time[np.searchsorted(time, cut, "right")])
+    return cut if cut > known.first else known.after(cut)
+
+
+class _Times:
+    """Known times in ascending order, without another array of them.
+
+    Attributes:
+        count: How many there are.
+        first: The earliest.
+        last: The latest.
+    """
+
+    def __init__(self, time: NDArray[np.float64]) -> None:
+        self._time = time
+        self.count, self.first, self.last = 0, np.inf, -np.inf
+        for known in self._parts():
+            self.count += len(known)
+            self.first = min(self.first, float(known.min(initial=np.inf)))
+            self.last = max(self.last, float(known.max(initial=-np.inf)))
+
+    def at(self, rank: int) -> float:
+        """Return the time that has ``rank`` others before it."""
+        counts = np.zeros(_SPANS, np.int64)
+        for known in self._parts():
+            counts += np.bincount(self._span(known), minlength=_SPANS)
+        ends = counts.cumsum()
+        span = int(np.searchsorted(ends, rank, "right"))
+        place = rank - int(ends[span] - counts[span])
+        parts = [known[self._span(known) == span] for known in self._parts()]
+        return float(np.partition(np.concatenate(parts), place)[place])
+
+    def after(self, time: float) -> float:
+        """Return the earliest time after one."""
+        later = [known[known > time].min(initial=np.inf) for known in self._parts()]
+        return float(min(later))
+
+    def _span(self, known: NDArray[np.float64]) -> NDArray[np.int64]:
+        share = (known - self.first) / (self.last - self.first)
+        return np.minimum(share * _SPANS, _SPANS - 1).astype(np.int64)
+
+    def _parts(self) -> Iterator[NDArray[np.float64]]:
+        for part in slices(len(self._time)):
+            some = self._time[part]
+            yield some[np.isfinite(some)]
 
 
 def horizon_s(dataset: Dataset, share: float, days: float) -> float:
@@ -90,10 +137,20 @@ def horizon_s(dataset: Dataset, share: float, days: float) -> float:
 
 def _random(dataset: Dataset, share: float, seed: int) -> NDArray[np.bool_]:
     """Mark about the share of each user's pairs, at least one of them left out."""
-    pair = pair_keys(dataset)
-    distinct, place = np.unique(pair, return_inverse=True)
-    user = distinct // max(len(dataset.item_ids), 1)
     rng = np.random.default_rng(seed)
+    held = np.zeros(len(dataset), np.bool_)
+    for _, places in by_user(dataset, np.ones(len(dataset), np.bool_)):
+        pairs = pair_keys(dataset, places)
+        held[places] = _some(pairs, len(dataset.item_ids), share, rng)
+    return held
+
+
+def _some(
+    pairs: NDArray[np.int64], items: int, share: float, rng: np.random.Generator
+) -> NDArray[np.bool_]:
+    """Mark about a share of the pairs of each user; those of one pair are together."""
+    distinct, place = np.unique(pairs, return_inverse=True)
+    user = distinct // max(items, 1)
     order = np.lexsort((rng.random(len(distinct)), user))
     _, first, counts = np.unique(user, return_index=True, return_counts=True)
     rank = np.arange(len(distinct)) - np.repeat(first, counts)
@@ -119,33 +176,54 @@ def judged(
         items: Those that can be found; by default those somebody has taste for in the
             training part.
     """
-    pair = pair_keys(dataset)
-    width = max(len(dataset.item_ids), 1)
-    taste = train & (dataset.weight > 0)
+    taste = train & (dataset.kind_weight > 0)[dataset.kind]
+    found = dataset.item[taste] if items is None else items
     hit = ~train & dataset.target
-    hit &= ~np.isin(pair, pair[train])
-    hit &= np.isin(dataset.item, dataset.item[taste] if items is None else items)
-    hit &= np.isin(dataset.user, dataset.user[taste])
-    places = np.flatnonzero(hit)
-    places = places[np.lexsort((dataset.time[places], pair[places]))]
-    _, first = np.unique(pair[places], return_index=True)
-    places = places[first]  # ordered by user, one per pair: its first time
-    users, start = np.unique(pair[places] // width, return_index=True)
-    relevant = np.split(dataset.item[places].astype(np.int64), start[1:])
-    context = None
-    if dataset.context is not None:
-        by_time = places[np.lexsort((dataset.time[places], dataset.user[places]))]
-        context = dataset.context[by_time[start]].astype(np.int64)
+    hit &= marked(len(dataset.item_ids), found)[dataset.item]
+    hit &= marked(len(dataset.user_ids), dataset.user[taste])[dataset.user]
+    users: list[NDArray[np.int64]] = []
+    relevant: list[NDArray[np.int64]] = []
+    context: list[NDArray[np.int64]] = []
+    for places in new_hits(dataset, train, hit):
+        some, start = np.unique(dataset.user[places], return_index=True)
+        users.append(some.astype(np.int64))
+        relevant += np.split(dataset.item[places].astype(np.int64), start[1:])
+        if dataset.context is not None:
+            by_time = places[np.lexsort((dataset.time[places], dataset.user[places]))]
+            context.append(dataset.context[by_time[start]].astype(np.int64))
+    nobody = np.zeros(0, np.int64)
     return Split(
         train=train,
         end=end,
-        users=users,
-        relevant=relevant if len(users) else [],
-        context=context,
+        users=np.concatenate([nobody, *users]),
+        relevant=relevant,
+        context=(
+            None if dataset.context is None else np.concatenate([nobody, *context])
+        ),
         by_time=end is not None,
     )
 
 
-def pair_keys(dataset: Dataset) -> NDArray[np.int64]:
-    """Return one integer per (user, item), shape (n,)."""
-    return dataset.user.astype(np.int64) * max(len(dataset.item_ids), 1) + dataset.item
+def new_hits(
+    dataset: Dataset, train: NDArray[np.bool_], hit: NDArray[np.bool_]
+) -> Iterator[NDArray[np.int64]]:
+    """Yield where users first chose what they did not have, some users at a time.
+
+    Args:
+        dataset: The interactions.
+        train: Marks what users had, shape (n,).
+        hit: Marks what they chose later, likewise.
+
+    Yields:
+        Places by user and item, one per pair, never none.
+    """
+    asked = np.flatnonzero(marked(len(dataset.user_ids), dataset.user[hit]))
+    for _, places in by_user(dataset, train | hit, asked):
+        had = np.unique(pair_keys(dataset, places[train[places]]))
+        later = places[hit[places]]
+        later = later[~np.isin(pair_keys(dataset, later), had)]
+        pair = pair_keys(dataset, later)
+        order = np.lexsort((dataset.time[later], pair))
+        _, first = np.unique(pair[order], return_index=True)
+        if len(first):
+            yield later[order][first]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-import warnings
+from collections.abc import Iterator
 from typing import cast
 
 import torch
 from torch import Tensor
 
+from recsys.training import blocks
+from recsys.training.ragged import Ragged
 from recsys.training.rows import QueryRows
+from recsys.training.sparse import item_degrees, matrix, runs, scaled
 
 _OVERSAMPLING = 16
 _POWER_ITERATIONS = 4
@@ -18,33 +21,26 @@ _SCALE = 0.1
 
 def first_rows(rows: QueryRows, dim: int, seed: int) -> Tensor:
     """Return the warm start of the item rows, shape (T, dim)."""
-    pairs = rows.targets
-    owner = torch.repeat_interleave(pairs.start.diff())
-    weight = pairs.weight if pairs.weight is not None else torch.ones(len(owner))
-    shape = (len(pairs), len(rows.items))
     generator = torch.Generator().manual_seed(seed)
-    return warm_start(owner, pairs.values, weight, shape, dim, generator)
+    return warm_start(rows.targets, len(rows.items), dim, generator)
 
 
 def warm_start(
-    row: Tensor,
-    item: Tensor,
-    weight: Tensor,
-    shape: tuple[int, int],
-    dim: int,
-    generator: torch.Generator,
+    lists: Ragged, items: int, dim: int, generator: torch.Generator
 ) -> Tensor:
     """Return first item rows: scaled right singular vectors times singular values.
 
-    The matrix is Du^-1/2 R Di^-1/2 with R the weighted interactions and D its degrees.
+    The matrix is A = Du^-1/2 R Di^-1/2 with R the weighted interactions and D its
+    degrees. Only products with A'A are taken, some users at a time, so that what is
+    held grows with the items alone. That squares the singular values; those worth
+    keeping are far from the rounding of single precision all the same.
+
     Where the catalogue is smaller than ``dim`` the remaining columns are small noise:
     two columns of zeros would never get a gradient apart.
 
     Args:
-        row: Query row of each interaction, sorted, shape (n,), int64.
-        item: Item of each interaction, shape (n,), int64.
-        weight: Positive weights, shape (n,), float32.
-        shape: Query rows and items.
+        lists: The items of each query row, with positive weights.
+        items: How many there are.
         dim: Columns to return.
         generator: Source of every random number.
 
@@ -52,28 +48,51 @@ def warm_start(
         Shape (items, dim), float32.
 
     Source:
-        Halko, Martinsson, Tropp: Finding structure with randomness (2011), algorithm
-        4.4.
+        Halko, Martinsson, Tropp: Finding structure with randomness (2011), algorithms
+        4.4 and 5.3.
     """
-    rows, items = shape
-    by_user = torch.zeros(rows).index_add_(0, row, weight)
-    by_item = torch.zeros(items).index_add_(0, item, weight)
-    value = weight * (by_user[row] * by_item[item]).rsqrt()
-    forward = _csr(row, item, value, shape)
-    backward = _csr(item, row, value, (items, rows))
-    width = min(dim + _OVERSAMPLING, rows, items)
-    basis = _orthonormal(forward @ _normal((items, width), generator))
+    gram = _Gram(lists, items)
+    width = min(dim + _OVERSAMPLING, len(lists), items)
+    basis = _normal((items, width), generator)
     for _ in range(_POWER_ITERATIONS):
-        basis = _orthonormal(backward @ basis)
-        basis = _orthonormal(forward @ basis)
-    small = backward @ basis  # (items, width): A' Q = W S U'
-    right, size, _ = cast(
-        tuple[Tensor, Tensor, Tensor], torch.linalg.svd(small, full_matrices=False)
-    )
+        basis = _orthonormal(gram @ basis)
+    small = basis.T @ (gram @ basis)
+    value, turn = cast(tuple[Tensor, Tensor], torch.linalg.eigh((small + small.T) / 2))
     kept = min(dim, width)
+    # Ascending; the square of a singular value that is 0 may come out below it.
+    size = value.flip(0)[:kept].clamp(min=0).sqrt()
+    right = basis @ turn.flip(1)[:, :kept]
     out = _normal((items, dim), generator) * (0.01 / math.sqrt(dim))
-    out[:, :kept] += _SCALE * math.sqrt(items) * right[:, :kept] * size[:kept]
+    out[:, :kept] += _SCALE * math.sqrt(items) * right * size
     return out
+
+
+class _Gram:
+    """A'A, to be multiplied with."""
+
+    def __init__(self, lists: Ragged, items: int) -> None:
+        self._lists = lists
+        self._items = items
+        self._by_item = item_degrees(lists, items, blocks.BLOCK)
+        # Of few interactions the matrices are made once.
+        few = len(lists.values) <= blocks.BLOCK
+        self._kept = list(self._made()) if few else None
+
+    def __matmul__(self, dense: Tensor) -> Tensor:
+        total = torch.zeros_like(dense)
+        for forward, backward in self._kept or self._made():
+            total += backward @ (forward @ dense)
+        return total
+
+    def _made(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield A and its transpose, some users at a time."""
+        for some in runs(self._lists, blocks.BLOCK):
+            row, item, value = scaled(some, self._by_item)
+            order = torch.argsort(item, stable=True)
+            yield (
+                matrix(row, item, value, (len(some), self._items)),
+                matrix(item[order], row[order], value[order], (self._items, len(some))),
+            )
 
 
 def _normal(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
@@ -82,14 +101,3 @@ def _normal(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
 
 def _orthonormal(matrix: Tensor) -> Tensor:
     return cast(tuple[Tensor, Tensor], torch.linalg.qr(matrix))[0]
-
-
-def _csr(row: Tensor, column: Tensor, value: Tensor, shape: tuple[int, int]) -> Tensor:
-    order = torch.argsort(row, stable=True)
-    counts = torch.bincount(row, minlength=shape[0])
-    start = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse", category=UserWarning)
-        return torch.sparse_csr_tensor(
-            start, column[order], value[order], shape, check_invariants=False
-        )

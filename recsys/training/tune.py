@@ -27,6 +27,7 @@ from recsys.errors import TrainingError
 from recsys.popularity import DAY_S, Trend
 from recsys.progress import Progress
 from recsys.training.ahead import Ahead
+from recsys.training.blocks import users_per_item
 from recsys.training.checkpoint import FREE
 from recsys.training.cold import Newcomers, Placed
 from recsys.training.companions import Companions, closest
@@ -41,7 +42,7 @@ from recsys.training.metrics import score_of
 from recsys.training.model import Towers
 from recsys.training.rows import QueryRows, query_rows
 from recsys.training.settings import Settings, settings_of
-from recsys.training.split import Split, horizon_s, pair_keys, split
+from recsys.training.split import Split, horizon_s, split
 from recsys.training.svd import first_rows
 from recsys.training.trend import bias, grid
 from recsys.training.validated import samples, segments
@@ -534,18 +535,14 @@ def floor_lists(
     dataset: Dataset, rows: QueryRows, judge: Judge, cut: Split
 ) -> dict[str, NDArray[np.int64]]:
     """Return lists by popularity alone, for the same users."""
+
+    def chosen(hits: NDArray[np.bool_]) -> Tensor:
+        counts = users_per_item(dataset, hits)[rows.items]
+        return torch.from_numpy(counts.astype(np.float32))
+
     hits = cut.train & dataset.target
-    lists = {"most_popular": judge.floor(_users_per_item(dataset, rows, hits))}
+    lists = {"most_popular": judge.floor(chosen(hits))}
     if cut.end is not None:
         hits = hits & (dataset.time >= cut.end - RECENT_S)
-        lists["popular_30d"] = judge.floor(_users_per_item(dataset, rows, hits))
+        lists["popular_30d"] = judge.floor(chosen(hits))
     return lists
-
-
-def _users_per_item(
-    dataset: Dataset, rows: QueryRows, chosen: NDArray[np.bool_]
-) -> Tensor:
-    width = len(dataset.item_ids)
-    item = np.unique(pair_keys(dataset)[chosen]) % width
-    counts = np.bincount(item, minlength=width)[rows.items]
-    return torch.from_numpy(counts.astype(np.float32))

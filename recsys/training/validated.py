@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.segments import Judged, Metrics, slices
+from recsys.training.blocks import marked, pair_keys
 from recsys.training.dataset import Dataset
 from recsys.training.evaluation import Judge, K
 from recsys.training.metrics import user_metrics
 from recsys.training.rows import QueryRows
-from recsys.training.split import Split, pair_keys
+from recsys.training.split import Split
 from recsys.types import ItemId
 
 _SAMPLES = 4
@@ -67,11 +68,12 @@ def _kinds(
     if len(targets) < 2:
         return {}
     width = len(dataset.item_ids)
-    pair = pair_keys(dataset)
     user = rows.users[judge.user.numpy()]
+    late = ~cut.train & marked(len(dataset.user_ids), user)[dataset.user]
     out: dict[str, list[NDArray[np.int64]]] = {}
     for kind in targets.tolist():
-        made = np.unique(pair[~cut.train & (dataset.kind == kind)])
+        places = np.flatnonzero(late & (dataset.kind == kind))
+        made = np.unique(pair_keys(dataset, places))
         out[dataset.kinds[kind]] = [
             some[np.isin(owner * width + rows.items[some], made)]
             for owner, some in zip(user, judge.relevant, strict=True)
