@@ -9,9 +9,18 @@ from dataclasses import MISSING, fields
 from typing import Any, TypeVar, cast
 
 from recsys import _statement
+from recsys._toml import literal
 from recsys.errors import ConfigError
 
 _T = TypeVar("_T")
+_KINDS: Mapping[type, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a string",
+    tuple: "a list",
+}
+"""What the type of a default is called in a TOML file."""
 
 
 def plain(
@@ -50,8 +59,7 @@ def typed(cls: type, part: Mapping[str, Any], here: str) -> dict[str, Any]:
             continue
         if type(value) is not wanted or (wanted is float and not math.isfinite(value)):
             raise ConfigError(
-                f"{here} {item.name} must be {wanted.__name__}, "
-                f"got {type(value).__name__} {value!r}"
+                f"{here} {item.name} must be {_KINDS[wanted]}, got {literal(value)}"
             )
         out[item.name] = value
     return out
@@ -72,7 +80,7 @@ def keys(data: Mapping[str, Any], allowed: tuple[str, ...], where: str) -> None:
     for key in data:
         if key not in allowed:
             raise ConfigError(
-                f"unknown key {key!r} in {where}",
+                f"unknown key {literal(key)} in {where}",
                 hint=suggest(key, allowed) or f"Known keys: {', '.join(allowed)}.",
             )
 
@@ -80,7 +88,7 @@ def keys(data: Mapping[str, Any], allowed: tuple[str, ...], where: str) -> None:
 def suggest(word: str, known: Mapping[str, Any] | tuple[str, ...]) -> str:
     """Return a hint that names the nearest known word, or nothing."""
     close = difflib.get_close_matches(word, list(known), n=1)
-    return f"Did you mean {close[0]!r}?" if close else ""
+    return f"Did you mean {literal(close[0])}?" if close else ""
 
 
 def sql_of(part: Mapping[str, Any], here: str) -> str:

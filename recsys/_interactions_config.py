@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
 from recsys._config_read import keys, sql_of, table_of
+from recsys._toml import alternatives, literal
 from recsys.errors import ConfigError
 
 VALUE_SCALES = ("", "linear", "log")
@@ -72,8 +73,9 @@ def interactions_of(table: Mapping[str, Any], where: str) -> Interactions:
     value = part.get("value", "")
     if value not in VALUE_SCALES:
         raise ConfigError(
-            f"{here} value must be {' or '.join(map(repr, VALUE_SCALES[1:]))}",
-            hint="It says how the column 'value' of the sql becomes a weight.",
+            f"{here} value must be {alternatives(VALUE_SCALES[1:])}, got"
+            f" {literal(value)}",
+            hint="It says how the column value of the sql becomes a weight.",
         )
     cap = part.get("value_cap", 0.0)
     if type(cap) not in (int, float) or not 0 <= cap < math.inf:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from recsys._toml import listed
+
 DEVICES = ("cpu", "cuda", "auto")
 ITEM_UPDATES = ("auto", "dense", "sparse")
 TELLING_EPOCHS = 6
@@ -154,7 +156,7 @@ def train_problems(train: TrainConfig) -> list[tuple[bool, str]]:
         ),
         (
             train.objective not in OBJECTIVES,
-            f"train.objective must be one of {', '.join(OBJECTIVES)}",
+            f"train.objective must be one of {listed(OBJECTIVES)}",
         ),
         (not -1 <= train.margin <= 1, "train.margin must be from -1 to 1"),
         (
@@ -166,11 +168,11 @@ def train_problems(train: TrainConfig) -> list[tuple[bool, str]]:
         (train.half_life_days < 0, "train.half_life_days must be 0 or more"),
         (
             train.device not in DEVICES,
-            f"train.device must be one of {', '.join(DEVICES)}",
+            f"train.device must be one of {listed(DEVICES)}",
         ),
         (
             train.item_updates not in ITEM_UPDATES,
-            f"train.item_updates must be one of {', '.join(ITEM_UPDATES)}",
+            f"train.item_updates must be one of {listed(ITEM_UPDATES)}",
         ),
     ]
 

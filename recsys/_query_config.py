@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 
+from recsys._config_read import suggest
+from recsys._toml import listed, literal
 from recsys.errors import ConfigError
 
 ENCODERS = (
@@ -75,12 +76,10 @@ class QueryConfig:
             ConfigError: A value is unknown or out of range.
         """
         if self.encoder not in ENCODERS:
-            close = difflib.get_close_matches(self.encoder, ENCODERS, n=1)
             raise ConfigError(
-                f"{where} encoder = {self.encoder!r} is not known",
-                hint=f"Did you mean {close[0]!r}?"
-                if close
-                else f"Encoders: {', '.join(ENCODERS)}.",
+                f"{where} encoder = {literal(self.encoder)} is not known",
+                hint=suggest(self.encoder, ENCODERS)
+                or f"Encoders: {listed(ENCODERS)}.",
             )
         learned = self.interests > 1 and self.interests_from == "learned"
         bad = (

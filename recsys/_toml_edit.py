@@ -7,7 +7,6 @@ the result counts only when it then says exactly what was wanted.
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
 import tempfile
@@ -16,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from recsys._toml import literal
 from recsys.errors import ConfigError
 
 Value = int | float | str | bool
@@ -26,7 +26,7 @@ _BY_HAND = "Set the lines by hand."
 
 def snippet(table: str, values: Mapping[str, Value]) -> str:
     """Return a table with some keys as TOML."""
-    lines = [f"{name} = {_literal(value)}" for name, value in values.items()]
+    lines = [f"{name} = {literal(value)}" for name, value in values.items()]
     return "\n".join([f"[{table}]", *lines])
 
 
@@ -51,11 +51,11 @@ def edited(text: str, table: str, values: Mapping[str, Value]) -> str:
             for place in range(begin + 1, end):
                 if match := key.match(lines[place]):
                     # A function: the value may hold what a pattern would read.
-                    lines[place] = f"{match[1]}{_literal(value)}{match[3]}"
+                    lines[place] = f"{match[1]}{literal(value)}{match[3]}"
                     break
             else:
                 last = _last_used(lines, begin, end)
-                lines.insert(last + 1, f"{name} = {_literal(value)}")
+                lines.insert(last + 1, f"{name} = {literal(value)}")
                 end += 1
     result = "\n".join(lines) + "\n"
     if not _says(result, text, table, values):
@@ -138,10 +138,3 @@ def _says(after: str, before: str, table: str, values: Mapping[str, Value]) -> b
         part = cast(dict[str, Any], part.setdefault(name, {}))
     part.update(values)
     return wanted == found
-
-
-def _literal(value: Value) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    # JSON strings are TOML strings; repr has every digit of a number.
-    return json.dumps(value) if isinstance(value, str) else repr(value)

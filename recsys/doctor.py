@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 import psycopg
 
 from recsys import (
+    _columns,
     _db,
     _doctor_live,
     _doctor_pooler,
@@ -345,46 +346,28 @@ def _configured(settings: Settings) -> Mapping[str, config.ModelConfig]:
         return {}
 
 
-def _needed(model: config.ModelConfig, which: str) -> set[str]:
-    """Return the columns a source must have."""
-    if which == "items":
-        return {"item_id", *(f.name for f in model.items.features)}
-    if which == "users":
-        return {"user_id", *(f.name for f in model.users.features)}
-    return {"user_id", "item_id", *(f.name for f in model.context.features)}
-
-
 def _sources(conn: Connection, model: config.ModelConfig) -> Iterator[Finding]:
-    for which, text in (
-        ("items", model.items.sql),
-        ("users", model.users.sql),
-        ("interactions", model.interactions.sql),
-    ):
-        if not text:
-            continue
-        try:
-            with source_errors(which):
-                cursor = conn.execute(
-                    _sql.trusted(f"select * from ({text}\n) as source limit 1")
-                )
-        except RecsysError as exc:
-            yield _failure(f"recsys.toml {model.name}", exc)
-            return
-        found = {column.name for column in cursor.description or ()}
-        absent = sorted(_needed(model, which) - found)
-        if absent:
-            yield Finding(
-                f"recsys.toml {model.name}",
-                "fail",
-                f"{which}.sql returns no column {', '.join(absent)}",
-                f"It returns {', '.join(sorted(found))}: rename with 'as'.",
-            )
-            return
-        if cursor.fetchone() is None:
-            yield Finding(
-                f"recsys.toml {model.name}",
-                "warn",
-                f"{which}.sql returns no rows",
-                "There is nothing to train on yet.",
-            )
-    yield Finding(f"recsys.toml {model.name}", "ok", "every source can be read")
+    name = f"recsys.toml {model.name}"
+    empty: list[str] = []
+    try:
+        _columns.check_sources(conn, model)
+        for which, text in (
+            ("items", model.items.sql),
+            ("users", model.users.sql),
+            ("interactions", model.interactions.sql),
+        ):
+            if text and not _has_rows(conn, which, text):
+                empty.append(which)
+    except RecsysError as exc:
+        yield _failure(name, exc)
+        return
+    for which in empty:
+        detail = f"{which}.sql returns no rows"
+        yield Finding(name, "warn", detail, "There is nothing to train on yet.")
+    yield Finding(name, "ok", "every source can be read")
+
+
+def _has_rows(conn: Connection, which: str, text: str) -> bool:
+    with source_errors(which):
+        cursor = conn.execute(_sql.trusted(f"select from ({text}\n) as source limit 1"))
+    return cursor.fetchone() is not None

@@ -21,6 +21,15 @@ from numpy.typing import NDArray
 from psycopg import sql
 from psycopg.pq import TransactionStatus
 
+from recsys._columns import (
+    NUMBERS,
+    TIMES,
+    check_sources,
+    column_types,
+    errors_of,
+    id_column,
+    source_table,
+)
 from recsys._texts import Texts
 from recsys.config import Interactions, ModelConfig
 from recsys.encoder.values import Columns, Side
@@ -37,14 +46,7 @@ from recsys.training.dataset import (
     latest,
 )
 from recsys.training.features import EncodedSide, encode_rows, fit_side
-from recsys.training.reading import (
-    column_types,
-    errors_of,
-    feature_columns,
-    id_column,
-    source_table,
-    stream,
-)
+from recsys.training.reading import feature_columns, stream
 from recsys.training.value import value_weights
 from recsys.types import ItemId, UserId
 
@@ -56,9 +58,6 @@ _MOST_KINDS = 1_000
 
 _Connection = psycopg.Connection[Any]
 _Row = tuple[Any, ...]
-
-_TIMES = ("timestamptz", "timestamp", "date")
-_NUMBERS = ("int2", "int4", "int8", "float4", "float8", "numeric")
 
 
 def read(
@@ -80,8 +79,8 @@ def read(
         Everything that training needs.
 
     Raises:
-        SourceError: A source fails, lacks a column, has the wrong id type, or repeats
-            or lacks an id.
+        SourceError: A source fails, lacks a column or has one of a wrong type, or
+            repeats or lacks an id.
         TrainingError: The connection is inside a transaction.
     """
     if conn.info.transaction_status != TransactionStatus.IDLE:
@@ -92,6 +91,7 @@ def read(
     progress = progress or SILENT
     with conn.transaction():
         conn.execute("set transaction isolation level repeatable read, read only")
+        check_sources(conn, config)
         item_index = _read_ids(conn, config, progress)
         found = _Interactions(item_index, config, _now(conn))
         end = until.replace(tzinfo=until.tzinfo or UTC).timestamp() if until else None
@@ -320,7 +320,7 @@ def _warn_of_kinds(interactions: Interactions, found: Mapping[str, int]) -> None
 
 def _check_time(types: Mapping[str, str], until: float | None) -> None:
     kind = types.get("occurred_at")
-    if kind is not None and kind not in _TIMES:
+    if kind is not None and kind not in TIMES:
         raise SourceError(
             f"occurred_at of interactions.sql is of type {kind}, not a timestamp",
             hint="Select to_timestamp(seconds) as occurred_at.",
@@ -333,7 +333,7 @@ def _check_time(types: Mapping[str, str], until: float | None) -> None:
 
 
 def _check_value(types: Mapping[str, str], interactions: Interactions) -> None:
-    if interactions.value and types["value"] not in _NUMBERS:
+    if interactions.value and types["value"] not in NUMBERS:
         raise SourceError(
             f"value of interactions.sql is of type {types['value']}, not a number",
             hint="Select a number, such as extract(epoch from watched) as value.",

@@ -401,7 +401,7 @@ def test_a_misspelt_key_is_told_by_every_command_that_reads_it(
     (tmp_path / "recsys.toml").write_text("[modle.shop]\n")
 
     for args in (["train", "shop"], ["upgrade"], ["downgrade", "base"]):
-        failed(run("--dsn", dsn, *args), "modle", "Did you mean 'model'?")
+        failed(run("--dsn", dsn, *args), "modle", 'Did you mean "model"?')
 
 
 def test_a_bad_connection_string_is_told(run: Run) -> None:

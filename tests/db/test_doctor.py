@@ -185,6 +185,14 @@ def test_the_configuration_is_checked_against_the_database(
     )
     (finding,) = bad(look(shop.dsn, path))
     assert "no_such_table" in finding.detail
+    path.write_text(
+        '[model.x]\n[model.x.items]\nsql = "select id as item_id, title from product"\n'
+        'features = { title = { type = "number" } }\n'
+        '[model.x.interactions]\nsql = "select 1 as user_id, 2 as item_id"\n'
+    )
+    (finding,) = bad(look(shop.dsn, path))
+    assert finding.result == "fail"
+    assert "feature 'title' is declared as number" in finding.detail
 
 
 def test_an_old_server_and_pgvector_are_warned_about(

@@ -184,6 +184,97 @@ def test_a_bad_source_is_named(
     shop.execute("select 1")  # the connection is usable again
 
 
+@pytest.mark.parametrize(
+    ("column", "kind", "says", "hint"),
+    [
+        ("title", "number", "type text, such as 'thing 1'", '"category" or "text"'),
+        ("added", "number", "type timestamptz, such as '2024", 'Declare it as "time"'),
+        ("tags", "number", "type text[], such as '{t1}'", '"categories"'),
+        ("shown", "number", "type bool, such as 'true'", "select a number"),
+        ("mood", "number", "type mood, such as 'fine'", "select a number"),
+        ("title", "time", "type text, such as 'thing 1'", "title::timestamptz"),
+        ("price", "time", "type numeric, such as '1'", "to_timestamp(price)"),
+        ("title", "categories", "type text, such as 'thing 1'", "separator"),
+        ("price", "categories", "type numeric, such as '1'", 'Declare it as "number"'),
+    ],
+)
+def test_a_feature_of_another_type_is_named_with_a_value(
+    shop: psycopg.Connection[Any], column: str, kind: str, says: str, hint: str
+) -> None:
+    shop.execute("create type mood as enum ('fine')")
+    shop.commit()
+    query = (
+        "select id as item_id, title, price, tags, true as shown,"
+        " '2024-01-01Z'::timestamptz as added, 'fine'::mood as mood from product"
+    )
+    config = replace(CONFIG, items=Source(query, (Feature(column, kind),)))
+
+    with pytest.raises(SourceError) as caught:
+        read(shop, config)
+
+    wanted = f"feature {column!r} is declared as {kind}, but its column in items.sql"
+    assert str(caught.value).startswith(wanted)
+    assert says in str(caught.value)
+    assert hint.replace("Declare it", f"Declare {column}") in caught.value.hint
+
+
+def test_features_of_users_and_contexts_are_looked_at_before_anything_is_read(
+    shop: psycopg.Connection[Any],
+) -> None:
+    team = (Feature("team", "number"),)
+    config = replace(
+        CONFIG, users=Source("select id as user_id, team from customer", team)
+    )
+    with pytest.raises(SourceError, match=r"'team' is declared as number.*users\.sql"):
+        read(shop, config)
+
+    kind = (Feature("kind", "time"),)
+    config = replace(CONFIG, context=Source("", kind))
+    with pytest.raises(SourceError, match=r"'kind' is declared as time.*interactions"):
+        read(shop, config)
+
+
+def test_text_that_reads_as_a_number_is_one(shop: psycopg.Connection[Any]) -> None:
+    query = (
+        "select id as item_id, (array['1', ' -2.5 ', '.5e3', '3.', 'NaN', '-inf',"
+        " null])[1 + id % 7] as price from product"
+    )
+    config = replace(CONFIG, items=Source(query, (Feature("price", "number"),)))
+
+    dataset = read(shop, config)
+
+    assert dataset.items is not None
+    assert len(dataset.items) == 30
+
+
+@pytest.mark.parametrize("text", ["", "1,5", "1e", ".", "0x1f", "1 2", "--1"])
+def test_what_no_cast_takes_is_no_number(
+    shop: psycopg.Connection[Any], text: str
+) -> None:
+    query = f"select 1 as item_id, '{text}'::text as price"
+    config = replace(CONFIG, items=Source(query, (Feature("price", "number"),)))
+
+    with pytest.raises(SourceError, match="'price' is declared as number"):
+        read(shop, config)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"weights": {"view": 1.0}}, {"targets": ("view",)}]
+)
+def test_settings_about_kinds_need_the_column(
+    shop: psycopg.Connection[Any], setting: dict[str, Any]
+) -> None:
+    sql = "select user_id, item_id from event"
+    config = replace(CONFIG, interactions=Interactions(sql, **setting))
+
+    with pytest.raises(SourceError, match="returns no column kind") as caught:
+        read(shop, config)
+
+    assert f"interactions.{next(iter(setting))} names kinds" in str(caught.value)
+    assert "(view)" in str(caught.value)
+    assert "recsys.toml" in caught.value.hint
+
+
 def test_a_source_cannot_write(shop: psycopg.Connection[Any]) -> None:
     shop.execute(
         "create function wipe() returns int language sql as "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,17 @@ M = "model/shop"
 @pytest.mark.parametrize(
     ("path", "value", "message", "hint"),
     [
-        ("modle", {}, "unknown key 'modle'", "Did you mean 'model'?"),
-        (f"{M}/itmes", {}, "unknown key 'itmes'", "Did you mean 'items'?"),
-        (f"{M}/train/dimm", 3, "unknown key 'dimm'", "Did you mean 'dim'?"),
-        (f"{M}/items/features/brand/buckets", 64, "unknown key 'buckets'", ""),
+        ("modle", {}, 'unknown key "modle"', 'Did you mean "model"?'),
+        (f"{M}/itmes", {}, 'unknown key "itmes"', 'Did you mean "items"?'),
+        (f"{M}/train/dimm", 3, 'unknown key "dimm"', 'Did you mean "dim"?'),
+        (f"{M}/items/features/brand/buckets", 64, 'unknown key "buckets"', ""),
         (f"{M}/items/features/brand/type", "categry", "unknown type", "category"),
         (f"{M}/items/features/Brand", {"type": "text"}, "column name", "Rename"),
         (f"{M}/items/features/brand", "category", "must be a table", "type ="),
         (f"{M}/items/watch", ["book"], "must be a table", 'product = "id"'),
         (f"{M}/items/features/title/ngrams", 4, "ngrams must be 1, 2 or 3", ""),
         (f"{M}/items/features/title/buckets", 2, "buckets must be", ""),
-        (f"{M}/items/features/title/buckets", "64", "must be int", ""),
+        (f"{M}/items/features/title/buckets", "64", 'a whole number, got "64"', ""),
         (f"{M}/items/features/price/scale", "ln", "scale must be", ""),
         (f"{M}/items/features/v", {"type": "vector"}, "dim must be", ""),
         (f"{M}/items/features/title/encoder", "m", "hashed words", "second time"),
@@ -55,7 +56,34 @@ M = "model/shop"
         (f"{M}/item_id", "integer", "item_id", ""),
         (f"{M}/user_id", "serial", "user_id", ""),
         (f"{M}/train/dim", 1, "train.dim must be", ""),
-        (f"{M}/train/dim", True, "must be int", ""),
+        (f"{M}/train/dim", True, "must be a whole number, got true", ""),
+        (f"{M}/train/dim", 64.5, "must be a whole number, got 64.5", ""),
+        (f"{M}/train/lr", "fast", 'must be a number, got "fast"', ""),
+        (f"{M}/train/lr", [0.1], "must be a number, got [0.1]", ""),
+        (f"{M}/train/int8", 1, "must be true or false, got 1", ""),
+        (f"{M}/train/device", False, "must be a string, got false", ""),
+        (f"{M}/train/device", "gpu", 'one of "cpu", "cuda", "auto"', ""),
+        (f"{M}/train/prefixes", 32, "must be a list, got 32", ""),
+        (f"{M}/train/epochs", {"most": 3}, "got { most = 3 }", ""),
+        (f"{M}/query", {"encoder": "maen"}, '"maen" is not', 'Did you mean "mean"?'),
+        (f"{M}/query", {"encoder": "x"}, '"x" is not known', '"auto", "mean"'),
+        (f"{M}/context", {"features": {"kind": {"type": "text"}}}, 'name: "kind"', ""),
+        (f"{M}/items/features/brand", {}, 'feature "brand" has no type', '"category"'),
+        (f"{M}/items/features/at", {"type": "time", "parts": "age"}, '"age"', ""),
+        (f"{M}/items/features/at", {"type": "time", "parts": [["age"]]}, '["age"', ""),
+        (
+            f"{M}/items/features/at",
+            {"type": "time", "parts": ["hour"]},
+            'some of ["age", "year", "week", "day"], got ["hour"]',
+            "",
+        ),
+        (f"{M}/interactions/value", "ln", '"linear" or "log", got "ln"', ""),
+        (
+            f"{M}/items/updated_at",
+            None,
+            "must name a column of its sql, got nothing",
+            "",
+        ),
         (f"{M}/train/budget_s", -1, "budget_s", ""),
         (f"{M}/train/validation", 0.5, "validation", ""),
         (f"{M}/train/lr", -1.0, "train.lr must be", ""),
@@ -88,6 +116,11 @@ def test_a_mistake_is_named_with_its_place(
 
     assert message in str(caught.value)
     assert hint in caught.value.hint
+    # What Python would call things is not in the file.
+    for said in (str(caught.value), caught.value.hint):
+        assert not re.search(
+            r"'[^ ]+'|\bTrue\b|\bFalse\b|\bNone\b|\bint\b|\btuple\b|\('", said
+        )
 
 
 def test_heads_matter_to_the_encoder_that_is_named_alone() -> None:
@@ -190,7 +223,8 @@ def test_an_unknown_model_suggests_the_declared_ones() -> None:
     with pytest.raises(ConfigError) as far:
         project.model("zzz")
 
-    assert "'shop'" in close.value.hint
+    assert 'model "shpo" is not declared' in str(close.value)
+    assert close.value.hint == 'Did you mean "shop"?'
     assert "shop" in far.value.hint
 
 

@@ -1,0 +1,220 @@
+"""What the columns of a source are, and whether its features can be read from them.
+
+A column of another type than its feature is declared as fails in the middle of a
+statement over all of them, and Postgres then names neither: they are looked at first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, LiteralString, cast
+
+import psycopg
+from psycopg import sql
+
+from recsys.config import Feature, IdType, Interactions, ModelConfig
+from recsys.encoder.values import projection
+from recsys.errors import SourceError
+
+_Connection = psycopg.Connection[Any]
+
+ID_TYPES: Mapping[IdType, tuple[str, ...]] = {
+    "bigint": ("int2", "int4", "int8"),
+    "uuid": ("uuid",),
+    "text": ("text", "varchar", "bpchar", "name"),
+}
+TIMES = ("timestamptz", "timestamp", "date")
+NUMBERS = ("int2", "int4", "int8", "float4", "float8", "numeric")
+# What a cast to float8 takes; digits alone are nearly all that is there.
+_NUMBER = r"^\s*[+-]?(\d+\.?\d*(e[+-]?\d+)?|\.\d+(e[+-]?\d+)?|nan|inf(inity)?)\s*$"
+_LONGEST_VALUE = 40
+_TYPE_OF = {name: "number" for name in NUMBERS} | {name: "time" for name in TIMES}
+"""What a column of a type is declared as; arrays are categories."""
+
+
+@contextmanager
+def errors_of(what: str) -> Generator[None]:
+    """Turn errors of the source's SQL into ours; lost connections stay as they are."""
+    try:
+        yield
+    except psycopg.OperationalError:
+        raise
+    except psycopg.Error as exc:
+        detail = exc.diag.message_primary or str(exc)
+        raise SourceError(
+            f"{what} fails: {detail}",
+            hint=exc.diag.message_hint
+            or "Run the statement in psql to find the place.",
+        ) from exc
+
+
+def source_table(source: str) -> sql.SQL:
+    """Return a source as the table ``s``; it may end in a comment."""
+    return sql.SQL(cast(LiteralString, f"(\n{source}\n) s"))
+
+
+def column_types(
+    conn: _Connection, what: str, source: str, wanted: Sequence[str]
+) -> dict[str, str]:
+    """Return the type name of each column of a source; arrays end in "[]".
+
+    Raises:
+        SourceError: It fails, or lacks a wanted column.
+    """
+    with errors_of(what):
+        cursor = conn.execute(
+            sql.SQL("select s.* from {} limit 0").format(source_table(source))
+        )
+    types: dict[str, str] = {}
+    for column in cursor.description or ():
+        types[column.name] = _type_name(conn, column.type_code)
+    missing = [name for name in wanted if name not in types]
+    if missing:
+        raise SourceError(
+            f"{what} returns no column {', '.join(missing)}",
+            hint=f"It returns: {', '.join(types) or 'nothing'}.",
+        )
+    return types
+
+
+def _type_name(conn: _Connection, oid: int) -> str:
+    known = conn.adapters.types.get(oid)
+    if known is not None:
+        return f"{known.name}[]" if oid == known.array_oid else known.name
+    # An enumeration, or a type of an extension.
+    row = conn.execute("select format_type(%s, null)", (oid,)).fetchone()
+    return str(row[0]) if row else f"oid {oid}"
+
+
+def id_column(
+    what: str, name: str, types: Mapping[str, str], wanted: IdType
+) -> sql.Composed:
+    """Return the expression that reads an id, after a look at its type."""
+    if types[name] not in ID_TYPES[wanted]:
+        raise SourceError(
+            f"{name} of {what} is of type {types[name]}, but recsys.toml says {wanted}",
+            hint=f"Set {name} in recsys.toml, or select {name}::{wanted} in the SQL.",
+        )
+    return sql.SQL("s.{}::{} as {}").format(
+        sql.Identifier(name), sql.SQL(wanted), sql.Identifier(name)
+    )
+
+
+def check_sources(conn: _Connection, config: ModelConfig) -> None:
+    """Refuse sources that a training could not read, before it reads the first.
+
+    Args:
+        conn: An open connection; its transaction, if there is one, stays usable.
+        config: Declares the sources and their features.
+
+    Raises:
+        SourceError: A source fails, lacks a column, or has one of another type.
+    """
+    sides = (
+        ("items.sql", config.items.sql, "item_id", config.items.features),
+        ("users.sql", config.users.sql, "user_id", config.users.features),
+        ("interactions.sql", config.interactions.sql, "", config.context.features),
+    )
+    for what, source, id_, features in sides:
+        if source and (features or what != "users.sql"):
+            names = [id_] if id_ else ["user_id", "item_id"]
+            names += [feature.name for feature in features]
+            types = column_types(conn, what, source, names)
+            check_features(conn, what, source, features, types)
+            if what == "interactions.sql":
+                check_kind(types, config.interactions)
+
+
+def check_kind(types: Mapping[str, str], interactions: Interactions) -> None:
+    """Refuse settings about kinds where no column says the kind.
+
+    Raises:
+        SourceError: They would weigh nothing, or everything alike.
+    """
+    if "kind" in types:
+        return
+    for setting in ("weights", "targets", "dislikes"):
+        kinds: Sequence[str] = list(getattr(interactions, setting))
+        if kinds:
+            raise SourceError(
+                f"interactions.{setting} names kinds ({', '.join(kinds)}), but"
+                " interactions.sql returns no column kind",
+                hint="Add it to interactions.sql in recsys.toml, such as"
+                f' "event_type as kind", or leave out interactions.{setting}.',
+            )
+
+
+def check_features(
+    conn: _Connection,
+    what: str,
+    source: str,
+    features: Sequence[Feature],
+    types: Mapping[str, str],
+) -> None:
+    """Refuse features whose column is of a type that they cannot be read from.
+
+    Raises:
+        SourceError: With the feature, its declared type, a value and what to do.
+    """
+    for feature in features:
+        name, column = feature.name, types[feature.name]
+        if feature.type == "number" and column in ID_TYPES["text"]:
+            value = _value(conn, what, source, name, unlike=_NUMBER)
+            wrong = value is not None
+        else:
+            wrong = not _readable(conn, source, feature)
+            value = _value(conn, what, source, name) if wrong else None
+        if wrong:
+            seen = f", such as {value!r}" if value is not None else ""
+            raise SourceError(
+                f"feature {name!r} is declared as {feature.type}, but its column in"
+                f" {what} is of type {column}{seen}",
+                hint=_advice(feature, column, what),
+            )
+
+
+def _readable(conn: _Connection, source: str, feature: Feature) -> bool:
+    """Say whether Postgres takes the expression that reads a feature."""
+    # The column name was checked when recsys.toml was read.
+    text = cast(LiteralString, projection([feature], "s"))
+    query = sql.SQL("select {} from {} limit 0")
+    try:
+        with conn.transaction():
+            conn.execute(query.format(sql.SQL(text), source_table(source)))
+    except (psycopg.ProgrammingError, psycopg.DataError):
+        return False
+    return True
+
+
+def _value(
+    conn: _Connection, what: str, source: str, name: str, *, unlike: str | None = None
+) -> str | None:
+    """Return the beginning of some value of a column, as text; None without any."""
+    query = sql.SQL("select left(s.{0}::text, {1}) from {2} where s.{0} is not null")
+    known = query.format(
+        sql.Identifier(name), sql.Literal(_LONGEST_VALUE), source_table(source)
+    )
+    if unlike is not None:
+        known += sql.SQL(" and s.{}::text !~* {}").format(
+            sql.Identifier(name), sql.Literal(unlike)
+        )
+    with errors_of(what):
+        row = conn.execute(known + sql.SQL(" limit 1")).fetchone()
+    return None if row is None else str(row[0])
+
+
+def _advice(feature: Feature, column: str, what: str) -> str:
+    """Say what makes a feature of a column that is of another type."""
+    name = feature.name
+    fits = "categories" if column.endswith("[]") else _TYPE_OF.get(column, "")
+    declared = f'"{fits}"' if fits else '"category" or "text"'
+    if feature.type == "categories":
+        other = 'say what separates its values, such as separator = ","'
+    elif feature.type == "number":
+        other = f"select a number as {name} in {what}"
+    elif fits == "number":
+        other = f"select to_timestamp({name}) as {name} in {what}"
+    else:
+        other = f"select {name}::timestamptz as {name} in {what}"
+    return f"Declare {name} as {declared} in recsys.toml, or {other}."
