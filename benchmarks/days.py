@@ -37,8 +37,8 @@ MIXES = {
 def show(folder: Path, horizons: list[float]) -> None:
     """Print Recall@20 + NDCG@20 of each mix, by day and on average."""
     from recsys.popularity import DAY_S, Trend
-    from recsys.training import tune
     from recsys.training.ahead import Ahead
+    from recsys.training.choice.tried import first_settings
     from recsys.training.evaluation import Judge
     from recsys.training.loop import fit
     from recsys.training.rows import query_rows
@@ -50,7 +50,7 @@ def show(folder: Path, horizons: list[float]) -> None:
     end = float(dataset.time.max()) - HELD_OUT_DAYS * DAY_S
     cut = judged(dataset, dataset.time < end, end)
     rows = query_rows(dataset, cut.train, end, config.train.history)
-    settings = replace(tune.first_settings(config), tau=0.15, dropout=0.5)
+    settings = replace(first_settings(config), tau=0.15, dropout=0.5)
     towers = fit(dataset, rows, settings, EPOCHS, 0, first_rows(rows, settings.dim, 0))
     judge = Judge(dataset, rows, cut, 0, 2_000)
     scale = SCALE * settings.tau

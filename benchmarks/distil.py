@@ -106,8 +106,9 @@ class _Lab:
     ) -> tuple[Any, Line, Any]:
         """Return the towers, what they reach, and their lists."""
         from recsys.training import loop, svd
+        from recsys.training.choice.tried import biases_of
+        from recsys.training.metrics import score_of
         from recsys.training.settings import settings_of
-        from recsys.training.tune import biases_of, score_of
 
         train = replace(self.model.train, dim=dim, companions=0.0, recent_beta=0.0)
         settings = settings_of(

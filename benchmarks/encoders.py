@@ -73,10 +73,11 @@ def ratings(folder: Path) -> tuple[ModelConfig, Dataset]:
 def quality(folder: Path, encoders: list[str]) -> None:
     """Print the best look of each encoder."""
     from recsys._query_config import QueryConfig
-    from recsys.training import tune
+    from recsys.training.choice.tried import biases_of, first_settings
     from recsys.training.encoders import DROPOUT
     from recsys.training.evaluation import Judge
     from recsys.training.loop import Epoch, fit
+    from recsys.training.metrics import score_of
     from recsys.training.model import Towers
     from recsys.training.rows import query_rows
     from recsys.training.split import split
@@ -88,14 +89,14 @@ def quality(folder: Path, encoders: list[str]) -> None:
     judge, start = Judge(dataset, rows, cut, 0), first_rows(rows, 64, 0)
     for encoder in encoders:
         settings = replace(
-            tune.first_settings(config),
+            first_settings(config),
             tau=0.15,
             dropout=0.5 if encoder == "mean" else DROPOUT,
             query=QueryConfig(encoder=encoder),
         )
         if encoder != "mean":
             settings = replace(settings, companions=0.0, recent_beta=0.0)
-        biases = tune.biases_of(settings, rows)
+        biases = biases_of(settings, rows)
         found: list[dict[str, float]] = []
 
         def after(epoch: Epoch, towers: Towers) -> bool:
@@ -105,7 +106,7 @@ def quality(folder: Path, encoders: list[str]) -> None:
 
         began = time.perf_counter()
         fit(dataset, rows, settings, EPOCHS, 0, start, after)
-        best = max(found, key=tune.score_of)
+        best = max(found, key=score_of)
         print(
             f"{encoder:12} recall@20 {best['recall@20']:.4f} ndcg@20"
             f" {best['ndcg@20']:.4f} {time.perf_counter() - began:6.0f} s"

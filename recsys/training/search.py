@@ -27,9 +27,11 @@ from recsys.errors import TrainingError
 from recsys.popularity import DAY_S
 from recsys.progress import Progress, Stage
 from recsys.training import study as studies
+from recsys.training.choice.tried import biases_of, first_settings
 from recsys.training.dataset import Dataset
 from recsys.training.evaluation import Judge
 from recsys.training.loop import LEAST_BATCH, STEPS_PER_EPOCH, Epoch, fit
+from recsys.training.metrics import score_of
 from recsys.training.model import Towers
 from recsys.training.rows import query_rows
 from recsys.training.settings import Settings
@@ -37,7 +39,6 @@ from recsys.training.space import Dimension, from_json, space, to_json
 from recsys.training.split import horizon_s, split
 from recsys.training.study import Study, Trial, TrialRow
 from recsys.training.svd import first_rows
-from recsys.training.tune import biases_of, first_settings, score_of
 
 logger = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ from recsys.popularity import DAY_S
 from recsys.progress import SILENT, Progress
 from recsys.training import health
 from recsys.training.checkpoint import Checkpoint, fingerprint
+from recsys.training.choice import Choice, choose
 from recsys.training.cold import MEDIAN
 from recsys.training.dataset import Dataset
 from recsys.training.distil import agreement, student_of, teacher_of
@@ -30,7 +31,6 @@ from recsys.training.model import Towers
 from recsys.training.rows import QueryRows, query_rows
 from recsys.training.svd import first_rows
 from recsys.training.teacher import Teacher
-from recsys.training.tune import Choice, choose
 
 logger = logging.getLogger(__name__)
 

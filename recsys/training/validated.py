@@ -1,8 +1,9 @@
-"""What the validation slice says beyond an average: segments, and lists to look at."""
+"""What a validation slice says of a model: averages, segments, and lists to look at."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from recsys.segments import Judged, Metrics, slices
 from recsys.training.blocks import marked, pair_keys
 from recsys.training.dataset import Dataset
 from recsys.training.evaluation import Judge, K
+from recsys.training.floors import floor_lists
 from recsys.training.metrics import user_metrics
 from recsys.training.rows import QueryRows
 from recsys.training.split import Split
@@ -19,6 +21,53 @@ from recsys.types import ItemId
 
 _SAMPLES = 4
 _SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Validated:
+    """What the report says of a slice, JSON-serialisable.
+
+    Attributes:
+        metrics: Of the model and both floors, the number of users, and whether the
+            slice is the latest part.
+        segments: Metrics of parts of it.
+        samples: Lists of it to look at.
+    """
+
+    metrics: dict[str, Any]
+    segments: dict[str, Metrics]
+    samples: list[dict[str, Any]]
+
+
+def validated(
+    dataset: Dataset,
+    rows: QueryRows,
+    cut: Split,
+    judge: Judge,
+    lists: NDArray[np.int64],
+    metrics: Mapping[str, Mapping[str, float]],
+) -> Validated:
+    """Put the floors beside a model.
+
+    Args:
+        dataset: All the data.
+        rows: What was learned from.
+        cut: The split.
+        judge: Whose users the lists are of.
+        lists: The model's, places among the trained items, shape (U, K).
+        metrics: Of "model", and of what else is compared with it.
+    """
+    floors = floor_lists(dataset, rows, judge, cut)
+    return Validated(
+        metrics={
+            **metrics,
+            **{name: judge.metrics(each) for name, each in floors.items()},
+            "users": judge.users,
+            "by_time": cut.by_time,
+        },
+        segments=segments(dataset, rows, cut, judge, {"model": lists, **floors}),
+        samples=samples(dataset, rows, judge, lists),
+    )
 
 
 def segments(

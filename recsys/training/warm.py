@@ -26,19 +26,20 @@ from recsys.progress import SILENT, Progress
 from recsys.segments import Metrics
 from recsys.training import health
 from recsys.training.carried import carried_weights, learned_rows
+from recsys.training.choice.tried import first_settings
 from recsys.training.dataset import Dataset
 from recsys.training.evaluation import Judge
 from recsys.training.export import TrainedModel
 from recsys.training.finish import Finish, finish
 from recsys.training.loop import fit
+from recsys.training.metrics import score_of
 from recsys.training.model import Towers
 from recsys.training.ragged import Ragged
 from recsys.training.rows import QueryRows, query_rows
 from recsys.training.settings import Settings
 from recsys.training.split import Split, judged
 from recsys.training.trend import bias, grid
-from recsys.training.tune import first_settings, floor_lists, score_of
-from recsys.training.validated import samples, segments
+from recsys.training.validated import validated
 from recsys.types import ItemId
 
 logger = logging.getLogger(__name__)
@@ -257,22 +258,16 @@ def _choose(
     before = max(judge.score(still, biases), key=score_of)
     found = dict(best[2])
     share = found.pop("step")
-    by_popularity = floor_lists(dataset, rows, judge, slice_)
-    validation = {
-        "model": found,
-        "parent": before,
-        **{name: judge.metrics(each) for name, each in by_popularity.items()},
-        "users": judge.users,
-        "by_time": True,
-    }
-    each = {"model": lists, **by_popularity}
+    told = validated(
+        dataset, rows, slice_, judge, lists, {"model": found, "parent": before}
+    )
     return _Chosen(
         share=share,
         trend=trends[best[1]],
-        validation=validation,
+        validation=told.metrics,
         tried=tried,
-        segments=segments(dataset, rows, slice_, judge, each),
-        samples=samples(dataset, rows, judge, lists),
+        segments=told.segments,
+        samples=told.samples,
     )
 
 

@@ -18,6 +18,7 @@ from recsys.popularity import DAY_S, Trend
 from recsys.progress import SILENT
 from recsys.training import blocks
 from recsys.training.ahead import DAYS, Ahead, start_times
+from recsys.training.choice import choose
 from recsys.training.dataset import Dataset
 from recsys.training.evaluation import Judge
 from recsys.training.lean import Lean, no_lean
@@ -28,7 +29,6 @@ from recsys.training.settings import settings_of
 from recsys.training.split import Split, horizon_s, split
 from recsys.training.svd import first_rows
 from recsys.training.trainer import train
-from recsys.training.tune import choose
 
 CONFIG = make_config()
 

@@ -19,9 +19,9 @@ from recsys.errors import ConfigError, TrainingError
 from recsys.progress import Progress
 from recsys.training import checkpoint, loop
 from recsys.training.checkpoint import Checkpoint
+from recsys.training.choice import Choice
 from recsys.training.dataset import Dataset
 from recsys.training.trainer import train
-from recsys.training.tune import Choice
 
 Build = Callable[..., Dataset]
 CONFIG = make_config(train=replace(FAST, epochs=6))

@@ -14,19 +14,22 @@ from toys import make_config
 from recsys._query_config import QueryConfig
 from recsys.config import TrainConfig
 from recsys.popularity import Trend
-from recsys.training import tune
+from recsys.training.choice.clock import Clock
+from recsys.training.choice.fits import Fits, overfitted
+from recsys.training.choice.search import Search
+from recsys.training.choice.tried import first_settings
 from recsys.training.loop import After, Epoch
 
 DECAY, TRANSFORMER = QueryConfig(encoder="decay"), QueryConfig(encoder="transformer")
 
 
-def search_of(seconds: float, epochs: int = 0, max_epochs: int = 120) -> tune._Search:
+def search_of(seconds: float, epochs: int = 0, max_epochs: int = 120) -> Search:
     """Return a search with so much time, of epochs of 1.5 s and looks of 1 s."""
-    found = object.__new__(tune._Search)
-    found.config = TrainConfig(epochs=epochs, max_epochs=max_epochs)
-    found.deadline = time.perf_counter() + seconds
-    found._seconds = [(1.5, 1.0)]
-    return found
+    config = TrainConfig(epochs=epochs, max_epochs=max_epochs)
+    clock = Clock(config, time.perf_counter() + seconds)
+    clock.measured(1.5, 1.0)
+    fits: Any = None
+    return Search(fits, clock, config)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +42,7 @@ def test_encoders_are_tried_when_there_is_time_to_judge_each(
     # Half of the time, for two: six looks and four epochs are 12 s each.
     others = [DECAY, TRANSFORMER]
 
-    assert search_of(seconds)._affordable_encoders(others) == (others if tried else [])
+    assert search_of(seconds).affordable(others) == (others if tried else [])
 
 
 @pytest.mark.parametrize(
@@ -50,13 +53,13 @@ def test_few_epochs_at_most_leave_time_for_encoders(
     most: int, seconds: float, tried: bool
 ) -> None:
     # Two epochs and six looks are 9 s, four are 12 s.
-    others = search_of(seconds, max_epochs=most)._affordable_encoders([DECAY])
+    others = search_of(seconds, max_epochs=most).affordable([DECAY])
 
     assert others == ([DECAY] if tried else [])
 
 
 def test_fixed_epochs_try_encoders_whatever_the_clock_says() -> None:
-    assert search_of(1, epochs=3)._affordable_encoders([DECAY]) == [DECAY]
+    assert search_of(1, epochs=3).affordable([DECAY]) == [DECAY]
 
 
 @pytest.mark.parametrize(
@@ -70,27 +73,29 @@ def test_fixed_epochs_try_encoders_whatever_the_clock_says() -> None:
 def test_only_a_long_fit_can_overfit(
     scores: list[float], epochs: int, fell: bool
 ) -> None:
-    assert tune._fell(scores, epochs) is fell
+    assert overfitted(scores, epochs) is fell
 
 
-class Told(tune._Search):
-    """A search whose look at each epoch is worth what it was told, a lean nothing."""
+class Told(Fits):
+    """Fits whose look at each epoch is worth what it was told, a lean nothing."""
 
     def __init__(self, scores: list[float]) -> None:
-        self.config = TrainConfig(epochs=len(scores))
-        self.rows: Any = SimpleNamespace(pop=torch.ones(3), decayed=None)
+        self.clock = Clock(TrainConfig(epochs=len(scores)), 0.0)
         self.advance = lambda _epochs, _note: None
-        self.curves, self._runs, self._seconds = [], 0, []
+        self.curves, self._runs = [], 0
         self._scores = scores
         self._now = 0
-        self.new: Any = SimpleNamespace(place=lambda *_: None)
-        self.ahead: Any = SimpleNamespace(
-            trend=lambda *_: Trend(0.1), lean=lambda *_: (0.2, None)
-        )
-        self.judge: Any = SimpleNamespace(
-            rank=lambda *_: np.array([self._now]),
-            lean=lambda *_: np.array([-1]),
-            metrics=self._metrics,
+        self.part: Any = SimpleNamespace(
+            rows=SimpleNamespace(pop=torch.ones(3), decayed=None),
+            new=SimpleNamespace(place=lambda *_: None),
+            ahead=SimpleNamespace(
+                trend=lambda *_: Trend(0.1), lean=lambda *_: (0.2, None)
+            ),
+            judge=SimpleNamespace(
+                rank=lambda *_: np.array([self._now]),
+                lean=lambda *_: np.array([-1]),
+                metrics=self._metrics,
+            ),
         )
 
     def _metrics(self, ranked: int) -> dict[str, float]:
@@ -108,13 +113,13 @@ class Told(tune._Search):
 
 def test_looks_are_compared_without_the_lean_that_only_late_ones_have() -> None:
     """The lean is chosen on six days; on the first of them it may look worse."""
-    search = Told([0.1, 0.2, 0.3, 0.4, 0.5])
+    fits = Told([0.1, 0.2, 0.3, 0.4, 0.5])
 
-    run = search._run(tune.first_settings(make_config()), 5, 6)
+    run = fits.run(first_settings(make_config()), 5, 6)
 
-    assert (run.best, run.overfitted) == (5, False)
-    assert run.score == 1.0
-    assert [row["ndcg@20"] for row in search.curves] == search._scores
+    assert (run.best.epoch, run.overfitted) == (5, False)
+    assert run.best.score == 1.0
+    assert [row["ndcg@20"] for row in fits.curves] == fits._scores
     # What is reported is what is published.
-    assert run.lean == 0.2
-    assert run.metrics["ndcg@20"] == 0.0
+    assert run.best.lean == 0.2
+    assert run.best.metrics["ndcg@20"] == 0.0

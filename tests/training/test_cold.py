@@ -10,6 +10,7 @@ import torch
 from toys import FAST, make_config
 
 from recsys.config import Feature, ModelConfig, Source
+from recsys.training.choice.tried import first_settings
 from recsys.training.cold import MEDIAN, QUANTILES, Newcomers, Placed
 from recsys.training.dataset import Dataset
 from recsys.training.loop import fit
@@ -17,7 +18,6 @@ from recsys.training.rows import query_rows
 from recsys.training.split import split
 from recsys.training.svd import first_rows
 from recsys.training.trainer import train
-from recsys.training.tune import first_settings
 
 DAY = 86_400.0
 

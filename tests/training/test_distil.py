@@ -19,8 +19,9 @@ from recsys._query_config import QueryConfig
 from recsys._tower import ItemTower, QueryTower
 from recsys.config import ContentConfig, Feature, ModelConfig, Source
 from recsys.errors import TrainingError
-from recsys.training import checkpoint, trainer, tune
+from recsys.training import checkpoint, trainer
 from recsys.training.checkpoint import Checkpoint
+from recsys.training.choice import fits
 from recsys.training.dataset import Dataset
 from recsys.training.distil import agreement, teacher_of
 from recsys.training.evaluation import item_vectors, queries
@@ -265,7 +266,7 @@ def test_only_the_final_fit_has_the_teacher(monkeypatch: pytest.MonkeyPatch) -> 
         return fit(*args, **kwargs)
 
     monkeypatch.setattr(trainer, "fit", watched)
-    monkeypatch.setattr(tune, "fit", watched)
+    monkeypatch.setattr(fits, "fit", watched)
     config = replace(config, query=QueryConfig(encoder="auto"))
     model = train(dataset, config, distil_from=parent)
 

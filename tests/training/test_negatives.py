@@ -11,6 +11,7 @@ from test_trainer import scores
 from toys import FAST, make_config
 
 from recsys.config import Interactions, ModelConfig, NegativesConfig
+from recsys.training.choice.tried import first_settings
 from recsys.training.dataset import Dataset, Shown
 from recsys.training.device import resolve
 from recsys.training.negatives import SharedSample
@@ -19,7 +20,6 @@ from recsys.training.sampler import MOST_TARGETS, Sampler, UserRows
 from recsys.training.settings import Settings, settings_of
 from recsys.training.step import Step
 from recsys.training.trainer import train
-from recsys.training.tune import first_settings
 
 WEIGHTS = Interactions("x", {"buy": 1.0, "look": 0.0}, dislikes=("return",))
 

@@ -12,7 +12,7 @@ from recsys._query_config import QueryConfig
 from recsys._tower import ItemTower, QueryTower
 from recsys.config import from_mapping
 from recsys.errors import TrainingError
-from recsys.training import tune
+from recsys.training.choice import choose
 from recsys.training.dataset import Dataset
 from recsys.training.encoders import sequential
 from recsys.training.rows import query_rows
@@ -140,8 +140,8 @@ def test_auto_takes_order_where_it_tells_and_the_mean_where_there_is_none():
     dataset, _ = chains()
     unordered, _ = chains(timed=False)
 
-    told = tune.choose(dataset, config(), _silent())
-    untold = tune.choose(unordered, config(), _silent())
+    told = choose(dataset, config(), _silent())
+    untold = choose(unordered, config(), _silent())
 
     assert told.settings.query.sequential
     assert {row["encoder"] for row in told.curves} == {"mean", "decay", "transformer"}

@@ -10,6 +10,7 @@ import torch
 from toys import make_config
 
 from recsys.popularity import DAY_S, HALF_LIVES_D
+from recsys.training.choice.tried import first_settings
 from recsys.training.dataset import Dataset
 from recsys.training.device import resolve
 from recsys.training.loop import fit
@@ -24,7 +25,6 @@ from recsys.training.periods import (
 from recsys.training.rows import QueryRows, query_rows
 from recsys.training.sampler import Sampler, UserRows
 from recsys.training.svd import first_rows
-from recsys.training.tune import first_settings
 
 USERS, ITEMS, START = 40, 12, 1e9
 

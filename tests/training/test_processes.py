@@ -25,6 +25,7 @@ from recsys import schema
 from recsys._parent import Parent
 from recsys.config import Interactions, ModelConfig, NegativesConfig
 from recsys.training import loop
+from recsys.training.choice.tried import first_settings
 from recsys.training.dataset import Dataset
 from recsys.training.device import Device
 from recsys.training.distil import teacher_of
@@ -34,7 +35,6 @@ from recsys.training.sampler import Sampler
 from recsys.training.step import Step
 from recsys.training.svd import first_rows
 from recsys.training.trainer import train
-from recsys.training.tune import first_settings
 
 HERE = Path(__file__).parent
 

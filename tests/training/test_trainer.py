@@ -12,7 +12,8 @@ from toys import FAST, checkerboard, make_config
 from recsys._tower import ItemTower, QueryTower
 from recsys.config import Feature, Interactions, ModelConfig, Source
 from recsys.errors import TrainingError
-from recsys.training import sampler, trainer, tune
+from recsys.training import sampler, trainer
+from recsys.training.choice import search
 from recsys.training.dataset import Dataset
 from recsys.training.export import TrainedModel
 from recsys.training.objectives import OBJECTIVES
@@ -148,7 +149,7 @@ def test_same_seed_same_model(board: Build) -> None:
 def test_settings_choose_themselves(
     board: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tune, "_FAIR_EPOCHS", 1)  # however slow this machine is
+    monkeypatch.setattr(search, "_FAIR_EPOCHS", 1)  # however slow this machine is
     free = replace(FAST, tau=0.0, dropout=-1.0, epochs=0, max_epochs=5, budget_s=60)
 
     model = train(board(), make_config(train=free))

@@ -1,0 +1,95 @@
+"""The choice: cut the data, search, and say what the slice says of the best fit."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+
+from recsys._query_config import QueryConfig
+from recsys.config import ModelConfig, TrainConfig
+from recsys.progress import Progress
+from recsys.training.choice.clock import Clock
+from recsys.training.choice.fits import Fits, Run
+from recsys.training.choice.result import Choice
+from recsys.training.choice.search import DEFAULT_EPOCHS, Search
+from recsys.training.choice.slice import Slice
+from recsys.training.choice.tried import first_settings
+from recsys.training.dataset import Dataset
+from recsys.training.encoders import first_query, sequential
+from recsys.training.leaks import warn_of_leaks
+from recsys.training.trend import grid
+from recsys.training.validated import validated
+
+logger = logging.getLogger(__name__)
+
+_SHARE = 0.4
+# Without times there is no trend to choose, and the fit makes more of the time.
+_SHARE_WITHOUT_TIMES = 0.2
+
+
+def choose(dataset: Dataset, model: ModelConfig, progress: Progress) -> Choice:
+    """Choose the settings of the final fit.
+
+    Args:
+        dataset: All the data.
+        model: What is fixed, and the budget.
+        progress: Receives one unit per epoch.
+    """
+    started = time.perf_counter()
+    config, query = model.train, _query(model)
+    settings = replace(first_settings(model), query=first_query(query, dataset))
+    part = Slice.of(dataset, config)
+    if part is None:
+        logger.warning("no user can be validated on; default settings are used")
+        trend = grid(settings.tau, settings.beta, timed=dataset.until is not None)[-1]
+        return Choice(settings, trend, config.epochs or DEFAULT_EPOCHS)
+    share = _SHARE_WITHOUT_TIMES if dataset.until is None else _SHARE
+    clock = Clock(config, started + share * config.budget_s)
+    others = sequential(query, dataset, config.dim) if part.cut.by_time else []
+    with progress.stage("choose settings") as stage:
+        fits = Fits(part, config, clock, stage.advance)
+        best = Search(fits, clock, config).best(settings, others)
+    choice = _choice(part, fits, best, config)
+    logger.info("chose %s, %s, %d epochs", best.settings, choice.trend, choice.epochs)
+    return choice
+
+
+def _query(model: ModelConfig) -> QueryConfig:
+    query = model.query
+    if query.encoder == "auto" and (model.update.every_s or model.train.int8):
+        # Only the rows of a mean can be updated, and its tower has nothing to shrink.
+        return replace(query, encoder="mean")
+    return query
+
+
+def _choice(part: Slice, fits: Fits, run: Run, config: TrainConfig) -> Choice:
+    best = run.best
+    told = validated(
+        part.dataset,
+        part.rows,
+        part.cut,
+        part.judge,
+        best.lists,
+        {"model": best.metrics},
+    )
+    return Choice(
+        settings=run.settings,
+        trend=best.trend,
+        lean=best.lean,
+        epochs=_epochs(run, config),
+        validation={**told.metrics, "days": len(part.ahead)},
+        curves=fits.curves,
+        leaks=[str(leak) for leak in warn_of_leaks(part.dataset, part.cut)],
+        cold=best.cold,
+        segments=told.segments,
+        samples=told.samples,
+        run=run.number,
+    )
+
+
+def _epochs(best: Run, config: TrainConfig) -> int:
+    if config.epochs:
+        return config.epochs
+    # Where time ended the fit before it overfitted, time also bounds the final one.
+    return best.best.epoch if best.overfitted else config.max_epochs

@@ -1,0 +1,244 @@
+"""Fits on the training part, looked at on the validation slice."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recsys._learning_config import TELLING_EPOCHS
+from recsys.config import TrainConfig
+from recsys.popularity import Trend
+from recsys.training.choice.clock import Clock
+from recsys.training.choice.slice import Slice
+from recsys.training.choice.tried import trends_of
+from recsys.training.cold import Placed
+from recsys.training.companions import Companions, closest
+from recsys.training.lean import STRENGTHS
+from recsys.training.loop import After, Epoch, fit
+from recsys.training.metrics import score_of
+from recsys.training.model import Towers
+from recsys.training.settings import Settings
+from recsys.training.svd import first_rows
+from recsys.training.trend import bias
+
+# A fit ends when this many looks found nothing better.
+_PATIENCE = 3
+# Below this relative gain over the last epoch an earlier best epoch is noise.
+_OVERFIT = 0.005
+# The first epochs lean more than the published fit should.
+_LEANING_EPOCHS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a fit reaches after some epoch, with the popularity that is best for it.
+
+    Looks are compared by the score, which is without a lean: only late looks try one.
+
+    Attributes:
+        score: Recall plus NDCG, without a lean.
+        epoch: After which it was.
+        trend: The popularity.
+        metrics: With the lean.
+        lists: With the lean, places among the trained items, shape (U, K).
+        lean: How far popularity counts more for some users than for others.
+        cold: What becomes of items without a learned row; None without content.
+    """
+
+    score: float
+    epoch: int
+    trend: Trend
+    metrics: dict[str, float]
+    lists: NDArray[np.int64]
+    lean: float = 0.0
+    cold: Placed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One fit.
+
+    Attributes:
+        settings: Its hyper-parameters.
+        best: The best look at it.
+        number: As in the curves, from 1.
+        epochs: Passes over the data.
+        overfitted: Whether it ended worse than it was.
+    """
+
+    settings: Settings
+    best: Look
+    number: int
+    epochs: int
+    overfitted: bool
+
+    def beats(self, other: Run, lead: float = 0.0) -> bool:
+        """Whether it wins by a relative lead; a negative one is how far it may lose."""
+        return self.best.score > other.best.score * (1 + lead)
+
+
+class Fits:
+    """Makes fits on the training part, and keeps their curves.
+
+    Args:
+        part: What is learned from, and who judges.
+        config: Seed, and the length of vectors.
+        clock: Is told how long epochs and looks take.
+        advance: Receives one unit per epoch.
+
+    Attributes:
+        curves: One row per look at a fit.
+    """
+
+    def __init__(
+        self,
+        part: Slice,
+        config: TrainConfig,
+        clock: Clock,
+        advance: Callable[[int, str], None],
+    ) -> None:
+        self.part = part
+        self.clock = clock
+        self.advance = advance
+        self.curves: list[dict[str, Any]] = []
+        self._seed = config.seed
+        self._start = first_rows(part.rows, config.dim, config.seed)
+        self._near: Companions | None = None
+        self._runs = 0
+
+    def run(
+        self, settings: Settings, epochs: int, looks: int, limit_s: float = math.inf
+    ) -> Run:
+        """Fit once, looking at the validation slice ``looks`` times."""
+        self._runs += 1
+        watch = _Watch(self, settings, epochs, looks, self._runs)
+        self._fit(settings, epochs, watch.after, limit_s)
+        return watch.run()
+
+    def calibrate(self, settings: Settings) -> None:
+        """Measure one epoch and one look."""
+
+        def after(epoch: Epoch, towers: Towers) -> bool:
+            started = time.perf_counter()
+            self.part.ahead.trend(towers, trends_of(settings, self.part.rows))
+            self.clock.measured(epoch.seconds, time.perf_counter() - started)
+            return False
+
+        self._fit(settings, 1, after)
+
+    def _fit(
+        self, settings: Settings, epochs: int, after: After, limit_s: float = math.inf
+    ) -> None:
+        if settings.companions > 0 and self._near is None:
+            self._near = closest(self.part.rows)
+        fit(
+            self.part.dataset,
+            self.part.rows,
+            settings,
+            epochs,
+            self._seed,
+            self._start,
+            after,
+            limit_s,
+            near=self._near,
+        )
+
+
+class _Watch:
+    """Looks at one fit now and then, and ends it when it gets no better."""
+
+    def __init__(
+        self, fits: Fits, settings: Settings, epochs: int, looks: int, number: int
+    ) -> None:
+        self._fits = fits
+        self._part = fits.part
+        self._settings = settings
+        self._epochs = epochs
+        self._number = number
+        self._every = max(1, math.ceil(epochs / looks))
+        self._compared = looks == 1
+        trends = trends_of(settings, fits.part.rows)
+        # Fits that are only compared do with some: each costs a ranking.
+        self._trends = trends[::3] if self._compared else trends
+        self._found: list[Look] = []
+        self._seconds: list[float] = []
+
+    def after(self, epoch: Epoch, towers: Towers) -> bool:
+        """Look where it is time to; whether the fit should end."""
+        settings = self._settings
+        self._seconds.append(epoch.seconds)
+        self._fits.advance(1, f"tau {settings.tau:g} dropout {settings.dropout:g}")
+        if epoch.number % self._every and not epoch.last:
+            return False
+        started = time.perf_counter()
+        self._found.append(self._look(epoch, towers))
+        average = sum(self._seconds) / len(self._seconds)
+        self._fits.clock.measured(average, time.perf_counter() - started)
+        best = max(range(len(self._found)), key=lambda i: self._found[i].score)
+        return len(self._found) - best > _PATIENCE
+
+    def run(self) -> Run:
+        """Return what the fit was, when it has ended."""
+        return Run(
+            settings=self._settings,
+            best=max(self._found, key=lambda look: look.score),
+            number=self._number,
+            epochs=len(self._seconds),
+            overfitted=overfitted(
+                [look.score for look in self._found], len(self._seconds)
+            ),
+        )
+
+    def _look(self, epoch: Epoch, towers: Towers) -> Look:
+        part = self._part
+        trend = part.ahead.trend(towers, self._trends)
+        popularity = bias(trend, part.rows.pop, part.rows.decayed)
+        cold = part.new.place(towers, popularity)
+        ranked = part.judge.rank(towers, popularity.unsqueeze(0))[0]
+        reached = part.judge.metrics(ranked)
+        look = Look(score_of(reached), epoch.number, trend, reached, ranked, cold=cold)
+        self._note(epoch, reached)
+        # Each lean costs a look; the first half of a fit is not what is chosen.
+        late = epoch.last or 2 * epoch.number > self._epochs
+        if self._compared or not late or epoch.number < _LEANING_EPOCHS:
+            return look
+        return self._with_lean(look, towers, popularity)
+
+    def _with_lean(self, look: Look, towers: Towers, popularity: Tensor) -> Look:
+        """Return the look with the lean that is best, if any is better than none."""
+        judge = self._part.judge
+        strength, lean = self._part.ahead.lean(towers, look.trend, STRENGTHS)
+        if not strength:
+            return look
+        ranked = judge.lean(towers, popularity, [lean])[0]
+        return replace(look, metrics=judge.metrics(ranked), lists=ranked, lean=strength)
+
+    def _note(self, epoch: Epoch, metrics: dict[str, float]) -> None:
+        settings = self._settings
+        self._fits.curves.append(
+            {
+                "run": self._number,
+                "tau": settings.tau,
+                "dropout": settings.dropout,
+                "recent_beta": settings.recent_beta,
+                "companions": settings.companions,
+                "encoder": settings.query.encoder,
+                "epoch": epoch.number,
+                "seconds": round(epoch.seconds, 4),
+                "train_loss": epoch.loss,
+                "recall@20": metrics["recall@20"],
+                "ndcg@20": metrics["ndcg@20"],
+            }
+        )
+
+
+def overfitted(scores: list[float], epochs: int) -> bool:
+    """Say whether the last look at a fit of some epochs is worse than its best."""
+    return epochs >= TELLING_EPOCHS and max(scores) > scores[-1] * (1 + _OVERFIT)
