@@ -1,14 +1,15 @@
-"""How alike two lists are, and how sure a difference over users is; numpy only."""
+"""What lists are worth, how alike two are, and how sure a difference is; numpy only."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.training.metrics import HIT_DEPTH, user_metrics
 from recsys.types import ItemId
 
 Float64Array = NDArray[np.float64]
@@ -38,6 +39,41 @@ class Paired:
     low: float | None = None
     high: float | None = None
     popular: float | None = None
+
+
+def worth(
+    lists: Sequence[Sequence[ItemId]], relevant: Sequence[Collection[ItemId]], k: int
+) -> dict[str, Float64Array]:
+    """Return recall@k, ndcg@k and hr@10 of each user's list.
+
+    Args:
+        lists: Item ids, best first, one list per user.
+        relevant: What counts as a hit: at least one item per user.
+        k: List length of recall and NDCG.
+    """
+    index: dict[ItemId, int] = {}
+    wanted = [
+        np.array([index.setdefault(i, len(index)) for i in items], np.int64)
+        for items in relevant
+    ]
+    depth = max(k, HIT_DEPTH)
+    found = np.full((len(lists), depth), -1, np.int64)
+    for row, items in zip(found, lists, strict=True):
+        for place, item in enumerate(items[:depth]):
+            row[place] = index.setdefault(item, len(index))
+    return user_metrics(found, wanted, k)
+
+
+def mean_worth(
+    lists: Mapping[str, Sequence[Sequence[ItemId]]],
+    relevant: Sequence[Collection[ItemId]],
+    k: int,
+) -> dict[str, dict[str, float]]:
+    """Return the mean of each metric over the users, by method; see ``worth``."""
+    return {
+        method: {name: float(x.mean()) for name, x in worth(each, relevant, k).items()}
+        for method, each in lists.items()
+    }
 
 
 def overlap(a: Sequence[ItemId], b: Sequence[ItemId]) -> float:

@@ -10,7 +10,7 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys import _lists, _served, _sql, evaluate
+from recsys import _exact, _floors, _lists, _sql
 from recsys._db import Connection
 from recsys._lists import Float64Array, Paired
 from recsys._pair import Pair
@@ -121,8 +121,8 @@ def measure(
     """
     lists = _all_lists(conn, pair, asked, max(k, HIT_DEPTH), progress)
     seen = [answer.seen for answer in asked.answers[-1]]
-    floors = _served.floors(conn, pair.candidate, before, seen, max(k, HIT_DEPTH))
-    worth = {n: evaluate.list_metrics(f, relevant, k) for n, f in floors.items()}
+    floors = _floors.floors(conn, pair.candidate, before, seen, max(k, HIT_DEPTH))
+    worth = {n: _lists.worth(f, relevant, k) for n, f in floors.items()}
     told = f"version {pair.base.number}" if pair.base else ""
     if pair.base is None:
         best = max(worth, key=lambda name: float(worth[name][f"ndcg@{k}"].mean()))
@@ -130,7 +130,7 @@ def measure(
         told = f"the floor {best!r}"
     base, candidate = lists
     metrics: dict[str, Paired] = {}
-    each = [evaluate.list_metrics(some, relevant, k) for some in (base, candidate)]
+    each = [_lists.worth(some, relevant, k) for some in (base, candidate)]
     for name in each[0]:
         popular = max(float(values[name].mean()) for values in worth.values())
         paired = _lists.paired_mean(each[0][name], each[1][name])
@@ -152,7 +152,7 @@ def _all_lists(
     if pair.only is None:
         return [[answer.items for answer in answers] for answers in asked.answers]
     ranked = [
-        _served.exact(conn, version, answers, depth, only=pair.only, progress=progress)
+        _exact.exact(conn, version, answers, depth, only=pair.only, progress=progress)
         for version, answers in zip(pair.both, asked.answers, strict=True)
     ]
     return [[ranking.items for ranking in some] for some in ranked]
@@ -191,7 +191,7 @@ def _catalogue(
         len({item for items in some for item in items[:k]}) / max(1, size)
         for some, size in zip(lists, sizes, strict=True)
     )
-    taken = _served.popularity(conn, pair.candidate, before)
+    taken = _floors.popularity(conn, pair.candidate, before)
     total = sum(taken.values()) + sizes[1]
 
     def popularity(item: ItemId) -> float:
@@ -236,7 +236,7 @@ def _ann_recall(
     values: list[Float64Array] = []
     for version, answers in zip(pair.both, asked.answers, strict=True):
         some = answers[:_SCANNED]
-        ranked = _served.exact(conn, version, some, k, progress=progress)
+        ranked = _exact.exact(conn, version, some, k, progress=progress)
         values.append(
             np.array([
                 _found_share(answer.scores[:k], ranking.scores)

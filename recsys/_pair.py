@@ -7,11 +7,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from recsys import _sql, evaluate, versions
+from recsys import _holdout, _sql, versions
 from recsys._db import Connection
+from recsys._holdout import Holdout
 from recsys._source import source_errors
 from recsys.errors import ConfigError, SourceError, VersionStateError
-from recsys.evaluate import Holdout
 from recsys.types import UserId
 from recsys.versions import ModelVersion
 
@@ -149,7 +149,7 @@ def later(conn: Connection, pair: Pair, cutoff: datetime | None) -> Holdout:
                 hint=f"Pass --after {max(ends.values()).isoformat()} or later.",
             )
     other = pair.base.number if pair.base and pair.limit is None else None
-    return evaluate.after(conn, model, pair.candidate.number, cutoff, also=other)
+    return _holdout.after(conn, model, pair.candidate.number, cutoff, also=other)
 
 
 def nothing(cutoff: datetime | None) -> SourceError:

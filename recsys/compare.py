@@ -22,11 +22,11 @@ from psycopg.pq import TransactionStatus
 from recsys import _gate, _measure, _pair, _served
 from recsys._db import Connection
 from recsys._gate import Gate
+from recsys._holdout import Holdout
 from recsys._lists import Paired
 from recsys._measure import Found
 from recsys._pair import Pair
 from recsys.errors import ConfigError
-from recsys.evaluate import Holdout
 from recsys.progress import SILENT, Progress
 from recsys.training.metrics import HIT_DEPTH
 from recsys.types import ItemId, UserId

@@ -7,12 +7,13 @@ features, and as a session, with the first half of what the user chose as histor
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from recsys import _served, _sql, evaluate, versions
+from recsys import _floors, _lists, _sql, evaluate
 from recsys._db import Connection
-from recsys._served import Answer, Served
+from recsys._holdout import timed_events
+from recsys._served import Served, short
 from recsys._source import source_errors
 from recsys.errors import ConfigError, SourceError
 from recsys.evaluate import Evaluation
@@ -62,56 +63,52 @@ def measure(
         )
     depth = max(k, HIT_DEPTH)
     served = Served(conn, version, depth, cutoff)
-    first: _Halves = {user: ([], items) for user, items in chosen.items()}
-    later: _Halves = {
+    metrics: dict[str, dict[str, float]] = {}
+    few = 0
+    for name, asked in _halves(chosen).items():
+        if not asked:
+            continue
+        histories = {user: had[::-1] or None for user, (had, _) in asked.items()}
+        title = f"Evaluating new users: {name}"
+        answers = served.ask_all(histories, title, progress)
+        lists = {name: [answer.items for answer in answers]}
+        seen = [had for had, _ in asked.values()]
+        floors = _floors.floors(conn, version, cutoff, seen, depth)
+        if "popular_30d" in floors:
+            lists[f"{name}: popular_30d"] = floors["popular_30d"]
+        relevant = [set(wanted) for _, wanted in asked.values()]
+        metrics |= _lists.mean_worth(lists, relevant, k)
+        few += short(answers, depth)
+    hits = sum(map(len, chosen.values()))
+    return Evaluation(model, number, k, len(chosen), hits, few, metrics)
+
+
+def _halves(chosen: Mapping[UserId, list[ItemId]]) -> dict[str, _Halves]:
+    """Return what is known of users, and what they chose, by what is measured."""
+    session: _Halves = {
         user: (items[: len(items) // 2], items[len(items) // 2 :])
         for user, items in chosen.items()
         if len(items) > 1
     }
-    metrics: dict[str, dict[str, float]] = {}
-    short = 0
-    for name, asked in (("first_visit", first), ("session", later)):
-        if not asked:
-            continue
-        answers: list[Answer] = []
-        with progress.stage(f"Evaluating new users: {name}", len(asked)) as stage:
-            for user, (history, _) in asked.items():
-                answers.append(served.ask(user, history[::-1] or None))
-                stage.advance()
-        relevant = [set(wanted) for _, wanted in asked.values()]
-        seen = [history for history, _ in asked.values()]
-        floors = _served.floors(conn, version, cutoff, seen, depth)
-        lists = {name: [answer.items for answer in answers]}
-        if "popular_30d" in floors:
-            lists[f"{name}: popular_30d"] = floors["popular_30d"]
-        for label, found in lists.items():
-            each = evaluate.list_metrics(found, relevant, k)
-            metrics[label] = {m: float(x.mean()) for m, x in each.items()}
-        short += sum(len(answer.items) < depth for answer in answers)
-    hits = sum(map(len, chosen.values()))
-    return Evaluation(model, number, k, len(chosen), hits, short, metrics)
+    return {
+        "first_visit": {user: ([], items) for user, items in chosen.items()},
+        "session": session,
+    }
 
 
 def _chosen(
     conn: Connection, version: ModelVersion, cutoff: datetime
 ) -> dict[UserId, list[ItemId]]:
     """Return the items of the version that each new user chose, in their order."""
-    config = version.config
-    columns = tuple(version.spec.get("columns", ()))
-    if "occurred_at" not in columns:
-        raise ConfigError(
+    events = timed_events(
+        version,
+        ConfigError(
             "the interactions have no occurred_at, so nobody is new",
             hint="Add occurred_at to interactions.sql.",
-        )
-    weight = versions.weight_expression(config, columns)
-    target = evaluate.target_expression(config, columns, weight)
+        ),
+    )
     query = (
-        "with event as materialized ("
-        f" select source.user_id::{config.user_id} as user_id,"
-        f" source.item_id::{config.item_id} as item_id,"
-        " extract(epoch from source.occurred_at) as at,"
-        f" {target.replace('%', '%%')} as target"
-        f" from ({config.interactions.sql.replace('%', '%%')}\n) as source)"
+        f"with event as materialized ({events})"
         " select event.user_id, event.item_id from event"
         f" join recsys.item_vector_{version.suffix} as v using (item_id)"
         " where event.target and event.at >= %(cut)s and not exists"

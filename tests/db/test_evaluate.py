@@ -13,7 +13,7 @@ import pytest
 import world
 from world import Shop
 
-from recsys import _db, _served, evaluate, versions
+from recsys import _db, _exact, evaluate, versions
 from recsys.config import from_mapping
 from recsys.errors import ConfigError, SourceError, UnknownVersion, VersionStateError
 from recsys.evaluate import Holdout
@@ -153,8 +153,8 @@ def test_the_exact_scan_agrees_with_the_served_path(shop: Shop) -> None:
 def test_the_exact_scan_is_the_same_in_blocks(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_served, "_ITEMS", 7)
-    monkeypatch.setattr(_served, "_USERS", 3)
+    monkeypatch.setattr(_exact, "_ITEMS", 7)
+    monkeypatch.setattr(_exact, "_USERS", 3)
 
     test_the_exact_scan_agrees_with_the_served_path(shop)
 
@@ -163,7 +163,7 @@ def test_the_exact_scan_reads_ids_and_vectors_in_one_statement(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker that changes vectors meanwhile changes nothing in a scan under way."""
-    merge, changed = _served._merge, []
+    merge, changed = _exact._merge, []
 
     def change_first(*args: Any) -> None:
         if changed:
@@ -176,7 +176,7 @@ def test_the_exact_scan_reads_ids_and_vectors_in_one_statement(
             )
         return merge(*args)
 
-    monkeypatch.setattr(_served, "_merge", change_first)
+    monkeypatch.setattr(_exact, "_merge", change_first)
     test_the_exact_scan_is_the_same_in_blocks(shop, monkeypatch)
 
 
