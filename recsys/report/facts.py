@@ -16,7 +16,23 @@ from recsys.config import ModelConfig
 from recsys.errors import ArtifactError, SourceError
 
 _TITLES = ("title", "name", "label", "description")
-_LONGEST = 60
+_LONGEST = 80
+# Of an item beside its title: so many features, each so long.
+_FEATURES, _LONGEST_VALUE = 3, 28
+_TOLD = ("category", "categories", "number", "time")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What an item is called, so that a list means something.
+
+    Attributes:
+        title: Empty when its source has none.
+        about: Its first features, each by its name.
+    """
+
+    title: str = ""
+    about: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +43,7 @@ class Facts:
         report: The training's report, see ``TrainedModel``; empty when it is gone.
         metrics: Slice -> method -> metric of the version.
         recall_curve: ef_search and ANN recall@20, by rising ef_search.
-        titles: Item id as text -> its title, for items of the samples.
+        items: Item id as text -> what it is called, for items of the samples.
         trials: Rows of a study of ``recsys tune``, if one was given.
         problems: What could not be read, in words.
     """
@@ -45,13 +61,18 @@ class Facts:
     ef_search: int | None
     ann_recall: float | None
     recall_curve: Sequence[tuple[float, float]]
-    titles: Mapping[str, str]
+    items: Mapping[str, Item]
     trials: Sequence[Any] = ()
     problems: Sequence[str] = field(default_factory=list[str])
 
 
 def collect(
-    conn: Connection, model: str, number: int, *, study: Path | None = None
+    conn: Connection,
+    model: str,
+    number: int,
+    *,
+    study: Path | None = None,
+    user_ids: bool = True,
 ) -> Facts:
     """Read what the report of a version shows.
 
@@ -60,6 +81,7 @@ def collect(
         model: Name of the model.
         number: Number of the version, in any state.
         study: Also show the trials of this file.
+        user_ids: Say whose the sampled lists are.
 
     Raises:
         UnknownVersion: There is no such version.
@@ -68,7 +90,9 @@ def collect(
     version = versions.get(conn, model, number)
     problems: list[str] = []
     report = _report(conn, version.artifacts.get("report"), problems)
-    titles = _titles(conn, version.config, _samples_ids(report), problems)
+    if not user_ids:
+        report = _without_users(report)
+    items = _items(conn, version.config, _samples_ids(report), problems)
     row = conn.execute(
         "select created_at, created_by, coalesce(recall_curve, '[]')"
         " from recsys.model_version where model = %s and number = %s",
@@ -92,7 +116,7 @@ def collect(
         ef_search=version.ef_search,
         ann_recall=version.ann_recall,
         recall_curve=[(float(ef), float(recall)) for ef, recall in curve],
-        titles=titles,
+        items=items,
         trials=_trials(study),
         problems=problems,
     )
@@ -122,26 +146,31 @@ def _samples_ids(report: Mapping[str, Any]) -> list[Any]:
     )
 
 
-def _titles(
+def _without_users(report: Mapping[str, Any]) -> Mapping[str, Any]:
+    rows: list[Mapping[str, Any]] = report.get("samples", [])
+    without = [{k: v for k, v in row.items() if k != "user"} for row in rows]
+    return {**report, "samples": without} if rows else report
+
+
+def _items(
     conn: Connection, config: ModelConfig, ids: list[Any], problems: list[str]
-) -> dict[str, str]:
-    """Return what items are called: a text feature, else a column with such a name."""
+) -> dict[str, Item]:
+    """Return what items are called and what is known of them, by their source."""
     if not ids:
         return {}
     source = f"({config.items.sql}\n) as source"
-    column = next((f.name for f in config.items.features if f.type == "text"), None)
+    features = [f for f in config.items.features if f.type in _TOLD][:_FEATURES]
+    told = {f.name: f.type for f in features}
     try:
         with conn.transaction(), source_errors("items"):
-            if column is None:
-                cursor = conn.execute(_sql.trusted(f"select * from {source} limit 0"))
-                have = [column.name for column in cursor.description or ()]
-                column = next((name for name in _TITLES if name in have), None)
-            if column is None:
+            title = _title(conn, config, source)
+            columns = [name for name in (title, *told) if name]
+            if not columns:
                 return {}
+            chosen = ", ".join(f'"{name}"::text' for name in columns)
             rows = conn.execute(
                 _sql.trusted(
-                    f'select item_id::text, "{column}"::text'
-                    f" from {source.replace('%', '%%')}"
+                    f"select item_id::text, {chosen} from {source.replace('%', '%%')}"
                     f" where item_id = any(%s::{config.item_id}[])"
                 ),
                 ([str(item) for item in ids],),
@@ -149,7 +178,36 @@ def _titles(
     except SourceError as exc:
         problems.append(f"Items are shown by their ids: {exc}.")
         return {}
-    return {item: title[:_LONGEST] for item, title in rows if title}
+    return {
+        item: Item(
+            title=_cut((values[0] if title else None) or "", _LONGEST),
+            about=_about(told, values[1 if title else 0 :]),
+        )
+        for item, *values in rows
+    }
+
+
+def _title(conn: Connection, config: ModelConfig, source: str) -> str | None:
+    """Return the column with titles: a text feature, else one with such a name."""
+    column = next((f.name for f in config.items.features if f.type == "text"), None)
+    if column is not None:
+        return column
+    cursor = conn.execute(_sql.trusted(f"select * from {source} limit 0"))
+    have = [column.name for column in cursor.description or ()]
+    return next((name for name in _TITLES if name in have), None)
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 1].rstrip()}…"
+
+
+def _about(told: Mapping[str, str], values: Sequence[str | None]) -> tuple[str, ...]:
+    said: list[str] = []
+    for (name, type_), value in zip(told.items(), values, strict=True):
+        if value:
+            text = value.partition(" ")[0] if type_ == "time" else value.strip("{}")
+            said.append(f"{name} {_cut(text, _LONGEST_VALUE)}")
+    return tuple(said)
 
 
 def _trials(study: Path | None) -> Sequence[Any]:

@@ -1,125 +1,119 @@
-"""The parts of a report that show the training: curves, search, health, index."""
+"""The parts of a report that show the fit: curves, health, and the index."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
-from recsys.report.charts import COLOURS, Line, lines
+from recsys.report.charts import Line, lines
 from recsys.report.facts import Facts
+from recsys.report.tables import card, grid
 from recsys.report.verdict import chosen_looks
 
 Row = Mapping[str, Any]
-_MOST_TRIALS = 30
+FLOORS = {"most_popular": "most popular", "popular_30d": "popular in 30 days"}
+# What of the towers has weights, in the words of "How it works".
+_GROUPS = {
+    "served": "item rows that are searched",
+    "history": "item rows that queries are made of",
+    "default_query": "the query of users without a history",
+    "taste": "encoder of histories",
+    "item": "network over item features",
+    "user": "network over user features",
+    "context": "network over context features",
+    "history_weight": "item features as part of histories",
+}
+
+
+def score(row: Row) -> float:
+    """Return what the validation slice is summed up to."""
+    return float(row["recall@20"]) + float(row["ndcg@20"])
 
 
 def learning(report: Row) -> str:
-    """Return loss and validation score by epoch."""
+    """Return validation score and loss by epoch."""
     rows: Sequence[Row] = report.get("curves", [])
+    if "full" in report:
+        return ""
     looks = chosen_looks(report)
-    scores = [
-        Line(name, [(row["epoch"], row[name]) for row in looks], colour)
-        for name, colour in (("recall@20", 1), ("ndcg@20", 2))
-    ]
     final = [(row["epoch"], row["train_loss"]) for row in rows if not row["run"]]
     losses = [(row["epoch"], row["train_loss"]) for row in looks]
-    drawn = [
-        lines("Validation slice", scores, zero=True, mark=_turn(looks)),
-        lines(
-            "Training loss",
-            [
-                Line("published fit, all data", final, 1, dots=len(final) < 15),
-                Line("the same settings, training part", losses, 2),
-            ],
-        ),
+    return grid(
+        [
+            lines(
+                "Validation score by epoch",
+                [*_scores(looks), *_floors(report, looks)],
+                y="score from 0 to 1, higher is better",
+                note=_whose(report, looks),
+                zero=True,
+                mark=_turn(looks),
+            ),
+            lines(
+                "Training loss by epoch",
+                [
+                    Line("published fit", final, 3, dots=len(final) < 15),
+                    Line("judged fit", losses, 4),
+                ],
+                y="mean loss of an epoch, lower is better",
+                note="The published fit learns from all data, the judged one from the"
+                " part before the validation slice.",
+            ),
+        ]
+    )
+
+
+def _scores(looks: Sequence[Row]) -> list[Line]:
+    return [
+        Line(name, [(row["epoch"], row[name]) for row in looks], look)
+        for look, name in enumerate(("recall@20", "ndcg@20"), 1)
     ]
-    return _grid(drawn)
+
+
+def best_floor(validation: Mapping[str, Any]) -> str | None:
+    """Return the popularity list that is hardest to beat, None without any."""
+    floors = {name: score(validation[name]) for name in FLOORS if name in validation}
+    return max(floors, key=floors.__getitem__) if floors else None
+
+
+def _floors(report: Row, looks: Sequence[Row]) -> list[Line]:
+    """Return what one list for everybody scores, as lines to compare with."""
+    validation = report.get("validation", {})
+    name = best_floor(validation)
+    if name is None or not looks:
+        return []
+    ends = (looks[0]["epoch"], looks[-1]["epoch"])
+    return [
+        Line(f"{short} floor", [(end, validation[name][metric]) for end in ends], look,
+             reference=True)
+        for look, (short, metric) in enumerate(
+            (("recall", "recall@20"), ("ndcg", "ndcg@20")), 1)
+    ]  # fmt: skip
+
+
+def _whose(report: Row, looks: Sequence[Row]) -> str:
+    """Say which fit was looked at, and what the dotted lines are."""
+    name = best_floor(report.get("validation", {}))
+    dotted = (
+        f"Dotted: the floor, which is one list by popularity ({FLOORS[name]})."
+        if name
+        else ""
+    )
+    run, chosen = (looks[0]["run"] if looks else 0), report.get("chosen_run", 0)
+    if run == chosen or not chosen:
+        return dotted
+    return (
+        f"Fit {chosen} was chosen, but looked at only once: this is fit {run}. {dotted}"
+    )
 
 
 def _turn(looks: Sequence[Row]) -> tuple[float, str] | None:
     """Return where the validation score was best, unless that is the end."""
     if len(looks) < 2:
         return None
-    best = max(looks, key=lambda row: row["recall@20"] + row["ndcg@20"])
+    best = max(looks, key=score)
     if best["epoch"] == max(row["epoch"] for row in looks):
         return None
     return best["epoch"], f"best at {best['epoch']}"
-
-
-def search(report: Row, trials: Sequence[Any]) -> str:
-    """Return the runs of the training's own search, and a study's trials."""
-    rows: Sequence[Row] = report.get("curves", [])
-    judged = [row for row in rows if row["run"] and "recall@20" in row]
-    runs = list(dict.fromkeys(row["run"] for row in judged))
-    drawn = [
-        lines(
-            "Every fit of the training's search, recall@20 + ndcg@20",
-            [_run(judged, run, runs[-1]) for run in runs],
-            zero=True,
-        )
-        if len(runs) > 1
-        else ""
-    ]
-    if trials:
-        done = [(t.number, t.score) for t in trials if t.state == "complete"]
-        best: list[tuple[float, float]] = []
-        for number, score in done:
-            best.append((number, max([score, *(s for _, s in best)])))
-        shown = [Line("finished", done, 1), Line("best so far", best, 3, dots=False)]
-        drawn += [
-            lines("Trials of the study", shown, x="trial"),
-            lines(
-                "Learning curves of the trials",
-                [
-                    Line(
-                        "ended early" if t.state == "pruned" else "finished",
-                        sorted(t.curve.items()),
-                        0 if t.state == "pruned" else 1,
-                        dots=False,
-                    )
-                    for t in trials
-                ],
-            ),
-        ]
-    return _grid(drawn) + (_trial_table(trials) if trials else "")
-
-
-def _run(judged: Sequence[Row], run: int, last: int) -> Line:
-    points = [(r["epoch"], r["recall@20"] + r["ndcg@20"]) for r in judged
-              if r["run"] == run]  # fmt: skip
-    first = next(row for row in judged if row["run"] == run)
-    name = f"tau {first.get('tau', 0):g}, dropout {first.get('dropout', 0):g}"
-    if run == last:
-        return Line(f"{name}, long", points, 1)
-    return Line(name, points, 2 + (run - 1) % (COLOURS - 1))
-
-
-def _trial_table(trials: Sequence[Any]) -> str:
-    done = [t for t in trials if t.state == "complete"]
-    best = sorted(done, key=lambda t: -t.score)[:_MOST_TRIALS]
-    names = list(dict.fromkeys(name for t in best for name in t.settings))
-    fixed = ("trial", "score", "recall@20", "ndcg@20", "epoch", "s")
-    head = "".join(f"<th>{escape(name)}</th>" for name in (*fixed, *names))
-    body = "".join(
-        f'<tr class="{"best" if place == 0 else ""}"><td>{t.number}</td>'
-        f"<td>{t.score:.4f}</td><td>{t.metrics.get('recall@20', 0):.4f}</td>"
-        f"<td>{t.metrics.get('ndcg@20', 0):.4f}</td>"
-        f"<td>{t.metrics.get('epoch', 0):.0f}</td><td>{t.seconds:.0f}</td>"
-        + "".join(f"<td>{escape(_plain(t.settings.get(n)))}</td>" for n in names)
-        + "</tr>"
-        for place, t in enumerate(best)
-    )
-    ended = len(trials) - len(done)
-    note = f"{len(done)} trials finished, {ended} did not; trial 0 has the settings of"
-    return (
-        f'<p class="quiet">{note} before.</p><div class="card"><div class="scroll">'
-        f"<table><tr>{head}</tr>{body}</table></div></div>"
-    )
-
-
-def _plain(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def health(report: Row) -> str:
@@ -127,44 +121,109 @@ def health(report: Row) -> str:
     found: Row = report.get("health", {})
     gradients: Sequence[Row] = found.get("gradients", [])
     embeddings: Sequence[Row] = found.get("embeddings", [])
-    groups = list(dict.fromkeys(row["group"] for row in gradients))
     tables = list(dict.fromkeys(row["table"] for row in embeddings))
+    drawn = [
+        *_steps(gradients),
+        *(_lengths(embeddings, table) for table in tables),
+        *_directions(embeddings, tables),
+        _end(embeddings, tables, found.get("vectors")),
+    ]
+    named = dict.fromkeys([*tables, *(row["group"] for row in gradients)])
+    known = "; ".join(f"{name}: {_GROUPS[name]}" for name in named if name in _GROUPS)
+    words = f'<p class="quiet">Parts of the towers. {known}.</p>' if known else ""
+    return words + grid(drawn) if any(drawn) else ""
+
+
+def _steps(gradients: Sequence[Row]) -> list[str]:
+    """Return gradient and update of each part of the towers."""
+    groups = list(dict.fromkeys(row["group"] for row in gradients))
 
     def by_group(name: str) -> list[Line]:
         return [
-            Line(g, [(r["epoch"], r[name]) for r in gradients if r["group"] == g],
-                 1 + place % COLOURS)
-            for place, g in enumerate(groups)
-        ]  # fmt: skip
+            Line(g, [(r["epoch"], r[name]) for r in gradients if r["group"] == g], look)
+            for look, g in enumerate(groups, 1)
+        ]
 
-    def by_table(name: str, table: str, colour: int, label: str) -> Line:
-        points = [(r["epoch"], r[name]) for r in embeddings if r["table"] == table]
-        return Line(label, points, colour)
-
-    drawn = [
-        lines("Gradient norm", by_group("gradient"), log=True),
-        lines("Change per step, share of the weights", by_group("update"), log=True),
-        *(
-            lines(
-                f"Length of the {table} rows",
-                [by_table(name, table, colour, label)
-                 for name, colour, label in (("p99", 0, "99 %"), ("mean", 1, "mean"),
-                                             ("p1", 6, "1 %"))],
-                zero=True,
-            )
-            for table in tables
+    return [
+        lines(
+            "Gradient norm by part",
+            by_group("gradient"),
+            y="L2 norm at one step",
+            note="Of a dozen single steps. A jump to twenty times the usual is"
+            " unstable.",
+            log=True,
         ),
         lines(
-            "Directions in use (effective rank)",
-            [by_table("rank", t, 1 + i, t) for i, t in enumerate(tables)],
+            "Update-to-weight ratio by part",
+            by_group("update"),
+            y="length of one update / of the weights",
+            note="About 0.001 to 0.01 is usual; parts near 0 learn nothing any more.",
+            log=True,
+        ),
+    ]
+
+
+def _lengths(embeddings: Sequence[Row], table: str) -> str:
+    own = [row for row in embeddings if row["table"] == table]
+    return lines(
+        f"Length of the {table} rows",
+        [
+            Line(name, [(row["epoch"], row[name]) for row in own], look)
+            for look, name in enumerate(("p99", "mean", "p1"), 1)
+        ],
+        y="L2 norm of a row",
+        note="One row in a hundred is longer than p99, one is shorter than p1.",
+        zero=True,
+    )
+
+
+def _directions(embeddings: Sequence[Row], tables: Sequence[str]) -> list[str]:
+    def by_table(name: str) -> list[Line]:
+        return [
+            Line(
+                table,
+                [(r["epoch"], r[name]) for r in embeddings if r["table"] == table],
+                look,
+            )
+            for look, table in enumerate(tables, 1)
+        ]
+
+    ends = [row["epoch"] for row in embeddings]
+    dim = embeddings[0].get("dim") if embeddings else None
+    all_ = Line(f"dim {dim:g}", [(min(ends), dim), (max(ends), dim)], 0,
+                reference=True) if dim else None  # fmt: skip
+    return [
+        lines(
+            "Directions in use",
+            [*by_table("rank"), *([all_] if all_ else [])],
+            y="effective rank",
+            note="From 1, all rows alike, to dim; a fall is a collapse.",
             zero=True,
         ),
         lines(
             "Mean cosine of two rows",
-            [by_table("cosine", t, 1 + i, t) for i, t in enumerate(tables)],
+            by_table("cosine"),
+            y="cosine from -1 to 1",
+            note="Near 0 is well spread; above 0.6 of the item vectors is a collapse.",
         ),
-    ]  # fmt: skip
-    return _grid(drawn)
+    ]
+
+
+def _end(embeddings: Sequence[Row], tables: Sequence[str], vectors: Row | None) -> str:
+    """Return where the rows ended, and the item vectors that are published."""
+    last = {row["table"]: row for row in embeddings}
+    rows = {**last, **({"item vectors": vectors} if vectors else {})}
+    return card(
+        "At the end of the fit",
+        ("", "length", "directions", "cosine", "dead"),
+        [
+            (name, f"{row['mean']:.3g}", f"{row['rank']:.1f} of {row['dim']:.0f}",
+             f"{row['cosine']:.3f}", f"{row['dead']:.1%}")
+            for name, row in rows.items()
+        ],
+        note="Means of rows. A dead one is a hundred times shorter than the median one."
+        " Item vectors are rows and features together, as they are searched.",
+    )  # fmt: skip
 
 
 def index(facts: Facts) -> str:
@@ -181,13 +240,11 @@ def index(facts: Facts) -> str:
         )
     ends = [(points[0][0], target), (points[-1][0], target)]
     drawn = lines(
-        "Recall@20 of the index against the exact scan",
-        [Line("measured", points, 1), Line("target", ends, 0, dots=False)],
-        x="ef_search",
+        "Recall of the index by ef_search",
+        [Line("measured", points, 1), Line("target", ends, 2, reference=True)],
+        x="ef_search, candidates per search",
+        y="recall@20 against the exact scan",
+        note="More candidates find more and take longer.",
         mark=mark,
     )
-    return _grid([drawn])
-
-
-def _grid(drawn: Sequence[str]) -> str:
-    return f'<div class="grid">{"".join(drawn)}</div>' if any(drawn) else ""
+    return grid([drawn])

@@ -12,6 +12,8 @@ from typing import Any
 from recsys._learning_config import TELLING_EPOCHS
 
 Row = Mapping[str, Any]
+TRIED = ("tau", "dropout", "recent_beta", "companions", "encoder")
+"""What a training tries by itself, as its curves name it."""
 
 # Below this relative change of the validation score, a difference is noise.
 _NOISE = 0.005
@@ -112,7 +114,8 @@ def _updated(report: Row) -> str:
 def chosen_looks(report: Row) -> list[Row]:
     """Return the looks at the fit that was chosen, by rising epoch.
 
-    A short fit that won has one look: then those at the fit that was looked at most.
+    A short fit that won has one look: then those at the fit with the same settings
+    that was looked at most, or else at any.
     """
     rows: Sequence[Row] = report.get("curves", [])
     runs: dict[int, list[Row]] = {}
@@ -123,8 +126,17 @@ def chosen_looks(report: Row) -> list[Row]:
         return []
     chosen = runs.get(report.get("chosen_run", 0), [])
     if len(chosen) < 2:
-        chosen = max(reversed(runs.values()), key=len)
+        same = [run for run in runs.values() if chosen and _alike(run[0], chosen[0])]
+        longest = max(reversed(same or list(runs.values())), key=len)
+        if len(longest) < 2:
+            longest = max(reversed(runs.values()), key=len)
+        chosen = longest if len(longest) > len(chosen) else chosen
     return sorted(chosen, key=lambda row: row["epoch"])
+
+
+def _alike(one: Row, other: Row) -> bool:
+    """Return whether two fits had the same settings."""
+    return all(one.get(name) == other.get(name) for name in TRIED)
 
 
 def _score(row: Row) -> float:

@@ -17,7 +17,7 @@ from recsys.training.floors import floor_lists
 from recsys.training.metrics import user_metrics
 from recsys.training.rows import QueryRows
 from recsys.training.split import Split
-from recsys.types import ItemId
+from recsys.types import ItemId, UserId
 
 _SAMPLES = 4
 _SHOWN = 10
@@ -138,12 +138,14 @@ def samples(
 ) -> list[dict[str, Any]]:
     """Return lists to look at: the best ones, and those that missed most.
 
-    No user ids: a report is passed around. What somebody liked stays personal.
+    Each says whose it is, so that it can be looked up, and how many users had each of
+    the items that were chosen next.
     """
     each = user_metrics(ranked, judge.relevant, K)
     ndcg, recall = each[f"ndcg@{K}"], each[f"recall@{K}"]
     sizes = np.array([len(some) for some in judge.relevant])
     known = np.array([len(_history(rows, judge, i)) for i in range(judge.users)])
+    owner: list[int] = rows.users[judge.user.numpy()].tolist()
     usable = np.flatnonzero(known > 0)
     good = usable[np.lexsort((-sizes[usable], -ndcg[usable]))][:_SAMPLES]
     bad = usable[np.lexsort((-sizes[usable], ndcg[usable]))][:_SAMPLES]
@@ -156,12 +158,14 @@ def samples(
     return [
         {
             "sort": sort,
+            "user": _plain(dataset.user_ids[owner[place]]),
             "ndcg@20": round(float(ndcg[place]), 4),
             "recall@20": round(float(recall[place]), 4),
             "known": int(known[place]),
             "history": _ids(dataset, rows, _history(rows, judge, place)[:_SHOWN]),
-            "list": _ids(dataset, rows, ranked[place][:_SHOWN]),
+            "list": _ids(dataset, rows, ranked[place][:K]),
             "hits": _ids(dataset, rows, judge.relevant[place]),
+            "hit_users": rows.pop[judge.relevant[place]].int().tolist(),
         }
         for sort, place in chosen
     ]
@@ -181,5 +185,5 @@ def _ids(
     return [_plain(item) for item in chosen]
 
 
-def _plain(item: ItemId) -> int | str:
+def _plain(item: ItemId | UserId) -> int | str:
     return item if isinstance(item, int) else str(item)

@@ -14,17 +14,28 @@ from tasteful import Reported
 from recsys import _db
 from recsys.report import facts, page
 
-# Of every chart: how much of it is drawn, and whether text leaves the picture.
+# Of every chart: how much of it is drawn, whether text leaves its card, which texts
+# lie on each other, and how large the smallest one is.
 _CHARTS = """
-return [...document.querySelectorAll('svg')].map(svg => {
+return [...document.querySelectorAll('svg[role=img]')].map(svg => {
   const box = svg.getBoundingClientRect();
-  const inside = [...svg.querySelectorAll('text')].every(text => {
-    const t = text.getBoundingClientRect();
-    return t.left >= box.left - 1 && t.right <= box.right + 1
-        && t.top >= box.top - 1 && t.bottom <= box.bottom + 1;
-  });
+  const card = svg.closest('figure').getBoundingClientRect();
+  const texts = [...svg.querySelectorAll('text')];
+  const boxes = texts.map(text => text.getBoundingClientRect());
+  const inside = boxes.every(t => t.left >= card.left && t.right <= card.right
+        && t.top >= box.top - 1 && t.bottom <= box.bottom + 1);
+  const over = [];
+  boxes.forEach((a, i) => boxes.forEach((b, j) => {
+    if (i < j && a.left < b.right - 1 && b.left < a.right - 1
+        && a.top < b.bottom - 3 && b.top < a.bottom - 3)
+      over.push(texts[i].textContent + ' / ' + texts[j].textContent);
+  }));
+  const scale = box.width / svg.viewBox.baseVal.width;
+  const size = Math.min(...texts.map(
+    text => parseFloat(getComputedStyle(text).fontSize)));
   const marks = svg.querySelectorAll('path, rect, circle').length;
-  return [svg.getAttribute('aria-label'), box.width, box.height, marks, inside];
+  return [svg.getAttribute('aria-label'), box.width, box.height, marks, inside, over,
+          size * scale];
 });
 """
 # What stands out of its card, or out of the window.
@@ -36,6 +47,9 @@ return [...document.querySelectorAll('main *')].filter(one => {
   return box.width && (box.right > wide + 1 || box.left < -1);
 }).map(one => one.tagName + ' ' + one.textContent.slice(0, 40));
 """
+
+# Whatever a page asks for besides itself.
+_LOADED = "return performance.getEntriesByType('resource').map(one => one.name);"
 
 
 @pytest.fixture(scope="module")
@@ -71,16 +85,19 @@ def test_charts_are_drawn_and_nothing_stands_out(
 
     charts = window.execute_script(_CHARTS)
     names = [name for name, *_ in charts]
-    assert "Training loss" in names
-    assert "Gradient norm" in names
+    assert "Training loss by epoch" in names
+    assert "Gradient norm by part" in names
     assert len(charts) >= 9
-    for name, wide, high, marks, inside in charts:
+    for name, wide, high, marks, inside, over, size in charts:
         assert marks >= 2, name
         assert wide > 250, name
         assert high > 100, name
         assert inside, name
+        assert over == [], name
+        assert size >= 8.5, name
     assert window.execute_script(_OUTSIDE) == []
     assert window.execute_script("return document.documentElement.scrollWidth") <= width
+    assert window.execute_script(_LOADED) == []
     assert [e for e in window.get_log("browser") if e["level"] == "SEVERE"] == []
 
 
@@ -99,3 +116,55 @@ def test_the_page_is_dark_where_the_system_is(window: WebDriver, file: Path) -> 
     (light, one), (night, other) = pixels
     assert all(a != b for a, b in zip(light, night, strict=True))
     assert one != other
+
+
+def test_the_keyboard_reaches_links_numbers_and_wide_tables(
+    window: WebDriver, file: Path
+) -> None:
+    shape(window, 390, dark=False)
+    window.get(file.as_uri())
+
+    reached = window.execute_script(
+        "const wide = [...document.querySelectorAll('.scroll')].filter("
+        "  one => one.checkVisibility() && one.scrollWidth > one.clientWidth);"
+        "const may = one => { one.focus(); return document.activeElement === one; };"
+        "return [wide.length > 1, wide.every(may),"
+        " wide.every(one => one.getAttribute('aria-label')),"
+        " [...document.querySelectorAll('nav a, summary')].every(may)];"
+    )
+
+    assert reached == [True, True, True, True]
+
+
+def test_numbers_of_a_chart_open_without_a_script(
+    window: WebDriver, file: Path
+) -> None:
+    shape(window, 1280, dark=False)
+    window.get(file.as_uri())
+    figure = window.find_element("css selector", "figure:has(details)")
+    rows = figure.find_elements("css selector", "details tbody tr")
+    before = [row.is_displayed() for row in rows]
+
+    figure.find_element("css selector", "summary").click()
+
+    assert len(rows) > 1
+    assert not any(before)
+    assert all(row.is_displayed() for row in rows)
+
+
+def test_paper_is_light_also_where_the_system_is_dark(
+    window: WebDriver, file: Path
+) -> None:
+    shape(window, 1280, dark=True)
+    window.get(file.as_uri())
+    window.execute_cdp_cmd("Emulation.setEmulatedMedia", {
+        "media": "print",
+        "features": [{"name": "prefers-color-scheme", "value": "dark"}],
+    })  # fmt: skip
+
+    colour = window.execute_script(
+        "return getComputedStyle(document.querySelector('.card')).backgroundColor"
+    )
+
+    window.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert colour == "rgb(255, 255, 255)"

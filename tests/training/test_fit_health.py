@@ -57,9 +57,7 @@ def test_directions_are_counted() -> None:
     assert dead == pytest.approx(0.2)
 
 
-def test_samples_are_lists_of_known_users_without_their_ids(
-    model: TrainedModel,
-) -> None:
+def test_samples_are_lists_of_known_users_by_their_ids(model: TrainedModel) -> None:
     rows = model.report["samples"]
 
     good = [row for row in rows if row["sort"] == "good"]
@@ -70,7 +68,11 @@ def test_samples_are_lists_of_known_users_without_their_ids(
     for row in rows:
         assert not set(row["list"]) & set(row["history"])
         assert len({item % 2 for item in row["history"]}) == 1
-        assert "user" not in row
+        # Even users have even items.
+        assert row["user"] % 2 == row["history"][0] % 2
+        assert len(row["list"]) == 20
+        assert len(row["hit_users"]) == len(row["hits"])
+        assert min(row["hit_users"]) >= 1
 
 
 def test_segments_of_the_slice_are_in_the_report(model: TrainedModel) -> None:

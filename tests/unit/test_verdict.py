@@ -73,6 +73,31 @@ def test_a_fit_that_stopped_in_time_is_healthy_and_says_when_it_turns() -> None:
     assert names(report) == ["healthy", "overfit from epoch 20"]
 
 
+def test_a_short_fit_that_won_is_judged_by_the_longer_one_with_its_settings() -> None:
+    """Not by that of an encoder which was tried later and looked at more often."""
+    mean, decay = {"tau": 0.1, "encoder": "mean"}, {"tau": 0.1, "encoder": "decay"}
+    curves = [
+        {**scores(0.2)[0], "run": 1, **mean},
+        *({**row, "run": 2, **mean} for row in scores(0.1, 0.12, 0.18)),
+        *({**row, "run": 3, **decay} for row in scores(0.1, 0.15, 0.15, 0.15)),
+    ]
+
+    (found,) = verdicts(but(curves=curves, chosen_run=1, settings__epochs=30))
+
+    assert found.name == "underfit"
+
+
+def test_of_fits_with_one_look_the_chosen_one_is_named() -> None:
+    curves = [
+        {**scores(0.2)[0], "run": 1, "tau": 0.1, "epoch": 4},
+        {**scores(0.1)[0], "run": 2, "tau": 0.1, "epoch": 1},
+    ]
+
+    (found,) = verdicts(but(curves=curves, chosen_run=1))
+
+    assert "after 4 epochs" in found.detail
+
+
 def test_a_rising_score_is_underfit() -> None:
     report = but(curves=scores(0.1, 0.12, 0.15), settings__epochs=30)
 
