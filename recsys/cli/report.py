@@ -18,7 +18,7 @@ from recsys.settings import Settings
 @click.argument("number", type=int, required=False)
 @click.option("--out", type=click.Path(path_type=Path), help="Default: MODEL_N.html.")
 @click.option("--study", type=click.Path(path_type=Path), help="Also show its trials.")
-@click.option("--user-ids/--no-user-ids", default=True, help="Say whose the lists are.")
+@click.option("--no-user-ids", is_flag=True, help="Do not say whose the lists are.")
 @click.pass_obj
 def report(
     settings: Settings,
@@ -26,7 +26,7 @@ def report(
     number: int | None,
     out: Path | None,
     study: Path | None,
-    user_ids: bool,
+    no_user_ids: bool,
 ) -> None:
     """Write what the training of a version of MODEL (default: the newest) did.
 
@@ -37,11 +37,14 @@ def report(
     \b
         recsys report shop
         recsys report shop 2 --out report.html --study shop.study
+        recsys report shop 2 --no-user-ids
     """
     with connect(settings.dsn) as conn:
         if number is None:
             number = versions.newest(conn, model)
-        found = facts.collect(conn, model, number, study=study, user_ids=user_ids)
+        found = facts.collect(
+            conn, model, number, study=study, user_ids=not no_user_ids
+        )
     path = out or Path(f"{model}_{number}.html")
     page.write(path, found)
     for one in verdict.verdicts(found.report) if found.report else ():
