@@ -39,6 +39,10 @@ def _fits(report: Row) -> str:
     fixed = ", ".join(f"{n} {plain(next(iter(tried[n])))}" for n in TRIED
                       if len(tried[n]) == 1 and None not in tried[n])  # fmt: skip
     same = f" The same in all: {fixed}." if fixed else ""
+    # The lean is chosen after the fits were compared.
+    lean = report.get("settings", {}).get("lean")
+    if lean:
+        same += f" Without the lean, {plain(lean)}, which the headline is with."
     drawn = card(
         "Settings tried by the training",
         head,

@@ -327,6 +327,17 @@ def test_the_table_of_fits_has_every_fit_and_marks_the_chosen(
         assert float(cells["tau"]) == tried["tau"]
 
 
+def test_a_lean_explains_why_the_headline_is_another(known: facts.Facts) -> None:
+    settings = {**known.report["settings"], "lean": 0.25}
+    leaning = {**known.report, "settings": settings}
+
+    with_lean = page.page(dataclasses.replace(known, report=leaning))
+
+    assert "Without the lean, 0.25, which the headline is with." in with_lean
+    assert known.report["settings"]["lean"] == 0
+    assert "Without the lean" not in page.page(known)
+
+
 def test_an_unknown_version_is_said(reported: Reported) -> None:
     with _db.connect(reported.dsn) as conn, pytest.raises(UnknownVersion):
         facts.collect(conn, "shop", 9)
