@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import logging
 import os
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from recsys import (
-    _db,
-    _parent,
-    _sql,
-    _teacher,
-    _texts,
-    artifacts,
-    embeddings,
-    revisions,
-    schema,
-    versions,
-)
+from recsys import _db, _parent, _teacher, _texts, revisions, schema, versions
 from recsys._db import Connection
+from recsys._extras import needed
 from recsys._guard import exclusive
-from recsys._source import source_errors
+from recsys._parent import Parent
+from recsys._plan import plan_of, trained_until
+from recsys._source import interaction_columns
 from recsys.config import ModelConfig, ProjectConfig, checked
-from recsys.errors import ConfigError, SourceError, TrainingError
+from recsys.errors import ConfigError, TrainingError
 from recsys.progress import SILENT, Progress
 from recsys.versions import VersionPlan
 
@@ -39,10 +26,6 @@ if TYPE_CHECKING:
     from recsys.training.checkpoint import Checkpoint
     from recsys.training.dataset import Dataset
     from recsys.training.export import TrainedModel
-
-logger = logging.getLogger(__name__)
-
-_OPTIONAL = ("occurred_at", "kind")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,72 +93,40 @@ def train_version(
         TrainingError: Training cannot start or failed, or another one runs.
         SchemaError: The recsys schema is missing or does not fit.
     """
-    config = _overridden(project.model(model), budget_s, seed, dims)
-    if device is not None:
-        train = dataclasses.replace(config.train, device=device)
-        config = checked(dataclasses.replace(config, train=train))
-    if full and checkpoint is not None:
-        raise ConfigError("--full is one epoch: leave --checkpoint out")
-    if full and distil_from is not None:
-        raise ConfigError(
-            "--full goes on from a version of the same size: leave --distil-from out",
-            hint="Distil once, then go on from the small version with --full.",
-        )
-    asked = until
+    config = _overridden(project.model(model), budget_s, seed, dims, device)
+    if full:
+        _check_full(checkpoint, distil_from)
     kept = _checkpoint(checkpoint, model, resume=resume)
     config = _texts.with_encoders(config, project.path)
-    with _db.connect(dsn) as conn:
-        schema.check(conn)
-    if revision:
-        revisions.check_folder(
-            schema.alembic_config(dsn, project.versions), project.versions
-        )
+    _check_ready(dsn, project, revision=revision)
     refusal = TrainingError(
         f"another training of model {model!r} runs",
         hint="Wait for it to end, or stop it with Ctrl-C where it runs.",
     )
-    path = None
     with exclusive(dsn, f"recsys.train.{model}", refusal):
         _texts.warm(dsn, config, progress)
         # No connection waits for the fit: servers and poolers end idle ones.
         with _db.connect(dsn) as conn:
-            columns = interaction_columns(conn, config)
-            number = _number(conn, config, project.versions)
-            conn.commit()
-            started = datetime.now(UTC)
+            begun = _begin(conn, config, project.versions)
             before = _parent.find(conn, model, parent) if full else None
             teacher = None
             if distil_from is not None:
-                teacher = _teacher.find(conn, config, distil_from, asked)
+                teacher = _teacher.find(conn, config, distil_from, until)
             conn.commit()
-            if kept is not None and "occurred_at" in columns:
-                # What comes meanwhile is not for the fit that is gone on with.
-                until = until or _as_of(kept) or started
-                kept.until = until.isoformat()
-            dataset = _read(conn, config, until, progress)
-        if asked is not None and not len(dataset) + dataset.dropped:
-            raise TrainingError(
-                f"there are no interactions before {asked:%F %T}",
-                hint="Choose a later --until, or check interactions.sql.",
-            )
-        end = trained_until(dataset.until, asked, started)
+            dataset = _read(conn, config, begun, until, kept, progress)
+        end = trained_until(dataset.until, until, begun.at)
         trained = _fit(dataset, config, before, teacher, kept, progress)
         del dataset
-        with _db.connect(dsn) as conn:
-            if number in revisions.numbers(project.versions, model):
-                # Someone else's file of that number came while we trained.
-                number = _number(conn, config, project.versions)
-            named = {"parent": before, "teacher": teacher}
-            more = {name: one.number for name, one in named.items() if one}
-            plan = _store(conn, config, columns, number, trained, end, more)
-            if not revision:
-                versions.create(conn, plan)
-        if revision:
-            alembic = schema.alembic_config(dsn, project.versions)
-            path = revisions.write(plan, alembic, project.versions)
+        named = {"parent": before, "teacher": teacher}
+        said = {
+            "columns": begun.columns,
+            "trained_until": end.isoformat() if end else None,
+            **{name: one.number for name, one in named.items() if one},
+        }
+        made = _declare(dsn, project, config, begun.number, trained, said, revision)
     if kept is not None:
         kept.remove()
-    return Trained(plan, path, trained.report)
+    return made
 
 
 @contextmanager
@@ -191,12 +142,91 @@ def processes() -> Generator[bool]:
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ:
         yield True
         return
-    try:
+    with needed("train", "training"):
         from recsys.training.processes import together
-    except ImportError as exc:
-        raise _not_installed(exc) from exc
     with together() as leads:
         yield leads
+
+
+def _overridden(
+    config: ModelConfig,
+    budget_s: float | None,
+    seed: int | None,
+    dims: Sequence[int],
+    device: str | None = None,
+) -> ModelConfig:
+    train, index = config.train, config.index
+    if budget_s is not None and budget_s <= 0:
+        raise ConfigError(f"the budget must be positive seconds, got {budget_s}")
+    if budget_s is not None:
+        train = replace(train, budget_s=budget_s)
+    if seed is not None:
+        train = replace(train, seed=seed)
+    if device is not None:
+        train = replace(train, device=device)
+    if dims:
+        dim, *prefixes = sorted(set(dims), reverse=True)
+        train = replace(train, dim=dim, prefixes=tuple(prefixes))
+        shortest = prefixes[-1] if prefixes else 0
+        index = replace(index, prefix=shortest)
+    return checked(replace(config, train=train, index=index))
+
+
+def _check_full(checkpoint: Path | None, distil_from: int | None) -> None:
+    """Refuse what does not go with ``full``."""
+    if checkpoint is not None:
+        raise ConfigError("--full is one epoch: leave --checkpoint out")
+    if distil_from is not None:
+        raise ConfigError(
+            "--full goes on from a version of the same size: leave --distil-from out",
+            hint="Distil once, then go on from the small version with --full.",
+        )
+
+
+def _check_ready(dsn: str, project: ProjectConfig, *, revision: bool) -> None:
+    """Refuse a database or a folder that the new version would not fit into."""
+    with _db.connect(dsn) as conn:
+        schema.check(conn)
+    if revision:
+        alembic = schema.alembic_config(dsn, project.versions)
+        revisions.check_folder(alembic, project.versions)
+
+
+def _checkpoint(folder: Path | None, model: str, *, resume: bool) -> Checkpoint | None:
+    if folder is None:
+        if resume:
+            raise ConfigError("--resume needs the folder: --checkpoint DIR --resume")
+        return None
+    with needed("train", "training"):
+        from recsys.training.checkpoint import Checkpoint
+    return Checkpoint(folder / f"{model}.safetensors", resume=resume)
+
+
+def _as_of(checkpoint: Checkpoint) -> datetime | None:
+    """Return up to when the interactions were read that a checkpoint is of."""
+    return datetime.fromisoformat(checkpoint.until) if checkpoint.until else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A training that has its number.
+
+    Attributes:
+        number: Given out to it.
+        columns: The optional columns that its interactions have.
+        at: When that was.
+    """
+
+    number: int
+    columns: list[str]
+    at: datetime
+
+
+def _begin(conn: Connection, config: ModelConfig, folder: Path) -> _Begun:
+    columns = interaction_columns(conn, config)
+    number = _number(conn, config, folder)
+    conn.commit()
+    return _Begun(number, columns, datetime.now(UTC))
 
 
 def _number(conn: Connection, config: ModelConfig, folder: Path) -> int:
@@ -211,114 +241,41 @@ def _number(conn: Connection, config: ModelConfig, folder: Path) -> int:
     return number
 
 
-def trained_until(
-    last: float | None, until: datetime | None, now: datetime
-) -> datetime | None:
-    """Return the time from which on nothing was in the training data.
-
-    Args:
-        last: Time of the last interaction in it, seconds since 1970.
-        until: As given to the training; without a time zone it is UTC.
-        now: When the data were read.
-
-    Returns:
-        ``until`` when that time has come, else the moment after the last interaction;
-        None when no interaction has a time.
-    """
-    if last is None:
-        return None
-    if until is not None:
-        until = until.replace(tzinfo=until.tzinfo or UTC)
-        if until <= now:
-            return until
-    try:
-        return datetime.fromtimestamp(last, UTC) + timedelta(microseconds=1)
-    except (ValueError, OverflowError, OSError):
-        return None  # Postgres knows later years than Python
-
-
-def _overridden(
-    config: ModelConfig, budget_s: float | None, seed: int | None, dims: Sequence[int]
-) -> ModelConfig:
-    train, index = config.train, config.index
-    if budget_s is not None and budget_s <= 0:
-        raise ConfigError(f"the budget must be positive seconds, got {budget_s}")
-    if budget_s is not None:
-        train = dataclasses.replace(train, budget_s=budget_s)
-    if seed is not None:
-        train = dataclasses.replace(train, seed=seed)
-    if dims:
-        dim, *prefixes = sorted(set(dims), reverse=True)
-        train = dataclasses.replace(train, dim=dim, prefixes=tuple(prefixes))
-        shortest = prefixes[-1] if prefixes else 0
-        index = dataclasses.replace(index, prefix=shortest)
-    return checked(dataclasses.replace(config, train=train, index=index))
-
-
-def interaction_columns(conn: Connection, config: ModelConfig) -> list[str]:
-    """Return which optional columns the interaction source has.
-
-    Raises:
-        SourceError: The SQL fails, or a required column is missing.
-    """
-    with source_errors("interactions"):
-        cursor = conn.execute(
-            _sql.trusted(
-                f"select * from ({config.interactions.sql}\n) as source limit 0"
-            )
-        )
-    names = [column.name for column in cursor.description or ()]
-    conn.rollback()
-    wanted = ["user_id", "item_id", *(f.name for f in config.context.features)]
-    absent = [name for name in wanted if name not in names]
-    if absent:
-        raise SourceError(
-            f"interactions.sql returns no column {', '.join(absent)}",
-            hint=f"It returns {', '.join(names)}: rename with 'as'.",
-        )
-    return [name for name in _OPTIONAL if name in names]
-
-
 def _read(
-    conn: Connection, config: ModelConfig, until: datetime | None, progress: Progress
+    conn: Connection,
+    config: ModelConfig,
+    begun: _Begun,
+    asked: datetime | None,
+    kept: Checkpoint | None,
+    progress: Progress,
 ) -> Dataset:
-    try:
+    until = asked
+    if kept is not None and "occurred_at" in begun.columns:
+        # What comes meanwhile is not for the fit that is gone on with.
+        until = asked or _as_of(kept) or begun.at
+        kept.until = until.isoformat()
+    with needed("train", "training"):
         from recsys.training.data import read
-    except ImportError as exc:
-        raise _not_installed(exc) from exc
-    return read(conn, config, until=until, progress=progress)
-
-
-def _checkpoint(folder: Path | None, model: str, *, resume: bool) -> Checkpoint | None:
-    if folder is None:
-        if resume:
-            raise ConfigError("--resume needs the folder: --checkpoint DIR --resume")
-        return None
-    try:
-        from recsys.training.checkpoint import Checkpoint
-    except ImportError as exc:
-        raise _not_installed(exc) from exc
-    return Checkpoint(folder / f"{model}.safetensors", resume=resume)
-
-
-def _as_of(checkpoint: Checkpoint) -> datetime | None:
-    """Return up to when the interactions were read that a checkpoint is of."""
-    return datetime.fromisoformat(checkpoint.until) if checkpoint.until else None
+    dataset = read(conn, config, until=until, progress=progress)
+    if asked is not None and not len(dataset) + dataset.dropped:
+        raise TrainingError(
+            f"there are no interactions before {asked:%F %T}",
+            hint="Choose a later --until, or check interactions.sql.",
+        )
+    return dataset
 
 
 def _fit(
     dataset: Dataset,
     config: ModelConfig,
-    before: _parent.Parent | None,
-    teacher: _parent.Parent | None,
+    before: Parent | None,
+    teacher: Parent | None,
     checkpoint: Checkpoint | None,
     progress: Progress,
 ) -> TrainedModel:
-    try:
+    with needed("train", "training"):
         from recsys.training.trainer import train
         from recsys.training.warm import train_full
-    except ImportError as exc:
-        raise _not_installed(exc) from exc
     if before is not None:
         return train_full(dataset, config, before, progress=progress)
     return train(
@@ -326,66 +283,25 @@ def _fit(
     )
 
 
-def _not_installed(exc: ImportError) -> TrainingError:
-    return TrainingError(
-        f"training needs a package that is not installed: {exc.name}",
-        hint="pip install 'recsys[train]'",
-    )
-
-
-def _store(
-    conn: Connection,
+def _declare(
+    dsn: str,
+    project: ProjectConfig,
     config: ModelConfig,
-    columns: Sequence[str],
     number: int,
     trained: TrainedModel,
-    end: datetime | None,
-    more: Mapping[str, Any],
-) -> VersionPlan:
-    learned: list[int] = np.flatnonzero(trained.trained).tolist()
-    rows = embeddings.Embeddings(
-        item_ids=[trained.item_ids[i] for i in learned],
-        served=trained.id_served[learned].astype(np.float16),
-        history=trained.id_history[learned].astype(np.float16),
-        bias=trained.bias[learned].astype(np.float32),
-        default_query=trained.weights["default_query"],
-    )
-    from recsys.training.export import warm_start_artifact
-
-    report = json.dumps(trained.report, ensure_ascii=False).encode()
-    hashes = {
-        "item_tower": artifacts.put(conn, "onnx", trained.item_tower),
-        "query_tower": artifacts.put(conn, "onnx", trained.query_tower),
-        "embeddings": artifacts.put(
-            conn, "safetensors", embeddings.pack(rows, config.item_id)
-        ),
-        "weights": artifacts.put(conn, "safetensors", warm_start_artifact(trained)),
-        "report": artifacts.put(conn, "json", report),
-        "vocabularies": artifacts.put(conn, "json", _vocabularies(trained)),
-    }
-    said: dict[str, Any] = {
-        "columns": list(columns),
-        "trained_until": end.isoformat() if end else None,
-        **more,
-    }
-    if trained.counts is not None and trained.trend is not None:
-        content = trained.counts.pack(config.item_id)
-        hashes["popularity"] = artifacts.put(conn, "safetensors", content)
-        cold = float(trained.weights["cold_bias"])
-        said["trend"] = {**trained.trend.to_dict(), "cold": cold}
-    config = dataclasses.replace(config, query=trained.query)
-    spec = json.loads(json.dumps({**config.to_dict(), **said}))
-    metrics = {"validation": trained.report.get("validation", {})}
-    return VersionPlan(config.name, number, spec, hashes, metrics)
-
-
-def _vocabularies(trained: TrainedModel) -> bytes:
-    """Return the values that the rows of each table stand for: a full update asks."""
-    sides = {"item": trained.items, "user": trained.users, "context": trained.contexts}
-    found = {
-        f"{side}.{fitted.feature.name}": fitted.vocabulary
-        for side, features in sides.items()
-        for fitted in features.features
-        if fitted.feature.type in ("category", "categories")
-    }
-    return json.dumps(found, ensure_ascii=False, sort_keys=True).encode()
+    said: Mapping[str, Any],
+    revision: bool,
+) -> Trained:
+    """Store the model and write its revision file, or make its version at once."""
+    with _db.connect(dsn) as conn:
+        if number in revisions.numbers(project.versions, config.name):
+            # Someone else's file of that number came while we trained.
+            number = _number(conn, config, project.versions)
+        plan = plan_of(conn, config, number, trained, said)
+        if not revision:
+            versions.create(conn, plan)
+    path = None
+    if revision:
+        alembic = schema.alembic_config(dsn, project.versions)
+        path = revisions.write(plan, alembic, project.versions)
+    return Trained(plan, path, trained.report)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recsys import _db, _texts, _toml_edit, schema
+from recsys._extras import needed
 from recsys.config import ModelConfig, ProjectConfig
-from recsys.errors import ConfigError, TrainingError
+from recsys.errors import ConfigError
 from recsys.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -154,13 +155,8 @@ def study_path(project: ProjectConfig, model: str) -> Path:
 
 
 def _tools() -> Any:
-    try:
+    with needed("tune", "tuning"):
         from recsys.training import search
-    except ImportError as exc:
-        raise TrainingError(
-            f"tuning needs a package that is not installed: {exc.name}",
-            hint="pip install 'recsys[tune]'",
-        ) from exc
     return search
 
 

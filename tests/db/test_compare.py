@@ -15,7 +15,7 @@ import psycopg
 import pytest
 import world
 
-from recsys import _db, _load, _measure, _pair, evaluate, pipeline, rollout, versions
+from recsys import _db, _load, _measure, _pair, _plan, evaluate, rollout, versions
 from recsys import backfill as filling
 from recsys._db import Connection
 from recsys.compare import Comparison, Gate, compare, store
@@ -738,4 +738,4 @@ def test_data_end_at_the_given_time_or_after_the_last_interaction(
 ) -> None:
     now = LAST + timedelta(days=1)
 
-    assert pipeline.trained_until(last, until, now) == expected
+    assert _plan.trained_until(last, until, now) == expected
