@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, LiteralString, cast
+from typing import LiteralString, cast
 
 import psycopg
 from psycopg import sql
 
-from recsys.config import Feature, IdType, Interactions, ModelConfig
+from recsys._db import Connection
+from recsys.config import Feature, IdType, Interactions, ModelConfig, Source
 from recsys.encoder.values import projection
 from recsys.errors import SourceError
-
-_Connection = psycopg.Connection[Any]
 
 ID_TYPES: Mapping[IdType, tuple[str, ...]] = {
     "bigint": ("int2", "int4", "int8"),
@@ -29,6 +28,7 @@ NUMBERS = ("int2", "int4", "int8", "float4", "float8", "numeric")
 # What a cast to float8 takes; digits alone are nearly all that is there.
 _NUMBER = r"^\s*[+-]?(\d+\.?\d*(e[+-]?\d+)?|\.\d+(e[+-]?\d+)?|nan|inf(inity)?)\s*$"
 _LONGEST_VALUE = 40
+_OPTIONAL = ("occurred_at", "kind")
 _TYPE_OF = {name: "number" for name in NUMBERS} | {name: "time" for name in TIMES}
 """What a column of a type is declared as; arrays are categories."""
 
@@ -55,7 +55,7 @@ def source_table(source: str) -> sql.SQL:
 
 
 def column_types(
-    conn: _Connection, what: str, source: str, wanted: Sequence[str]
+    conn: Connection, what: str, source: str, wanted: Sequence[str]
 ) -> dict[str, str]:
     """Return the type name of each column of a source; arrays end in "[]".
 
@@ -78,7 +78,7 @@ def column_types(
     return types
 
 
-def _type_name(conn: _Connection, oid: int) -> str:
+def _type_name(conn: Connection, oid: int) -> str:
     known = conn.adapters.types.get(oid)
     if known is not None:
         return f"{known.name}[]" if oid == known.array_oid else known.name
@@ -101,32 +101,65 @@ def id_column(
     )
 
 
-def check_sources(conn: _Connection, config: ModelConfig) -> None:
+def interaction_columns(conn: Connection, config: ModelConfig) -> list[str]:
+    """Return which optional columns the interaction source has.
+
+    Args:
+        conn: An open connection; its transaction is given up.
+        config: Whose sources are looked at, all of them.
+
+    Raises:
+        SourceError: A source fails, lacks a column, or has one of another type.
+    """
+    names = check_sources(conn, config)
+    conn.rollback()
+    return [name for name in _OPTIONAL if name in names]
+
+
+def check_sources(conn: Connection, config: ModelConfig) -> list[str]:
     """Refuse sources that a training could not read, before it reads the first.
 
     Args:
         conn: An open connection; its transaction, if there is one, stays usable.
         config: Declares the sources and their features.
 
+    Returns:
+        The columns of the interactions.
+
     Raises:
         SourceError: A source fails, lacks a column, or has one of another type.
     """
-    sides = (
-        ("items.sql", config.items.sql, "item_id", config.items.features),
-        ("users.sql", config.users.sql, "user_id", config.users.features),
-        ("interactions.sql", config.interactions.sql, "", config.context.features),
-    )
-    for what, source, id_, features in sides:
-        if source and (features or what != "users.sql"):
-            names = [id_] if id_ else ["user_id", "item_id"]
-            names += [feature.name for feature in features]
-            types = column_types(conn, what, source, names)
-            check_features(conn, what, source, features, types)
-            if what == "interactions.sql":
-                check_kind(types, config.interactions)
+    item: dict[str, IdType] = {"item_id": config.item_id}
+    user: dict[str, IdType] = {"user_id": config.user_id}
+    events = Source(config.interactions.sql, config.context.features)
+    _check_source(conn, "items.sql", config.items, item)
+    if config.users.features:
+        _check_source(conn, "users.sql", config.users, user)
+    types = _check_source(conn, "interactions.sql", events, {**user, **item})
+    _check_kind(types, config.interactions)
+    if config.update.every_s and "occurred_at" not in types:
+        raise SourceError(
+            "update.every_s asks for incremental updates, but interactions.sql returns"
+            " no column occurred_at, so nothing would say what is new",
+            hint="Select the time of each interaction as occurred_at in recsys.toml, or"
+            " leave out update.every_s and train every version from the start.",
+        )
+    return list(types)
 
 
-def check_kind(types: Mapping[str, str], interactions: Interactions) -> None:
+def _check_source(
+    conn: Connection, what: str, source: Source, ids: Mapping[str, IdType]
+) -> dict[str, str]:
+    names = [*ids, *(feature.name for feature in source.features)]
+    types = column_types(conn, what, source.sql, names)
+    for name, wanted in ids.items():
+        id_column(what, name, types, wanted)
+    for feature in source.features:
+        _check_feature(conn, what, source.sql, feature, types[feature.name])
+    return types
+
+
+def _check_kind(types: Mapping[str, str], interactions: Interactions) -> None:
     """Refuse settings about kinds where no column says the kind.
 
     Raises:
@@ -145,36 +178,32 @@ def check_kind(types: Mapping[str, str], interactions: Interactions) -> None:
             )
 
 
-def check_features(
-    conn: _Connection,
-    what: str,
-    source: str,
-    features: Sequence[Feature],
-    types: Mapping[str, str],
+def _check_feature(
+    conn: Connection, what: str, source: str, feature: Feature, column: str
 ) -> None:
-    """Refuse features whose column is of a type that they cannot be read from.
+    """Refuse a feature whose column is of a type that it cannot be read from.
 
     Raises:
         SourceError: With the feature, its declared type, a value and what to do.
     """
-    for feature in features:
-        name, column = feature.name, types[feature.name]
-        if feature.type == "number" and column in ID_TYPES["text"]:
-            value = _value(conn, what, source, name, unlike=_NUMBER)
-            wrong = value is not None
-        else:
-            wrong = not _readable(conn, source, feature)
-            value = _value(conn, what, source, name) if wrong else None
-        if wrong:
-            seen = f", such as {value!r}" if value is not None else ""
-            raise SourceError(
-                f"feature {name!r} is declared as {feature.type}, but its column in"
-                f" {what} is of type {column}{seen}",
-                hint=_advice(feature, column, what),
-            )
+    name = feature.name
+    if feature.type == "number" and column in ID_TYPES["text"]:
+        value = _value(conn, what, source, name, unlike=_NUMBER)
+        if value is None:
+            return
+    elif _readable(conn, source, feature):
+        return
+    else:
+        value = _value(conn, what, source, name)
+    seen = f", such as {value!r}" if value is not None else ""
+    raise SourceError(
+        f"feature {name!r} is declared as {feature.type}, but its column in {what} is"
+        f" of type {column}{seen}",
+        hint=_advice(feature, column, what),
+    )
 
 
-def _readable(conn: _Connection, source: str, feature: Feature) -> bool:
+def _readable(conn: Connection, source: str, feature: Feature) -> bool:
     """Say whether Postgres takes the expression that reads a feature."""
     # The column name was checked when recsys.toml was read.
     text = cast(LiteralString, projection([feature], "s"))
@@ -188,7 +217,7 @@ def _readable(conn: _Connection, source: str, feature: Feature) -> bool:
 
 
 def _value(
-    conn: _Connection, what: str, source: str, name: str, *, unlike: str | None = None
+    conn: Connection, what: str, source: str, name: str, *, unlike: str | None = None
 ) -> str | None:
     """Return the beginning of some value of a column, as text; None without any."""
     query = sql.SQL("select left(s.{0}::text, {1}) from {2} where s.{0} is not null")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from recsys import artifacts, embeddings, versions
 from recsys._db import Connection
 from recsys._query_config import QueryConfig
+from recsys._untimed import is_untimed, no_news
 from recsys.config import ContentConfig
 from recsys.errors import TrainingError, UnknownModel, UnknownVersion
 from recsys.types import ItemId
@@ -83,8 +84,8 @@ def find(conn: Connection, model: str, number: int | None) -> Parent:
             f"there is no version of model {model!r} to go on from",
             hint=f"Train the first one: recsys train {model}.",
         ) from exc
-    if version.spec.get("trained_until") is None:
-        raise _unusable(version, "does not know until when it was trained")
+    if is_untimed(version):
+        raise no_news(version)
     return load(conn, version)
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recsys import _db, _parent, _teacher, _texts, revisions, schema, versions
+from recsys._columns import interaction_columns
 from recsys._db import Connection
 from recsys._extras import needed
 from recsys._guard import exclusive
 from recsys._parent import Parent
 from recsys._plan import plan_of, trained_until
-from recsys._source import interaction_columns
 from recsys.config import ModelConfig, ProjectConfig, checked
 from recsys.errors import ConfigError, TrainingError
 from recsys.progress import SILENT, Progress
@@ -63,8 +63,9 @@ def train_version(
 ) -> Trained:
     """Train a version on the model's sources and declare it.
 
-    Nothing is registered before training ended well: an interrupted training burns its
-    number and leaves nothing else.
+    Nothing is registered before training ended well: from the moment it reads the
+    sources, a training that fails or is interrupted burns its number, and leaves
+    nothing else.
 
     Args:
         dsn: Connection string; empty means the ``PG*`` variables.
@@ -77,8 +78,8 @@ def train_version(
         distil_from: Number of a version that this one learns from, besides the data.
         budget_s: Seconds for tuning and fitting, instead of the configured ones.
         seed: Seed, instead of the configured one.
-        dims: The longest is the length of the vectors, the others are prefixes that
-            rank by themselves; the shortest is indexed.
+        dims: The first is the length of the vectors, the others are ever shorter
+            prefixes that rank by themselves; the last one is indexed.
         device: "cpu", "cuda" or "auto", instead of the configured one.
         checkpoint: Folder in which the state of the fit is kept until it is done.
         resume: Go on with the state in that folder.
@@ -98,7 +99,7 @@ def train_version(
         _check_full(checkpoint, distil_from)
     kept = _checkpoint(checkpoint, model, resume=resume)
     config = _texts.with_encoders(config, project.path)
-    _check_ready(dsn, project, revision=revision)
+    columns = _ready(dsn, project, config, revision=revision)
     refusal = TrainingError(
         f"another training of model {model!r} runs",
         hint="Wait for it to end, or stop it with Ctrl-C where it runs.",
@@ -107,12 +108,11 @@ def train_version(
         _texts.warm(dsn, config, progress)
         # No connection waits for the fit: servers and poolers end idle ones.
         with _db.connect(dsn) as conn:
-            begun = _begin(conn, config, project.versions)
             before = _parent.find(conn, model, parent) if full else None
             teacher = None
             if distil_from is not None:
                 teacher = _teacher.find(conn, config, distil_from, until)
-            conn.commit()
+            begun = _begin(conn, config, project.versions, columns)
             dataset = _read(conn, config, begun, until, kept, progress)
         end = trained_until(dataset.until, until, begun.at)
         trained = _fit(dataset, config, before, teacher, kept, progress)
@@ -164,12 +164,23 @@ def _overridden(
         train = replace(train, seed=seed)
     if device is not None:
         train = replace(train, device=device)
-    if dims:
-        dim, *prefixes = sorted(set(dims), reverse=True)
-        train = replace(train, dim=dim, prefixes=tuple(prefixes))
-        shortest = prefixes[-1] if prefixes else 0
-        index = replace(index, prefix=shortest)
-    return checked(replace(config, train=train, index=index))
+    if not dims:
+        return checked(replace(config, train=train))
+    lengths = ",".join(map(str, dims))
+    falling = sorted(set(dims), reverse=True)
+    if list(dims) != falling:
+        raise ConfigError(
+            f"--dims {lengths} does not fall from length to length",
+            hint="First the length of the vectors, then those that rank by themselves:"
+            f" --dims {','.join(map(str, falling))}.",
+        )
+    dim, *prefixes = dims
+    train = replace(train, dim=dim, prefixes=tuple(prefixes))
+    index = replace(index, prefix=prefixes[-1] if prefixes else 0)
+    try:
+        return checked(replace(config, train=train, index=index))
+    except ConfigError as exc:
+        raise ConfigError(f"--dims {lengths}: {exc}", hint=exc.hint) from exc
 
 
 def _check_full(checkpoint: Path | None, distil_from: int | None) -> None:
@@ -183,13 +194,21 @@ def _check_full(checkpoint: Path | None, distil_from: int | None) -> None:
         )
 
 
-def _check_ready(dsn: str, project: ProjectConfig, *, revision: bool) -> None:
-    """Refuse a database or a folder that the new version would not fit into."""
+def _ready(
+    dsn: str, project: ProjectConfig, config: ModelConfig, *, revision: bool
+) -> list[str]:
+    """Return the optional columns of the interactions.
+
+    What the new version could not be read from, or would not fit into, is refused here,
+    before it has a number.
+    """
     with _db.connect(dsn) as conn:
         schema.check(conn)
+        columns = interaction_columns(conn, config)
     if revision:
         alembic = schema.alembic_config(dsn, project.versions)
         revisions.check_folder(alembic, project.versions)
+    return columns
 
 
 def _checkpoint(folder: Path | None, model: str, *, resume: bool) -> Checkpoint | None:
@@ -222,8 +241,9 @@ class _Begun:
     at: datetime
 
 
-def _begin(conn: Connection, config: ModelConfig, folder: Path) -> _Begun:
-    columns = interaction_columns(conn, config)
+def _begin(
+    conn: Connection, config: ModelConfig, folder: Path, columns: list[str]
+) -> _Begun:
     number = _number(conn, config, folder)
     conn.commit()
     return _Begun(number, columns, datetime.now(UTC))

@@ -11,8 +11,8 @@ from recsys import compare as comparing
 from recsys import evaluate, versions
 from recsys._db import connect
 from recsys.cli import _page
+from recsys.cli._options import Moment
 from recsys.cli.bars import Bars, say
-from recsys.cli.models import Moment
 from recsys.cli.output import Row, format_option, write_rows
 from recsys.compare import Comparison, Gate
 from recsys.errors import ConfigError

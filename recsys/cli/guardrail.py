@@ -10,8 +10,8 @@ import click
 from recsys import guardrails
 from recsys._db import Connection, connect
 from recsys._guardrail import METRICS, Action, Guardrail, Kind, Metric
+from recsys.cli._options import Moment
 from recsys.cli.bars import say
-from recsys.cli.models import Moment
 from recsys.cli.output import Row, format_option, write_rows
 from recsys.errors import ConfigError
 from recsys.settings import Settings

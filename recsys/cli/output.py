@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 import click
@@ -18,6 +18,9 @@ from rich.table import Table
 
 F = TypeVar("F", bound=Callable[..., Any])
 Row = dict[str, Any]
+
+METRIC = ("model", "number", "slice", "method", "metric", "value")
+"""Columns of ``metric_rows``."""
 
 _format = click.option(
     "--format",
@@ -32,6 +35,25 @@ _format = click.option(
 def format_option(command: F) -> F:
     """Give a command the option --format."""
     return _format(command)
+
+
+def metric_rows(
+    model: str, number: int, metrics: Mapping[str, Mapping[str, Any]]
+) -> list[Row]:
+    """Return the metrics of a version, one a row.
+
+    Args:
+        model: Name of the model.
+        number: The version.
+        metrics: Slice -> method -> metric.
+    """
+    return [
+        {"model": model, "number": number, "slice": slice_name, "method": method,
+         "metric": name, "value": value}
+        for slice_name, methods in metrics.items()
+        for method, values in methods.items() if isinstance(values, Mapping)
+        for name, value in cast(Mapping[str, float], values).items()
+    ]  # fmt: skip
 
 
 def write_rows(rows: Sequence[Row], fmt: str, *, columns: Sequence[str] = ()) -> None:

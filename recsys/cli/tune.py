@@ -13,8 +13,8 @@ import click
 from recsys import config as configuration
 from recsys import tuning
 from recsys.cli import _malloc
+from recsys.cli._options import Moment
 from recsys.cli.bars import Bars, say
-from recsys.cli.models import Moment
 from recsys.cli.output import Row, format_option, write_rows
 from recsys.settings import Settings
 

@@ -6,7 +6,8 @@ import click
 from psycopg.rows import dict_row
 
 from recsys import schema, versions
-from recsys._db import connect
+from recsys._db import Connection, connect
+from recsys._untimed import is_untimed, no_news
 from recsys.cli.bars import Bars, say
 from recsys.cli.output import Row, format_option, write_rows
 from recsys.config import load
@@ -45,10 +46,20 @@ def updates_(settings: Settings, model: str, most: int, fmt: str) -> None:
                 " order by id desc limit %s",
                 (model, most),
             ).fetchall()
-    if not rows:
-        say(f"No updates yet: recsys train {model} --incremental")
+        if not rows:
+            say(_none_yet(conn, model))
     if rows or fmt != "table":
         write_rows(rows, fmt, columns=COLUMNS)
+
+
+def _none_yet(conn: Connection, model: str) -> str:
+    """Say how the first update is made, or why there can be none."""
+    number = versions.serving_number(conn, model)
+    version = None if number is None else versions.get(conn, model, number)
+    if version is not None and is_untimed(version):
+        problem = no_news(version)
+        return f"No updates: {problem}. {problem.hint}"
+    return f"No updates yet: recsys train {model} --incremental"
 
 
 @click.command("undo-update")
@@ -101,6 +112,8 @@ def update_now(settings: Settings, model: str, max_load: float, fmt: str) -> Non
     """Run one incremental update of every version that serves."""
     from recsys.updates import run
 
+    if not 0 < max_load <= 1:
+        raise ConfigError(f"--max-load must be above 0 and up to 1, got {max_load:g}")
     config = load(settings.config).model(model).update
     done = run.update(settings.dsn, model, config, max_load=max_load, progress=Bars())
     rows: list[Row] = []

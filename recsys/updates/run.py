@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 from recsys import _db, artifacts, schema, versions
 from recsys._db import Connection
 from recsys._guard import exclusive
+from recsys._untimed import no_news
 from recsys.errors import TrainingError, UnknownModel
 from recsys.progress import SILENT, Progress
 from recsys.updates import publish
@@ -275,11 +276,7 @@ def _read(
         conn.execute("set transaction isolation level repeatable read, read only")
         began = publish.position(conn, version)
         if began.until is None:
-            raise TrainingError(
-                f"version {version.number} of {version.model!r} does not know until"
-                " when it was trained",
-                hint="Add occurred_at to interactions.sql and train a new version.",
-            )
+            raise no_news(version)
         since = began.until - timedelta(seconds=config.overlap_s)
         news = read_news(conn, version, since, config.max_interactions)
         if began.refused and not _after(news, began.refused):

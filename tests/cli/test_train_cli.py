@@ -68,6 +68,62 @@ def test_interactions_that_name_no_item_are_not_blamed_on_the_time(
     assert "among those of items.sql" in ended.err
 
 
+@pytest.mark.parametrize(
+    ("options", "says", "hint"),
+    [
+        ("--max-load 0.5", "--max-load goes with --incremental", "backfill shop"),
+        ("--apply --max-load 1", "--max-load goes with --incremental", "--apply"),
+        ("--incremental --max-load 0", "above 0 and up to 1, got 0", ""),
+        ("--incremental --dims 8", "--dims would do nothing", "Leave it out"),
+        ("--incremental --full --resume", "--full, --resume would", ""),
+        ("--incremental --until 2026-01-01", "--until would do nothing", ""),
+        ("--dims 16,64", "--dims 16,64 does not fall", "--dims 64,16."),
+        ("--dims 8,8", "--dims 8,8 does not fall", "--dims 8."),
+        ("--dims 2000", "--dims 2000: [model.shop] train.dim must be 2 to 1999", ""),
+        ("--dims 8,0", "--dims 8,0: [model.shop] train.prefixes must be", ""),
+        ("--from 1", "--from goes with --full", ""),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    run: Run, tables: str, options: str, says: str, hint: str
+) -> None:
+    ended = run("--dsn", tables, "train", "shop", *options.split())
+
+    assert ended.code == 1
+    assert says in ended.err
+    assert hint in ended.err
+
+
+@pytest.mark.parametrize("command", ["train shop --incremental", "train shop --full",
+                                     "updates shop"])  # fmt: skip
+def test_without_times_every_command_gives_the_same_way_out(
+    run: Run, tables: str, command: str
+) -> None:
+    with _db.connect(tables) as conn:
+        conn.execute(
+            "update recsys.model_version set spec = spec - 'trained_until'"
+            """ || '{"columns": ["kind"]}'"""
+        )
+
+    ended = run("--dsn", tables, *command.split())
+
+    assert ended.code == (0 if command == "updates shop" else 1)
+    assert "trained on interactions without times" in ended.err
+    assert "as occurred_at in interactions.sql, and train once more" in ended.err
+
+
+def test_updates_every_few_minutes_need_times(
+    run: Run, tables: str, tmp_path: Path
+) -> None:
+    text = TOML.replace(", created_at as occurred_at", "")
+    (tmp_path / "recsys.toml").write_text(f"{text}[model.shop.update]\nevery_s = 60\n")
+
+    ended = run("--dsn", tables, "train", "shop")
+
+    assert ended.code == 1
+    assert "update.every_s asks for incremental updates" in ended.err
+
+
 @pytest.mark.parametrize("more", [(), ("--new-users",)])
 def test_a_version_that_has_seen_the_answers_is_named(
     run: Run, tables: str, more: tuple[str, ...]

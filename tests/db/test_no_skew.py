@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import world
 
-from recsys import _db, _source, versions
+from recsys import _columns, _db, versions
 from recsys.backfill import backfill
 from recsys.config import IdType, ModelConfig, from_mapping
 
@@ -120,7 +120,7 @@ def trained(dsn: str, config: ModelConfig, until: datetime | None) -> list[Histo
 def serve(dsn: str, config: ModelConfig) -> Sequence[Any]:
     """Fill version 1 with history rows that tell their item; return the items."""
     with _db.connect(dsn) as conn:
-        columns = _source.interaction_columns(conn, config)
+        columns = _columns.interaction_columns(conn, config)
         number = versions.next_number(conn, config)
         learned = world.learn(conn, config)
         marks = np.zeros_like(learned.history)

@@ -183,11 +183,22 @@ def test_the_prefixes_of_the_configuration() -> None:
 def test_dims_name_the_vectors_the_prefixes_and_the_index() -> None:
     model = make_config()
 
-    changed = pipeline._overridden(model, None, None, (16, 64, 32))
+    changed = pipeline._overridden(model, None, None, (64, 32, 16))
 
     assert (changed.train.dim, changed.train.prefixes) == (64, (32, 16))
     assert changed.index.prefix == 16
     assert pipeline._overridden(model, None, None, ()) == model
-    with pytest.raises(ConfigError, match=r"train\.dim"):
+    with pytest.raises(ConfigError, match=r"--dims 5000: .* train\.dim"):
         pipeline._overridden(model, None, None, (5000,))
+    with pytest.raises(ConfigError, match=r"--dims 64,0: .* lengths from 1"):
+        pipeline._overridden(model, None, None, (64, 0))
+
+
+@pytest.mark.parametrize("dims", [(16, 64, 32), (64, 64), (64, 32, 32)])
+def test_dims_that_do_not_fall_are_refused(dims: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match="does not fall") as caught:
+        pipeline._overridden(make_config(), None, None, dims)
+
+    falling = ",".join(map(str, sorted(set(dims), reverse=True)))
+    assert f"--dims {falling}." in caught.value.hint
     assert FAST.prefixes == ()

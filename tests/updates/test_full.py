@@ -68,7 +68,7 @@ def test_what_a_full_update_cannot_go_on_from(
 
     with featured.connect() as conn:
         conn.execute("update recsys.model_version set spec = spec - 'trained_until'")
-    with pytest.raises(TrainingError, match="does not know until when"):
+    with pytest.raises(TrainingError, match="without times"):
         train_version(featured.dsn, model, "shop", revision=False, full=True)
     with pytest.raises(UnknownVersion, match="no version 77"):
         train_version(featured.dsn, model, "shop", revision=False, full=True, parent=77)

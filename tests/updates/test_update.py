@@ -262,7 +262,7 @@ def test_a_version_of_unknown_end_is_refused(shop: Twofold) -> None:
     with shop.connect() as conn:
         conn.execute("update recsys.model_version set spec = spec - 'trained_until'")
 
-    with pytest.raises(TrainingError, match="does not know until when"):
+    with pytest.raises(TrainingError, match="without times"):
         run.update(shop.dsn, "shop", QUIET)
 
 

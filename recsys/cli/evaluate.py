@@ -1,0 +1,110 @@
+"""The command that measures a version on what came later."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from recsys import evaluate, newcomers, versions
+from recsys._db import Connection, connect
+from recsys.cli._options import Moment
+from recsys.cli.bars import Bars, say
+from recsys.cli.output import METRIC, format_option, metric_rows, write_rows
+from recsys.errors import ConfigError
+from recsys.settings import Settings
+
+
+@click.command("evaluate")
+@click.argument("model")
+@click.argument("number", type=int, required=False)
+@click.option("--holdout", type=click.Path(path_type=Path), help="user_id,item_id CSV.")
+@click.option("--after", type=Moment(), help="Hits: interactions from then on.")
+@click.option("-k", default=20, show_default=True, help="List length, 1 to 1000.")
+@click.option("--exact", is_flag=True, help="Also rank with an exact scan.")
+@click.option("--new-users", is_flag=True, help="Only users who came after --after.")
+@click.option("--cold", is_flag=True, help="Only hits on items new to the version.")
+@click.option("--segments", is_flag=True, help="Also parts of the users and items.")
+@click.option("--store", "slice_name", help="Keep the metrics under this name.")
+@format_option
+@click.pass_obj
+def evaluate_(
+    settings: Settings,
+    model: str,
+    number: int | None,
+    holdout: Path | None,
+    after: datetime | None,
+    k: int,
+    exact: bool,
+    new_users: bool,
+    cold: bool,
+    segments: bool,
+    slice_name: str | None,
+    fmt: str,
+) -> None:
+    """Measure a version of MODEL (default: the serving one) on what came later.
+
+    Ranks the full catalogue through the served path; popularity stands beside it.
+
+    Example:
+
+    \b
+        recsys evaluate gowalla --holdout test.csv -k 20 --exact
+        recsys evaluate shop 1 --after 2026-03-01 --segments
+        recsys evaluate shop 1 --after 2026-03-01 --cold
+    """
+    if (holdout is None) == (after is None):
+        raise ConfigError("pass either --holdout FILE or --after TIME")
+    if new_users and (after is None or exact or cold):
+        raise ConfigError(
+            "--new-users goes with --after TIME, and without --exact and --cold"
+        )
+    with connect(settings.dsn) as conn:
+        if number is None:
+            number = versions.serving_number(conn, model)
+        if number is None:
+            number = versions.newest(conn, model, states=("ready",))
+        if after is not None:
+            _warn_of_seen(conn, model, number, after)
+        if new_users and after is not None:
+            result = newcomers.measure(conn, model, number, after, k=k, progress=Bars())
+        else:
+            if holdout is not None:
+                config = versions.get(conn, model, number).config
+                expected = evaluate.from_csv(holdout, config)
+            else:
+                moment = after or datetime.now(UTC)
+                expected = evaluate.after(conn, model, number, moment, cold=cold)
+            result = evaluate.evaluate(
+                conn,
+                model,
+                number,
+                expected,
+                k=k,
+                exact=exact,
+                cold=cold,
+                segments=segments,
+                progress=Bars(),
+            )
+        if slice_name:
+            evaluate.store(conn, result, slice_name)
+    say(f"{result.users:,} users, {result.hits:,} hits, k = {k}")
+    name = slice_name or "holdout"
+    parts = {f"{name}: {part}": each for part, each in result.segments.items()}
+    rows = metric_rows(model, number, {name: result.metrics, **parts})
+    write_rows(rows, fmt, columns=METRIC)
+
+
+def _warn_of_seen(conn: Connection, model: str, number: int, after: datetime) -> None:
+    """Warn when the version has learned from what it is asked about."""
+    end = versions.get(conn, model, number).spec.get("trained_until")
+    if end is None:
+        return
+    begin = after.replace(tzinfo=after.tzinfo or UTC)
+    if datetime.fromisoformat(str(end)) > begin:
+        say(
+            f"Warning: version {number} was trained on data up to {end}, so it has seen"
+            f" hits that it is asked for. For a fair number train one with"
+            f" --until {begin.isoformat()}."
+        )
