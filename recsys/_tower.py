@@ -257,8 +257,8 @@ class QueryTower:
             kinds: Number of the kind of each event, 0 where unknown; likewise.
 
         Returns:
-            Query vector, shape (d + 1,), float32: a unit vector and 1. Shape
-            (K, d + 1) from a tower of K interests.
+            Query vector, shape (d + 1,), float32: a unit vector and what popularity
+            counts, about 1. Shape (K, d + 1) from a tower of K interests.
 
         Raises:
             SourceError: A feature value has the wrong type or length.

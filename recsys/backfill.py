@@ -198,6 +198,7 @@ class _Backfill:
             encoder = ItemEncoder(writer, self.version)
             self._begin(writer)
             with self._timed("load"):
+                self._load_lean(writer)
                 self._load_id_embeddings(writer)
                 self._phase(writer, "loading")
                 self._complete(writer, encoder)
@@ -272,6 +273,22 @@ class _Backfill:
             (phase, total, self.version.model, self.version.number),
         )
         conn.commit()
+
+    def _load_lean(self, writer: Connection) -> None:
+        """Put where SQL finds it what the query tower makes of popularity."""
+        sha256 = self.version.artifacts.get("weights")
+        if sha256 is None:
+            return
+        writer.execute(
+            "update recsys.model_version set lean = %s"
+            " where model = %s and number = %s",
+            (
+                embeddings.lean(artifacts.get(writer, sha256)),
+                self.version.model,
+                self.version.number,
+            ),
+        )
+        writer.commit()
 
     def _load_id_embeddings(self, writer: Connection) -> None:
         """Put the learned rows into their table, all or nothing."""

@@ -87,6 +87,32 @@ def unpack(content: bytes, id_type: IdType, dim: int) -> Embeddings:
     return Embeddings(ids, served, history, bias, default_query)
 
 
+def lean(weights: bytes) -> list[float] | None:
+    """Read from the weights artifact how much popularity counts for a query.
+
+    Returns:
+        d weights of the unit query's coordinates and a constant, whose sum is added to
+        1; None where popularity counts the same for every query.
+
+    Raises:
+        ArtifactError: It is no safetensors file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        tensors = load(weights)
+    except SafetensorError as exc:
+        raise ArtifactError(
+            f"the weights artifact cannot be read: {exc}", hint="Train again."
+        ) from exc
+    weight = tensors.get("lean.weight")
+    if weight is None:
+        return None
+    readout = [*weight.tolist(), float(tensors["lean.constant"])]
+    return readout if any(readout) else None
+
+
 def tensor_ids(tensors: Mapping[str, NDArray[Any]], id_type: IdType) -> list[ItemId]:
     """Return the ids that ``id_tensors`` wrote."""
     raw = tensors["item_ids"]

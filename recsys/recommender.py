@@ -443,7 +443,8 @@ class Recommender:
         """Return a user's query vector and seen items, as of a time; for evaluation.
 
         Returns:
-            Shape (D + 1,), float32: unit vector and 1; and the items seen.
+            Shape (D + 1,), float32: unit vector and what popularity counts, about 1;
+            and the items seen.
         """
 
         def ask(

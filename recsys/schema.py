@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from alembic.config import Config
 
-CORE_REVISION = "0004"
+CORE_REVISION = "0005"
 """The core revision this release of the code needs."""
 
 

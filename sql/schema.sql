@@ -364,6 +364,7 @@ create table recsys.model_version (
     last_served_at timestamp with time zone,
     retired_at timestamp with time zone,
     recall_curve jsonb,
+    lean real[],
     constraint model_version_pkey PRIMARY KEY (model, number),
     constraint model_version_model_fkey FOREIGN KEY (model) REFERENCES recsys.model(name),
     constraint model_version_dim_is_indexable CHECK (dim >= 2 AND dim <= 4000),
@@ -374,6 +375,7 @@ create table recsys.model_version (
 comment on table recsys.model_version is 'The registry of model versions: state, specification, artifacts, backfill progress, index calibration.';
 comment on column recsys.model_version.trained_until is 'End of the data the version was trained on; null: unknown.';
 comment on column recsys.model_version.recall_curve is 'Measured ANN recall@20, as [[ef_search, recall], ...] by rising ef_search; null: measured before there were curves.';
+comment on column recsys.model_version.lean is 'Weights of the unit query''s coordinates and, last, a constant: 1 and their sum is what popularity counts; null: 1.';
 
 create table recsys.outcome (
     request_id uuid,
@@ -2469,6 +2471,19 @@ $function$
 ;
 comment on function recsys._keep_slow_request(json) is NULL;
 
+CREATE OR REPLACE FUNCTION recsys._leaning(p_query public.halfvec, p_lean real[])
+ RETURNS public.halfvec
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$
+    -- The 1 in the last place of the query takes the constant into the product, which <#> negates.
+    select case when p_lean is null then p_query else
+        subvector(p_query, 1, vector_dims(p_query) - 1)
+        || array[1 - (p_query::vector <#> p_lean::vector)]::halfvec end
+$function$
+;
+comment on function recsys._leaning(public.halfvec,real[]) is NULL;
+
 CREATE OR REPLACE FUNCTION recsys._lift(log_ratio double precision)
  RETURNS double precision
  LANGUAGE sql
@@ -3286,7 +3301,7 @@ CREATE OR REPLACE FUNCTION recsys.recommend(model text, user_id bigint, k intege
  SET search_path TO '$user', 'public', 'pg_temp'
 AS $function$ select * from recsys.recommend(model, user_id::text, k) $function$
 ;
-comment on function recsys.recommend(text,bigint,integer) is 'k items for one user by the serving version, computed in SQL from the history alone, best first.';
+comment on function recsys.recommend(text,bigint,integer) is 'k items for one user by the serving version, computed in SQL from the history alone, best first: what Python answers where queries are means of histories, without features; else an approximation.';
 
 CREATE OR REPLACE FUNCTION recsys.recommend(model text, user_id text, k integer DEFAULT 20)
  RETURNS TABLE(item_id text, score real)
@@ -3296,6 +3311,8 @@ CREATE OR REPLACE FUNCTION recsys.recommend(model text, user_id text, k integer 
 AS $function$
 declare
     serving record;
+    version record;
+    told    text;
 begin
     perform recsys._check_k(k);
     -- One user, one spelling: '07' and 7 are in the same bucket.
@@ -3303,15 +3320,63 @@ begin
                    coalesce((select m.user_type from recsys.model as m where m.name = recommend.model), 'text'))
     into user_id using user_id;
     select * into serving from recsys._serving(model, user_id);
+    -- An index whose candidates are ranked again takes more of them for a longer list by itself.
+    select v.lean,
+           case when v.spec ? 'ordering' then serving.ef_search
+                else greatest(serving.ef_search, least(1000, 2 * k)) end as ef_search,
+           concat_ws(' and ',
+               case when v.spec #>> '{query,encoder}' not in ('mean', 'auto')
+                    then 'the encoder ' || (v.spec #>> '{query,encoder}') end,
+               case when v.spec #>> '{query,interests}' <> '1' then 'several interests' end,
+               case when v.spec #> '{users,features}' <> '[]' or v.spec #> '{context,features}' <> '[]'
+                    then 'features of users or requests' end) as beyond
+    into version
+    from recsys.model_version as v where v.model = recommend.model and v.number = serving.number;
+    told := 'recsys.told_' || serving.suffix;
+    if version.beyond <> '' and coalesce(current_setting(told, true), '') = '' then
+        perform set_config(told, 'yes', false);
+        raise notice 'version % of model % has %: recsys.recommend() knows the mean of the history only',
+            serving.number, model, version.beyond
+            using hint = 'Recommender.recommend() in Python answers as the version was trained.';
+    end if;
     return query execute format(
-        'select unnest(s.item_ids)::text, unnest(s.scores)
-         from recsys._query_%1$s($1::%2$s) as q, recsys._search_%1$s(q.query, $2, q.seen, $3) as s',
-        serving.suffix, serving.user_type)
-    using user_id, k, serving.ef_search;
+        'with asked as materialized (
+             select l.query, q.seen, (subvector(l.query, vector_dims(l.query), 1)::real[])[1] as popularity
+             from recsys._query_%1$s($1::%2$s) as q, recsys._leaning(q.query, $4) as l(query)
+             limit 1  -- one row it is; the planner expects a thousand, and compiles for the product of all it expects
+         ), risen as materialized (
+             select t.item_id, t.delta from recsys.item_trend as t
+             where t.model = $5 and t.number = $6 and t.measured_at > now() - interval ''1 day''
+             order by t.delta desc limit 200
+         ), found as (
+             select n.item_id, n.score
+             from asked,
+                  recsys._search_%1$s(asked.query, $2 + case when exists (select from risen) then 20 else 0 end,
+                                      asked.seen, $3) as s,
+                  unnest(s.item_ids, s.scores) as n(item_id, score)
+             union all
+             select v.item_id, (-(v.embedding <#> asked.query))::real
+             from asked, risen
+             -- The ids of the trend are "C"; the key of the vectors wants its own collation.
+             join recsys.item_vector_%1$s as v on v.item_id = risen.item_id::%3$s%4$s
+             where v.item_id <> all (asked.seen)
+         ), best as (
+             select f.item_id, (max(f.score) + asked.popularity * coalesce(max(t.delta), 0))::real as score
+             from asked, found as f
+             left join recsys.item_trend as t
+                 on t.model = $5 and t.number = $6 and t.measured_at > now() - interval ''1 day''
+                 and t.item_id = f.item_id::text
+             group by f.item_id, asked.popularity
+         )
+         select b.item_id::text, b.score from best as b order by b.score desc, b.item_id%5$s limit $2',
+        serving.suffix, serving.user_type, serving.item_type,
+        case serving.item_type when 'text' then ' collate "default"' else '' end,
+        case serving.item_type when 'text' then ' collate "C"' else '' end)
+    using user_id, k, version.ef_search, version.lean, model, serving.number;
 end
 $function$
 ;
-comment on function recsys.recommend(text,text,integer) is 'k items for one user by the serving version, computed in SQL from the history alone, best first.';
+comment on function recsys.recommend(text,text,integer) is 'k items for one user by the serving version, computed in SQL from the history alone, best first: what Python answers where queries are means of histories, without features; else an approximation.';
 
 CREATE OR REPLACE FUNCTION recsys.recommend(model text, user_id uuid, k integer DEFAULT 20)
  RETURNS TABLE(item_id text, score real)
@@ -3320,13 +3385,13 @@ CREATE OR REPLACE FUNCTION recsys.recommend(model text, user_id uuid, k integer 
  SET search_path TO '$user', 'public', 'pg_temp'
 AS $function$ select * from recsys.recommend(model, user_id::text, k) $function$
 ;
-comment on function recsys.recommend(text,uuid,integer) is 'k items for one user by the serving version, computed in SQL from the history alone, best first.';
+comment on function recsys.recommend(text,uuid,integer) is 'k items for one user by the serving version, computed in SQL from the history alone, best first: what Python answers where queries are means of histories, without features; else an approximation.';
 
 CREATE OR REPLACE FUNCTION recsys.schema_version()
  RETURNS text
  LANGUAGE sql
  IMMUTABLE PARALLEL SAFE
-RETURN '0004'::text
+RETURN '0005'::text
 ;
 comment on function recsys.schema_version() is 'The core revision this database is at.';
 
@@ -3519,6 +3584,7 @@ grant execute on function recsys._hand_over(text,integer,boolean) to recsys_trai
 grant execute on function recsys._item_bucket(text) to recsys_app;
 grant execute on function recsys._item_bucket(text) to recsys_trainer;
 grant execute on function recsys._keep_slow_request(json) to recsys_app;
+grant execute on function recsys._leaning(public.halfvec,real[]) to recsys_trainer;
 grant execute on function recsys._lift(double precision) to recsys_trainer;
 grant execute on function recsys._lock_buckets(text,smallint[]) to recsys_trainer;
 grant execute on function recsys._log_answers(json,json) to recsys_app;

@@ -18,10 +18,11 @@ from uuid import UUID
 
 import numpy as np
 import psycopg
+import safetensors.numpy
 from numpy.typing import NDArray
 from psycopg import sql
 
-from recsys import _db, artifacts, config, embeddings, rollout, versions
+from recsys import Recommender, _db, artifacts, config, embeddings, rollout, versions
 from recsys.backfill import backfill
 from recsys.config import IdType, ModelConfig
 from recsys.encoder import FittedSide, fit, towers
@@ -350,6 +351,16 @@ def _unit(rows: NDArray[np.float64]) -> NDArray[np.float32]:
     return (rows / norm).astype(np.float32)
 
 
+def leaning(learned: Learned, *, strength: float = 0.8) -> Learned:
+    """Let popularity count more for one half of all queries than for the other."""
+    weight = np.random.default_rng(5).normal(size=learned.config.train.dim)
+    weights = {
+        "lean.weight": strength * _unit(weight),
+        "lean.constant": np.float32(0.1).reshape(()),
+    }
+    return replace(learned, weights={**learned.weights, **weights})
+
+
 def plan(
     conn: _db.Connection,
     learned: Learned,
@@ -375,6 +386,10 @@ def plan(
         ),
         "report": artifacts.put(conn, "json", b"{}"),
     }
+    if "lean.weight" in learned.weights:
+        tensors = {name: np.asarray(w) for name, w in learned.weights.items()}
+        content = safetensors.numpy.save(tensors)
+        hashes["weights"] = artifacts.put(conn, "safetensors", content)
     spec = json.loads(
         json.dumps({**model.to_dict(), "columns": ["occurred_at", "kind"]})
     )
@@ -391,6 +406,7 @@ def add_version(
     ready: bool = True,
     promote: bool = False,
     cold: int = 0,
+    leans: bool = False,
     metrics: Mapping[str, Any] | None = None,
     trained_until: datetime | None = None,
 ) -> tuple[int, Learned]:
@@ -398,6 +414,7 @@ def add_version(
     with _db.connect(dsn) as conn:
         number = versions.next_number(conn, model)
         learned = learn(conn, model, seed=seed, cold=cold)
+        learned = leaning(learned) if leans else learned
         made = plan(conn, learned, number, metrics=metrics, trained_until=trained_until)
         versions.create(conn, made)
     if ready or promote:
@@ -426,6 +443,30 @@ def exact_order(
         if item not in gone
     ]
     return [item for _, item in sorted(scored, key=lambda pair: (pair[0], pair[1]))]
+
+
+def assert_alike_in_sql(dsn: str, users: Sequence[ItemId], *, k: int = 10) -> None:
+    """Compare recsys.recommend() with Python's answers, up to the halfvec's rounding.
+
+    Items whose scores differ by less than that may change places, also the last one
+    with one that is no longer on the list.
+    """
+    with (
+        _db.connect(dsn, autocommit=True) as conn,
+        Recommender("shop", connection=conn) as shop,
+    ):
+        for user in users:
+            page = shop.recommend(user, k=k)
+            found = conn.execute(
+                "select * from recsys.recommend('shop', %s, %s)", (user, k)
+            ).fetchall()
+
+            scores = [item.score for item in page]
+            np.testing.assert_allclose([score for _, score in found], scores, atol=2e-3)
+            known = {str(item.item_id): item.score for item in page}
+            theirs = [known.get(item, scores[-1]) for item, _ in found]
+            np.testing.assert_allclose([score for _, score in found], theirs, atol=2e-3)
+            assert len({item for item, _ in found}) == len(page)
 
 
 def stored_vectors(

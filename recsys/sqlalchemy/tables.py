@@ -80,6 +80,7 @@ model_version = Table(
     Column("last_served_at", _TIME),
     Column("retired_at", _TIME),
     Column("recall_curve", JSONB),
+    Column("lean", ARRAY(REAL)),
 )
 rollout = Table(
     "rollout",

@@ -48,6 +48,98 @@ def test_recommend_agrees_with_python_for_a_model_without_features(
             assert len({int(r[0]) for r in found} & set(page.ids)) >= 9
 
 
+@pytest.mark.parametrize(
+    ("id_type", "dim"),
+    [("bigint", world.DIM), ("uuid", world.DIM), ("text", world.DIM), ("bigint", 1024)],
+)
+def test_recommend_leans_and_adds_what_rose_today_as_python_does(
+    dsn: str, id_type: Any, dim: int
+) -> None:
+    world.fill_shop(dsn, id_type, users=8)
+    config = world.shop_config(id_type, train={"dim": dim})
+    world.add_version(dsn, config, promote=True, leans=True)
+    everybody = [world.make_id(id_type, n) for n in (*range(1, 9), 999)]
+    with _db.connect(dsn, autocommit=True) as conn:
+        # What has a trend in its specification is asked with it.
+        conn.execute(
+            "update recsys.model_version"
+            """ set spec = spec || '{"trend": {}}' where model = 'shop'"""
+        )
+        world.assert_alike_in_sql(dsn, everybody)
+        world.assert_alike_in_sql(dsn, everybody, k=150)
+
+        best, old = (str(world.make_id(id_type, n)) for n in (150, 151))
+        conn.execute(
+            "insert into recsys.item_trend (model, number, item_id, delta, measured_at)"
+            " select 'shop', 1, id::text, 0.3, now() from product"
+            " where shelf in (7, 70, 170) union all values"
+            " ('shop', 1, %s, 3::real, now()),"
+            " ('shop', 1, %s, 3::real, now() - interval '2 days')",
+            (best, old),
+        )
+
+        world.assert_alike_in_sql(dsn, everybody)
+        world.assert_alike_in_sql(dsn, everybody, k=150)
+        nobody = everybody[-1]
+        found = rows(conn, "select * from recsys.recommend('shop', %s, 3)", nobody)
+        assert found[0][0] == best
+        assert old not in [row[0] for row in found]
+
+
+@pytest.mark.parametrize(
+    ("options", "beyond"),
+    [
+        ({}, None),
+        ({"query": {"encoder": "mean"}}, None),
+        ({"query": {"encoder": "gated"}}, "the encoder gated"),
+        ({"query": {"interests": 2}}, "several interests"),
+        ({"features": True}, "features of users or requests"),
+    ],
+)
+def test_recommend_says_once_that_it_approximates(
+    dsn: str, options: Any, beyond: str | None
+) -> None:
+    world.fill_shop(dsn, users=8)
+    world.add_version(dsn, world.shop_config(**options), promote=True)
+    said: list[str | None] = []
+
+    with _db.connect(dsn, autocommit=True) as conn:
+        conn.add_notice_handler(lambda notice: said.append(notice.message_primary))
+        found = rows(
+            conn,
+            "select r.item_id from customer, recsys.recommend('shop', id, 5) as r",
+        )
+        rows(conn, "select * from recsys.recommend('shop', 7, 5)")
+
+    text = f"version 1 of model shop has {beyond}: recsys.recommend() knows the mean"
+    assert len(found) == 8 * 5
+    assert [message[: len(text)] for message in said if message] == (
+        [text] if beyond else []
+    )
+
+
+@pytest.mark.parametrize("dim", [1, 64, 3999])
+def test_a_query_leans_by_its_direction(conn: _db.Connection, dim: int) -> None:
+    rng = np.random.default_rng(0)
+    unit = rng.normal(size=dim)
+    unit = (unit / np.linalg.norm(unit)).astype(np.float16)
+    query = [*unit.tolist(), 1.0]
+    lean = rng.normal(size=dim + 1)
+
+    found = rows(
+        conn,
+        "select recsys._leaning(%s::halfvec, %s::real[])::real[],"
+        " recsys._leaning(%s::halfvec, null)::real[]",
+        str(query),
+        lean.tolist(),
+        str(query),
+    )
+
+    assert found[0][0][:-1] == pytest.approx(query[:-1], rel=1e-6)
+    assert found[0][0][-1] == pytest.approx(1 + unit @ lean[:-1] + lean[-1], rel=1e-3)
+    assert found[0][1] == pytest.approx(query, rel=1e-6)
+
+
 def test_recommend_leaves_out_what_the_user_had(conn: _db.Connection) -> None:
     had = {r[0] for r in rows(conn, "select product_id from event where customer_id=7")}
 

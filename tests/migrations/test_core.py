@@ -13,6 +13,7 @@ import world
 from schema_dump import dump
 
 from recsys import _db, schema
+from recsys.backfill import backfill
 from recsys.errors import (
     ConfigError,
     DatabaseUnavailable,
@@ -50,7 +51,7 @@ def test_the_offline_script_does_what_the_migration_does(
 ) -> None:
     up, down = io.StringIO(), io.StringIO()
     schema.upgrade("", sql=True, output=up)
-    schema.downgrade("", revision="0004:base", sql=True, output=down)
+    schema.downgrade("", revision="0005:base", sql=True, output=down)
     with psycopg.connect(empty_dsn, autocommit=True) as conn:
         conn.execute("create extension vector")
         conn.execute(up.getvalue().encode())
@@ -66,6 +67,26 @@ def test_the_offline_script_does_what_the_migration_does(
     assert offline == text_of(empty_dsn)
     with _db.connect(empty_dsn) as conn:
         schema.check(conn)
+
+
+def test_versions_answer_in_sql_before_and_after_the_revision_that_leans(
+    dsn: str,
+) -> None:
+    world.fill_shop(dsn, users=8)
+    world.add_version(dsn, world.shop_config(), promote=True, leans=True)
+
+    schema.downgrade(dsn, revision="0004")
+
+    query = "select count(*) from recsys.recommend('shop', 7, k => 5)"
+    with psycopg.connect(dsn) as conn:
+        assert conn.execute(query).fetchone() == (5,)
+
+    schema.upgrade(dsn)
+
+    with psycopg.connect(dsn) as conn:
+        assert conn.execute(query).fetchone() == (5,)
+    backfill(dsn, "shop")
+    world.assert_alike_in_sql(dsn, range(1, 9))
 
 
 def test_upgrades_at_once_wait_for_each_other(empty_dsn: str) -> None:

@@ -207,7 +207,7 @@ def test_the_offline_script_does_what_the_migration_does(
 ) -> None:
     declare(shop_dsn, folder)
     up, down = io.StringIO(), io.StringIO()
-    schema.upgrade("", folder, revision="0004:shop_1", sql=True, output=up)
+    schema.upgrade("", folder, revision="0005:shop_1", sql=True, output=up)
     schema.downgrade("", folder, revision="shop_1:model@base", sql=True, output=down)
     before = text_of(shop_dsn)
 

@@ -8,5 +8,5 @@ from recsys.django.operations import WatchModel
 class Migration(migrations.Migration):
     """The capture triggers of the model "shop" on the shop's tables."""
 
-    dependencies = [("shop", "0001_initial"), ("recsys", "0004_learning")]
+    dependencies = [("shop", "0001_initial"), ("recsys", "0005_lean")]
     operations = [WatchModel("shop")]
