@@ -21,24 +21,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from recsys.errors import TrainingError
 from recsys.training.checkpoint import Checkpoint, State, pack, unpack
 from recsys.training.companions import Companions, closest
 from recsys.training.dataset import Dataset
+from recsys.training.descent import Descent
 from recsys.training.device import Device, resolve
 from recsys.training.diagnosis import broken, finite
-from recsys.training.interests import nearest_interest
-from recsys.training.matryoshka import nested
 from recsys.training.model import Towers
-from recsys.training.objectives import OBJECTIVES
-from recsys.training.objectives.batch import LossBatch
-from recsys.training.objectives.distilled import distilled
-from recsys.training.part import part, share
 from recsys.training.periods import PeriodRows
 from recsys.training.query import taste_of
-from recsys.training.row_adam import RowAdam, touched
+from recsys.training.row_adam import touched
 from recsys.training.rows import QueryRows
 from recsys.training.sampler import Sampler, UserRows, shared_negatives
 from recsys.training.settings import Settings
@@ -76,8 +70,6 @@ After = Callable[[Epoch, Towers], bool]
 # Called at the end of each step with its number (from 0), the towers, whose parameters
 # still have the gradients, and the loss, not yet waited for. It costs what it does.
 Observer = Callable[[int, Towers, Tensor], None]
-# Makes the error for a loss: itself, epoch, number of the step, and the step.
-Blame = Callable[[float, int, int, Step], TrainingError]
 
 
 def fit(
@@ -149,17 +141,13 @@ def fit(
     recency = math.inf
     if isinstance(source, SequenceRows):
         recency, settings = source.most_recency, source.paced(settings)
-    taste = taste_of(settings.query, start.shape[1], recency, generator)
-    sides = (dataset.items, dataset.users, dataset.contexts)
-    towers = Towers(start, *sides, generator, settings.content, taste)
+    towers = _towers(dataset, start, settings, recency, generator)
     if initial is not None:
         towers.set_weights(initial)
     towers.to(device.where)
-    near = near and near.to(device.where)
-    teacher = teacher and teacher.to(device.where)
-    rows = rows.to(device.where)
     if device.where.type != "cpu":
         generator = device.generator(seed)
+    rows = rows.to(device.where)
     source = source or _source(rows, settings)
     content = dataset.items is not None
     sparse = _sparse(rows, settings, source, content=content)
@@ -171,15 +159,28 @@ def fit(
         generator,
         content=content,
         narrow=sparse,
-        near=near,
-        teacher=teacher,
+        near=near and near.to(device.where),
+        teacher=teacher and teacher.to(device.where),
     )
-    run = _Fit(towers, sampler, settings, generator, source, checkpoint, team, sparse)
+    descent = Descent(towers, settings, team, sparse=sparse)
+    run = _Fit(
+        dataset, rows, towers, sampler, descent, source, _batch(settings, source),
+        generator, checkpoint, team,
+    )  # fmt: skip
+    return run.run(epochs, after, limit_s, observe, state)
 
-    def blame(loss: float, epoch: int, number: int, step: Step) -> TrainingError:
-        return broken(loss, epoch, number, step, towers, dataset, rows)
 
-    return run.run(epochs, after, limit_s, observe, blame, state)
+def _towers(
+    dataset: Dataset,
+    start: Tensor,
+    settings: Settings,
+    recency: float,
+    generator: torch.Generator,
+) -> Towers:
+    """Return towers that have learned nothing yet but their first rows."""
+    taste = taste_of(settings.query, start.shape[1], recency, generator)
+    sides = (dataset.items, dataset.users, dataset.contexts)
+    return Towers(start, *sides, generator, settings.content, taste)
 
 
 def _source(rows: QueryRows, settings: Settings) -> RowSource:
@@ -211,35 +212,67 @@ def _sparse(
     return touched(rows.pop, sample, entries) < SPARSE_BELOW
 
 
+@dataclass(slots=True)
+class _Way:
+    """How far a fit has come.
+
+    Attributes:
+        epoch: Epochs done.
+        step: Steps done.
+        total: Steps of the whole fit; 0 before its first epoch.
+        began: When it would have begun if nothing had interrupted it.
+        limit_s: Seconds after which it ends.
+        done: Share of the way, by steps or by time, as all processes know it.
+    """
+
+    epoch: int
+    step: int
+    total: int
+    began: float
+    limit_s: float
+    done: float = 0.0
+
+    @property
+    def spent_s(self) -> float:
+        return time.perf_counter() - self.began
+
+    @property
+    def share(self) -> float:
+        """Share of the way, as this process knows it."""
+        return max(self.step / self.total, self.spent_s / self.limit_s)
+
+    @property
+    def over(self) -> bool:
+        return self.done >= 1
+
+
 class _Fit:
-    """One run of the optimiser."""
+    """One run over the epochs, until the rows or the time are over."""
 
     def __init__(
         self,
+        dataset: Dataset,
+        rows: QueryRows,
         towers: Towers,
         sampler: Sampler,
-        settings: Settings,
-        generator: torch.Generator,
+        descent: Descent,
         source: RowSource,
+        batch: int,
+        generator: torch.Generator,
         checkpoint: Checkpoint | None,
         team: Team | None,
-        sparse: bool,
     ) -> None:
-        self.checkpoint = checkpoint
-        self.team = team
+        self.dataset = dataset
+        self.rows = rows
         self.towers = towers
         self.sampler = sampler
-        self.settings = settings
-        self.generator = generator
+        self.descent = descent
         self.source = source
+        self.batch = batch
+        self.generator = generator
+        self.checkpoint = checkpoint
+        self.team = team
         self.on_processor = generator.device.type == "cpu"
-        self.batch = _batch(settings, source)
-        self.optimiser = torch.optim.Adam(
-            towers.parameters(), lr=settings.lr, fused=True
-        )
-        tables = (towers.served, towers.history)
-        self.rows = RowAdam(self.optimiser, tables) if sparse else None
-        self.taken: list[Tensor] | None = None
 
     def run(
         self,
@@ -247,48 +280,57 @@ class _Fit:
         after: After | None,
         limit_s: float,
         observe: Observer | None,
-        blame: Blame,
         state: State | None,
     ) -> Towers:
-        before, step, total, spent = self._resume(state)
-        began = time.perf_counter() - spent
-        done = self._agreed(max(step / total, spent / limit_s) if total else 0.0)
-        if done >= 1:
-            return self.towers.to("cpu")
-        for number in range(before + 1, epochs + 1):
+        way = self._resumed(state, limit_s)
+        way.done = self._agreed(way.share if way.total else 0.0)
+        while not way.over and way.epoch < epochs:
             started = time.perf_counter()
-            losses: list[Tensor] = []
-            drawn: Step | None = None
-            batches = self._batches()
-            total = total or epochs * len(batches)
-            for place, chosen in enumerate(batches):
-                drawn = self.sampler.step(chosen)
-                mine = self._loss(drawn)
-                loss = mine.detach() if self.team is None else self.team.total(mine)
-                # Reading the number waits for a device, but not for a processor.
-                if self.on_processor and not math.isfinite(value := loss.item()):
-                    raise blame(value, number, place + 1, drawn)
-                self._descend(mine, _schedule(step, total, done))
-                losses.append(loss)
-                if observe is not None:
-                    observe(step, self.towers, loss)
-                step += 1
-                spent = time.perf_counter() - began
-                done = self._agreed(max(step / total, spent / limit_s))
-                if done >= 1:
-                    break
-            if self.rows is not None:
-                self.rows.settle()
-            mean = float(torch.stack(losses).mean())
-            if not math.isfinite(mean) or not finite(self.towers):
-                assert drawn is not None
-                raise blame(mean, number, len(losses), drawn)
-            epoch = Epoch(number, mean, time.perf_counter() - started, done >= 1)
+            loss = self._epoch(way, epochs, observe)
+            way.epoch += 1
+            seconds = time.perf_counter() - started
+            epoch = Epoch(way.epoch, loss, seconds, way.over)
             stop = after is not None and after(epoch, self._seen())
-            self._keep(number, step, total, time.perf_counter() - began, done >= 1)
+            self._keep(way)
             if epoch.last or self._agreed(float(stop)):
                 break
         return self.towers.to("cpu")
+
+    def _epoch(self, way: _Way, epochs: int, observe: Observer | None) -> float:
+        """Take the steps of an epoch; returns their mean loss."""
+        losses: list[Tensor] = []
+        step: Step | None = None
+        batches = self._batches()
+        way.total = way.total or epochs * len(batches)
+        for chosen in batches:
+            step = self.sampler.step(chosen)
+            losses.append(self._step(step, way, len(losses) + 1))
+            if observe is not None:
+                observe(way.step, self.towers, losses[-1])
+            way.step += 1
+            way.done = self._agreed(way.share)
+            if way.over:
+                break
+        self.descent.settle()
+        mean = float(torch.stack(losses).mean())
+        if not math.isfinite(mean) or not finite(self.towers):
+            assert step is not None
+            raise self._broken(mean, way, len(losses), step)
+        return mean
+
+    def _step(self, step: Step, way: _Way, number: int) -> Tensor:
+        """Take one step; returns its loss, which may not have been waited for."""
+        mine = self.descent.loss(step)
+        loss = mine.detach() if self.team is None else self.team.total(mine)
+        # Reading the number waits for a device, but not for a processor.
+        if self.on_processor and not math.isfinite(value := loss.item()):
+            raise self._broken(value, way, number, step)
+        self.descent.take(mine, _schedule(way.step, way.total, way.done))
+        return loss
+
+    def _broken(self, loss: float, way: _Way, number: int, step: Step) -> TrainingError:
+        epoch = way.epoch + 1
+        return broken(loss, epoch, number, step, self.towers, self.dataset, self.rows)
 
     def _agreed(self, value: float) -> float:
         """Return the leader's value: clocks and validations differ."""
@@ -310,80 +352,23 @@ class _Fit:
         order = torch.randperm(count, generator=self.generator, device=where)
         return torch.split(order, self.batch)
 
-    def _resume(self, state: State | None) -> tuple[int, int, int, float]:
-        """Take up a state; return epochs, steps, all steps and seconds."""
+    def _resumed(self, state: State | None, limit_s: float) -> _Way:
+        """Return where the fit begins, or goes on from a state."""
+        now = time.perf_counter()
         if state is None:
-            return 0, 0, 0, 0.0
+            return _Way(0, 0, 0, now, limit_s)
         weights = dict(self.towers.named_parameters())
-        unpack(state.tensors, weights, self.optimiser, self.generator)
-        return state.epoch, state.step, state.total, state.seconds
+        unpack(state.tensors, weights, self.descent.optimiser, self.generator)
+        began = now - state.seconds
+        return _Way(state.epoch, state.step, state.total, began, limit_s)
 
-    def _keep(
-        self, epoch: int, step: int, total: int, seconds: float, last: bool
-    ) -> None:
-        if self.checkpoint is not None and (self.checkpoint.due or last):
+    def _keep(self, way: _Way) -> None:
+        if self.checkpoint is not None and (self.checkpoint.due or way.over):
             weights = dict(self.towers.named_parameters())
-            tensors = pack(weights, self.optimiser, self.generator)
-            self.checkpoint.save(State(epoch, step, total, seconds, tensors))
-
-    def _loss(self, step: Step) -> Tensor:
-        """Return the loss of a step, or what this process adds to it."""
-        if self.rows is not None and step.used is not None:
-            self.taken = self.rows.take(step.used.rows)
-        if self.team is None:
-            return self._loss_of(step, self.taken)
-        mine = part(step, self.team.rank, self.team.size)
-        if not len(mine.user):
-            return 0.0 * self.towers.default_query.sum()
-        return self._loss_of(mine, self._mine(mine, step)) * share(mine, step)
-
-    def _mine(self, mine: Step, whole: Step) -> list[Tensor] | None:
-        """Return those of the rows taken that a part of the step uses."""
-        if self.taken is None or mine.used is None or whole.used is None:
-            return None
-        if len(mine.used.rows) == len(whole.used.rows):
-            return self.taken
-        place = torch.searchsorted(whole.used.rows, mine.used.rows)
-        return [F.embedding(place, rows) for rows in self.taken]
-
-    def _loss_of(self, step: Step, rows: list[Tensor] | None = None) -> Tensor:
-        query, items = self.towers(step, rows)
-        batch = step.batch
-        if query.dim() == 3:
-            query, batch = nearest_interest(query, items, batch)
-        return nested(_objective, query, items, batch, self.settings)
-
-    def _descend(self, loss: Tensor, share: float) -> None:
-        """Take a step, at a share of the peak learning rate."""
-        lr = self.settings.lr * share
-        for group in self.optimiser.param_groups:
-            group["lr"] = lr
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        if self.team is not None:
-            self.team.add_gradients(self._learned())
-        self.optimiser.step()
-        if self.rows is not None:
-            self.rows.step(lr)
-
-    def _learned(self) -> list[Tensor]:
-        """Return what a step has gradients of: rows taken stand for their tables."""
-        if self.taken is None:
-            return list(self.towers.parameters())
-        tables = (self.towers.served, self.towers.history)
-        others = self.towers.parameters()
-        rest = [value for value in others if all(value is not one for one in tables)]
-        return [*self.taken, *rest]
-
-
-def _objective(
-    query: Tensor, items: Tensor, batch: LossBatch, settings: Settings
-) -> Tensor:
-    """Return the loss of the objective, and of what a teacher says where one does."""
-    loss = OBJECTIVES[settings.objective](query, items, batch, settings)
-    if batch.taught is None:
-        return loss
-    return loss + batch.taught.weight * distilled(query, items, batch, settings.tau)
+            tensors = pack(weights, self.descent.optimiser, self.generator)
+            self.checkpoint.save(
+                State(way.epoch, way.step, way.total, way.spent_s, tensors)
+            )
 
 
 def _schedule(step: int, total: int, done: float) -> float:

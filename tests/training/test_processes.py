@@ -227,7 +227,7 @@ def gradients(
     run.towers.zero_grad(set_to_none=False)
     total = 0.0
     for step, weight in steps:
-        loss = run._loss_of(step) * weight
+        loss = run.descent.loss_of(step) * weight
         loss.backward()
         total += loss.item()
     return total, {

@@ -212,8 +212,7 @@ def test_no_step_makes_anything_as_long_as_the_catalogue(
     chosen = torch.arange(16)
 
     def step() -> None:
-        run.taken = None
-        run._descend(run._loss(run.sampler.step(chosen)), 0.5)
+        run.descent.take(run.descent.loss(run.sampler.step(chosen)), 0.5)
 
     step()
     with Largest() as made:
