@@ -294,8 +294,8 @@ def _fit(
     progress: Progress,
 ) -> TrainedModel:
     with needed("train", "training"):
+        from recsys.training.full import train_full
         from recsys.training.trainer import train
-        from recsys.training.warm import train_full
     if before is not None:
         return train_full(dataset, config, before, progress=progress)
     return train(

@@ -6,6 +6,7 @@ column is useless, not wrong, and what looks like a leak may be meant.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from recsys.errors import TrainingError
 from recsys.training.dataset import Dataset
 from recsys.training.features import EncodedSide
 from recsys.training.rows import QueryRows
+
+logger = logging.getLogger(__name__)
 
 _RARE = 0.9
 # Rank correlation with the number of users from which on a number counts them.
@@ -65,6 +68,14 @@ def check(dataset: Dataset, rows: QueryRows) -> list[Finding]:
     if dataset.contexts is not None and dataset.context is not None:
         found += _naming(dataset, dataset.contexts, dataset.context)
     return found
+
+
+def warn(dataset: Dataset, rows: QueryRows) -> list[dict[str, Any]]:
+    """Log what is wrong with the features; returns it for the report."""
+    findings = check(dataset, rows)
+    for finding in findings:
+        logger.warning("%s", finding.message)
+    return [finding.to_dict() for finding in findings]
 
 
 def check_size(dataset: Dataset, dim: int) -> None:

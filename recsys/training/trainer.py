@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import time
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from recsys._parent import Parent
 from recsys.config import ModelConfig, TrainConfig
@@ -22,17 +18,12 @@ from recsys.training.choice import Choice, choose
 from recsys.training.cold import MEDIAN
 from recsys.training.dataset import Dataset
 from recsys.training.distil import agreement, student_of, teacher_of
-from recsys.training.evaluation import sample_vectors
 from recsys.training.export import TrainedModel
+from recsys.training.final import Fitted, final_fit
 from recsys.training.finish import Finish, finish
-from recsys.training.fit_health import Health, embedding_health
-from recsys.training.loop import Epoch, fit
-from recsys.training.model import Towers
+from recsys.training.laps import Laps
 from recsys.training.rows import QueryRows, query_rows
-from recsys.training.svd import first_rows
 from recsys.training.teacher import Teacher
-
-logger = logging.getLogger(__name__)
 
 # The final fit is given this much of the time left: the export comes after it.
 _USE = 0.95
@@ -62,16 +53,12 @@ def train(
         TrainingError: There is nothing to learn from, or the loss is not finite.
         ArtifactError: The published towers do not compute what torch computes.
     """
-    started = time.perf_counter()
+    laps = Laps()
     progress = progress or SILENT
     _check(dataset)
     health.check_size(dataset, config.train.dim)
-    every = np.ones(len(dataset), np.bool_)
-    half_life_s = config.train.half_life_days * DAY_S
-    rows = query_rows(dataset, every, dataset.until, config.train.history, half_life_s)
-    findings = health.check(dataset, rows)
-    for finding in findings:
-        logger.warning("%s", finding.message)
+    rows = _rows(dataset, config.train)
+    warnings = health.warn(dataset, rows)
     if checkpoint is not None:
         number = distil_from.number if distil_from else None
         checkpoint.of(fingerprint(dataset, rows), config, number)
@@ -80,57 +67,48 @@ def train(
         config = student_of(config)
         teacher = teacher_of(distil_from, dataset, rows)
     choice = _choice(dataset, config, checkpoint, progress)
-    chosen_at = time.perf_counter()
-    left_s = math.inf
-    if not config.train.epochs:
-        left_s = max(1.0, _USE * (config.train.budget_s - (chosen_at - started)))
-    fitted = _final_fit(
-        dataset, rows, choice, config.train, left_s, progress, checkpoint, teacher
+    fitted = final_fit(
+        dataset,
+        rows,
+        choice,
+        config.train,
+        limit_s=_limit_s(config.train, laps.end("choose")),
+        progress=progress,
+        checkpoint=checkpoint,
+        teacher=teacher,
     )
-    towers, curve = fitted.towers, fitted.curve
-    fitted_at = time.perf_counter()
+    laps.end("fit")
     with progress.stage("export", total=1) as stage:
-        agrees = teacher and agreement(teacher, towers, rows, config.train.seed)
+        agreed = teacher and agreement(teacher, fitted.towers, rows, config.train.seed)
         level = choice.cold.quantile if choice.cold else MEDIAN
         how = Finish(choice.settings, choice.trend, choice.lean, level)
-        model = finish(dataset, rows, towers, config, how)
+        model = finish(dataset, rows, fitted.towers, config, how)
         stage.advance()
-    done = time.perf_counter()
+    laps.end("export")
     model.report.update(
-        settings=how.said(len(curve)),
-        validation=choice.validation,
-        curves=[*choice.curves, *curve],
-        leaks=choice.leaks,
-        health=_health(fitted),
-        segments=choice.segments,
-        samples=choice.samples,
-        chosen_run=choice.run,
-        limits={
-            "epochs": config.train.epochs,
-            "max_epochs": config.train.max_epochs,
-            "budget_s": config.train.budget_s,
-            "planned_epochs": choice.epochs,
-        },
+        settings=how.said(len(fitted.curve)),
+        **_chosen(choice, fitted, config.train),
         data=_data(dataset, rows),
-        timing={
-            "choose_s": chosen_at - started,
-            "fit_s": fitted_at - chosen_at,
-            "export_s": done - fitted_at,
-            "epoch_s": float(np.mean([row["seconds"] for row in curve])),
-        },
+        timing=_timing(laps, fitted),
         seed=config.train.seed,
-        warnings=[finding.to_dict() for finding in findings],
+        warnings=warnings,
         cold={"quantile": level, **(choice.cold.report if choice.cold else {})},
     )
     if distil_from is not None and teacher is not None:
-        model.report["distil"] = {
-            "from": distil_from.number,
-            "weight": choice.settings.distil,
-            "tau": teacher.tau,
-            "known_items": int(teacher.known.sum()),
-            "agreement": agrees,
-        }
+        weight = choice.settings.distil
+        model.report["distil"] = _taught(distil_from, teacher, weight, agreed)
     return model
+
+
+def _rows(dataset: Dataset, config: TrainConfig) -> QueryRows:
+    every = np.ones(len(dataset), np.bool_)
+    half_life_s = config.half_life_days * DAY_S
+    return query_rows(dataset, every, dataset.until, config.history, half_life_s)
+
+
+def _limit_s(config: TrainConfig, spent_s: float) -> float:
+    """Return how long the final fit may take."""
+    return math.inf if config.epochs else max(1.0, _USE * (config.budget_s - spent_s))
 
 
 def _choice(
@@ -160,69 +138,40 @@ def _check(dataset: Dataset) -> None:
         raise TrainingError("there are no interactions to learn from", hint=hint)
 
 
-@dataclass(frozen=True, slots=True)
-class _Fitted:
-    """The fit that is published, and what was seen of it."""
-
-    towers: Towers
-    curve: list[dict[str, Any]]
-    health: Health
-    vectors: Tensor
-
-
-def _final_fit(
-    dataset: Dataset,
-    rows: QueryRows,
-    choice: Choice,
-    config: TrainConfig,
-    left_s: float,
-    progress: Progress,
-    checkpoint: Checkpoint | None,
-    teacher: Teacher | None,
-) -> _Fitted:
-    curve: list[dict[str, Any]] = []
-    if checkpoint is not None and checkpoint.plan is not None:
-        curve = checkpoint.plan.setdefault("curve", curve)
-    watch = Health(choice.epochs)
-    with progress.stage("fit", total=choice.epochs) as stage:
-
-        def after(epoch: Epoch, towers: Towers) -> bool:
-            watch.epoch(epoch.number, towers, last=epoch.last)
-            stage.advance(1, f"loss {epoch.loss:.3f}")
-            curve.append(
-                {
-                    "run": 0,
-                    "epoch": epoch.number,
-                    "seconds": round(epoch.seconds, 4),
-                    "train_loss": epoch.loss,
-                }
-            )
-            return False
-
-        start = first_rows(rows, config.dim, config.seed)
-        towers = fit(
-            dataset,
-            rows,
-            choice.settings,
-            choice.epochs,
-            config.seed,
-            start,
-            after,
-            limit_s=left_s,
-            observe=watch.observe,
-            checkpoint=checkpoint,
-            teacher=teacher,
-        )
-    logger.info("fitted %d epochs", len(curve))
-    return _Fitted(towers, curve, watch, sample_vectors(towers, rows))
-
-
-def _health(fitted: _Fitted) -> dict[str, Any]:
+def _chosen(choice: Choice, fitted: Fitted, config: TrainConfig) -> dict[str, Any]:
+    """Return what the report says of the choice and of the fit."""
     return {
-        "gradients": fitted.health.gradients,
-        "embeddings": fitted.health.embeddings,
-        "vectors": embedding_health(fitted.vectors),
+        "validation": choice.validation,
+        "curves": [*choice.curves, *fitted.curve],
+        "leaks": choice.leaks,
+        "health": fitted.health,
+        "segments": choice.segments,
+        "samples": choice.samples,
+        "chosen_run": choice.run,
+        "limits": {
+            "epochs": config.epochs,
+            "max_epochs": config.max_epochs,
+            "budget_s": config.budget_s,
+            "planned_epochs": choice.epochs,
+        },
     }
+
+
+def _taught(
+    parent: Parent, teacher: Teacher, weight: float, agreed: float | None
+) -> dict[str, Any]:
+    return {
+        "from": parent.number,
+        "weight": weight,
+        "tau": teacher.tau,
+        "known_items": int(teacher.known.sum()),
+        "agreement": agreed,
+    }
+
+
+def _timing(laps: Laps, fitted: Fitted) -> dict[str, float]:
+    epoch_s = float(np.mean([row["seconds"] for row in fitted.curve]))
+    return {**laps.seconds, "epoch_s": epoch_s}
 
 
 def _data(dataset: Dataset, rows: QueryRows) -> dict[str, Any]:

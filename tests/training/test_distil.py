@@ -19,7 +19,7 @@ from recsys._query_config import QueryConfig
 from recsys._tower import ItemTower, QueryTower
 from recsys.config import ContentConfig, Feature, ModelConfig, Source
 from recsys.errors import TrainingError
-from recsys.training import checkpoint, trainer
+from recsys.training import checkpoint, final
 from recsys.training.checkpoint import Checkpoint
 from recsys.training.choice import fits
 from recsys.training.dataset import Dataset
@@ -265,7 +265,7 @@ def test_only_the_final_fit_has_the_teacher(monkeypatch: pytest.MonkeyPatch) -> 
         encoders.add(args[2].query.encoder)
         return fit(*args, **kwargs)
 
-    monkeypatch.setattr(trainer, "fit", watched)
+    monkeypatch.setattr(final, "fit", watched)
     monkeypatch.setattr(fits, "fit", watched)
     config = replace(config, query=QueryConfig(encoder="auto"))
     model = train(dataset, config, distil_from=parent)

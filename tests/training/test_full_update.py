@@ -13,9 +13,13 @@ from recsys._parent import Parent
 from recsys._query_config import QueryConfig
 from recsys.config import Feature, ModelConfig, Source
 from recsys.errors import TrainingError
-from recsys.training import warm
+from recsys.training.choice.tried import first_settings
 from recsys.training.dataset import Dataset
 from recsys.training.export import TrainedModel
+from recsys.training.full import train_full
+from recsys.training.full.basis import Basis
+from recsys.training.full.lesson import only
+from recsys.training.full.start import start_of
 from recsys.training.rows import query_rows
 from recsys.training.trainer import train
 from recsys.updates.settings import UpdateConfig
@@ -77,7 +81,7 @@ def test_new_items_come_and_the_model_gets_no_worse(features: bool) -> None:
     parent = parent_of(config, first, DAY)
     both = data(config, (0, 1))
 
-    second = warm.train_full(both, config, parent)
+    second = train_full(both, config, parent)
 
     full = second.report["full"]
     assert full["parent"] == 1
@@ -96,8 +100,9 @@ def test_every_new_interaction_is_learned_once_and_no_old_one() -> None:
     both = data(config, (0, 1))
     new = both.time >= DAY
     rows = query_rows(both, np.ones(len(both), np.bool_), both.until, 32)
+    nobody: Any = None
 
-    part = warm._only(both, rows, new, config)
+    part = only(Basis(both, config, nobody, first_settings(config)), rows, new)
 
     owner = np.repeat(part.user.numpy(), np.diff(part.targets.start.numpy()))
     pairs = list(zip(owner, part.targets.values.tolist(), strict=True))
@@ -118,19 +123,17 @@ def test_rows_of_a_table_follow_their_value() -> None:
     both = data(config, (0, 1), brands=names)
     rows = query_rows(both, np.ones(len(both), np.bool_), both.until, 32)
 
-    initial, _, fresh = warm._initial(
-        both, rows, parent, config, warm._settings(config, parent)
-    )
+    start = start_of(Basis.of(both, config, parent), rows)
 
-    old, new = parent.weights["item.brand.table"], initial["item.brand.table"]
+    old, new = parent.weights["item.brand.table"], start.weights["item.brand.table"]
     values = both.items.fitted.features[0].vocabulary
     right = 2 + parent.vocabularies["item.brand"].index("right")
-    assert fresh == []
+    assert start.fresh == []
     np.testing.assert_array_equal(new[2 + values.index("right")], old[right])
     np.testing.assert_array_equal(new[2 + values.index("wrong")], old[1])
     np.testing.assert_array_equal(new[:2], old[:2])
     place = parent.item_ids.index(both.item_ids[rows.items[0]])
-    np.testing.assert_array_equal(initial["served"][0], parent.served[place])
+    np.testing.assert_array_equal(start.weights["served"][0], parent.served[place])
 
 
 def test_items_without_interactions_go() -> None:
@@ -142,7 +145,7 @@ def test_items_without_interactions_go() -> None:
     np.maximum.at(latest, both.item, both.time)
     gone = np.flatnonzero(latest < both.until - DAY)
 
-    second = warm.train_full(both, config, parent)
+    second = train_full(both, config, parent)
 
     assert not second.trained[gone].any()
     assert second.report["full"]["evicted"] == len(gone)
@@ -153,7 +156,7 @@ def test_another_feature_starts_anew() -> None:
     first = train(data(config_of(False), (0,)), config_of(False))
     parent = parent_of(config, first, DAY)
 
-    second = warm.train_full(data(config, (0, 1)), config, parent)
+    second = train_full(data(config, (0, 1)), config, parent)
 
     assert "item.brand.table" in second.report["full"]["fresh"]
 
@@ -163,7 +166,7 @@ def test_nothing_new_is_said() -> None:
     first = train(data(config, (0,)), config)
 
     with pytest.raises(TrainingError, match="nothing came since version 1"):
-        warm.train_full(data(config, (0,)), config, parent_of(config, first, DAY))
+        train_full(data(config, (0,)), config, parent_of(config, first, DAY))
 
 
 def test_another_dimension_is_refused() -> None:
@@ -172,7 +175,7 @@ def test_another_dimension_is_refused() -> None:
     other = replace(config, train=replace(config.train, dim=16))
 
     with pytest.raises(TrainingError, match=r"has 8 dimensions, train\.dim is 16"):
-        warm.train_full(data(config, (0, 1)), other, parent_of(config, first, DAY))
+        train_full(data(config, (0, 1)), other, parent_of(config, first, DAY))
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +193,7 @@ def test_interests_of_clusters_go_on_and_learned_ones_are_refused(
     several = QueryConfig(interests=3)
     learned = replace(several, interests_from="learned")
 
-    second = warm.train_full(both, replace(config, query=several), parent)
+    second = train_full(both, replace(config, query=several), parent)
 
     assert second.query == replace(several, encoder="mean")
     for asked, before, message in (
@@ -200,7 +203,7 @@ def test_interests_of_clusters_go_on_and_learned_ones_are_refused(
         (several, replace(parent, query=replace(several, encoder="decay")), "decay"),
     ):
         with pytest.raises(TrainingError, match=message):
-            warm.train_full(both, replace(config, query=asked), before)
+            train_full(both, replace(config, query=asked), before)
 
 
 def test_nothing_that_was_chosen_is_lost_from_one_update_to_the_next(
@@ -213,9 +216,10 @@ def test_nothing_that_was_chosen_is_lost_from_one_update_to_the_next(
     one = [BRANDS[0]] * 30
     config = replace(config, train=free)
 
-    second = warm.train_full(data(config, (0, 1), brands=one), config, parent)
+    second = train_full(data(config, (0, 1), brands=one), config, parent)
     fixed = replace(config, train=replace(free, companions=0.0, recent_beta=0.0))
-    third = warm._settings(fixed, replace(parent, settings=second.report["settings"]))
+    parent = replace(parent, settings=second.report["settings"])
+    third = Basis.of(data(fixed, (0, 1)), fixed, parent).settings
 
     said = second.report["settings"]
     assert said.keys() == chosen.keys()

@@ -237,5 +237,5 @@ def test_another_way_to_update_is_refused() -> None:
     source = {"sql": "select 1"}
     model = {"items": source, "interactions": source, "train": {"item_updates": "x"}}
 
-    with pytest.raises(ConfigError, match="item_updates must be one of auto, dense"):
+    with pytest.raises(ConfigError, match='item_updates must be one of "auto"'):
         from_mapping({"model": {"m": model}})
