@@ -78,6 +78,7 @@ bench-live: $(STAMP)
 
 bench-compression: $(STAMP)
 	$(BIN)/python -m benchmarks --part compression --epochs 20
+	$(BIN)/python -m benchmarks.eight_bits
 
 bench-web: $(STAMP)
 	$(BIN)/python -m benchmarks.web

@@ -249,6 +249,7 @@ def _gowalla(folder: Path, epochs: int) -> list[Towers]:
         ("d = 64", 64, (), True, _variants(64)),
         ("d = 64, nested 32, 16", 64, (32, 16), False, _variants(64)),
         ("d = 32", 32, (), True, [{}]),
+        ("d = 128", 128, (), True, _variants(128)),
         ("d = 256", 256, (), True, _variants(256)),
     )
     fits: dict[tuple[int, tuple[int, ...]], Any] = {}

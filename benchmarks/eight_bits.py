@@ -138,6 +138,9 @@ def main() -> None:
     )
     parser.add_argument("--requests", type=int, default=2_000)
     options = parser.parse_args()
+    if not options.data.is_dir():
+        print(f"skipped: there is no folder {options.data}; pass --data")
+        return
     show(run(options.data, options.requests))
 
 

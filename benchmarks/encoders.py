@@ -61,7 +61,8 @@ def ratings(folder: Path) -> tuple[ModelConfig, Dataset]:
     with gzip.open(folder / "ratings.csv.gz", "rt") as text:
         rated = [r for r in csv.DictReader(text) if float(r["timestamp"]) < CUT_S]
     source = {"items": {"sql": "select 1"}, "interactions": {"sql": "select 1"}}
-    config = from_mapping({"model": {"m": {"item_id": "text", **source}}}).model("m")
+    table = {"item_id": "text", "train": {"dim": 64}, **source}
+    config = from_mapping({"model": {"m": table}}).model("m")
     return config, Dataset.from_arrays(
         config,
         [int(r["user_id"]) for r in rated],
@@ -86,7 +87,7 @@ def quality(folder: Path, encoders: list[str]) -> None:
     config, dataset = ratings(folder)
     cut = split(dataset, 0.1, 0)
     rows = query_rows(dataset, cut.train, cut.end, 256)
-    judge, start = Judge(dataset, rows, cut, 0), first_rows(rows, 64, 0)
+    judge, start = Judge(dataset, rows, cut, 0), first_rows(rows, config.train.dim, 0)
     for encoder in encoders:
         settings = replace(
             first_settings(config),

@@ -23,7 +23,7 @@ CONFIG = {
         "gowalla": {
             "items": {"sql": "select 1"},
             "interactions": {"sql": "select 1"},
-            "train": {"tau": 0.1, "dropout": 0.5},
+            "train": {"dim": 64, "tau": 0.1, "dropout": 0.5},
         }
     }
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from recsys._toml import listed
@@ -11,6 +12,16 @@ ITEM_UPDATES = ("auto", "dense", "sparse")
 TELLING_EPOCHS = 6
 """A fit of fewer tells nothing about overfitting: its rate falls to 0 within them."""
 OBJECTIVES = ("ranking", "softmax", "cosine", "bpr", "logistic")
+
+
+def noise(users: float) -> float:
+    """Return the relative change of a validation score that says nothing.
+
+    Args:
+        users: Those it is the mean of.
+    """
+    # Two looks at one fit agree on most users: a fifth of what a mean of them may vary.
+    return max(0.005, 0.2 / math.sqrt(max(users, 1.0)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +68,7 @@ class TrainConfig:
             it touches, "auto" whichever is faster. The result is the same.
     """
 
-    dim: int = 64
+    dim: int = 128
     history: int = 256
     epochs: int = 0
     max_epochs: int = 120

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import floor, quality
+from benchmarks import eight_bits, floor, quality
 from recsys.config import from_mapping
 from recsys.evaluate import Holdout
 from recsys.training.dataset import Dataset
@@ -93,6 +93,28 @@ def test_a_data_set_goes_the_whole_way(server: str, tiny: Path) -> None:
     floors = {row["method"]: row["metrics"]["recall@20"] for row in rows}
     assert 0 < floors["most_popular"] < floors["linear item filter"]
     assert "linear item filter" in done.stdout
+
+
+def test_towers_of_eight_bits_are_measured_beside_the_same_fit(
+    server: str, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECSYS_DSN", server)
+    named = CONFIG.replace(
+        "[model.tiny.interactions]",
+        '[model.tiny.items.features]\nname = { type = "text", buckets = 4096 }\n'
+        "[model.tiny.interactions]",
+    ).replace(
+        "select distinct item_id from",
+        "select distinct item_id, 'item ' || item_id as name from",
+    )
+    (tiny / "recsys.toml").write_text(named)
+
+    whole, small = eight_bits.run(tiny, 20, {"epochs": 2, "dim": 16})
+
+    assert (whole.towers, small.towers) == ("float32", "int8")
+    assert small.item_bytes < whole.item_bytes / 3
+    assert small.recall == pytest.approx(whole.recall, abs=0.1)
+    assert min(whole.p50_ms, small.p50_ms) > 0
 
 
 def test_several_seeds_get_a_mean() -> None:

@@ -5,18 +5,17 @@ Plain Python over the stored report: no torch, no database.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from recsys._learning_config import TELLING_EPOCHS
+from recsys._learning_config import TELLING_EPOCHS, noise
 
 Row = Mapping[str, Any]
 TRIED = ("tau", "dropout", "recent_beta", "companions", "encoder")
 """What a training tries by itself, as its curves name it."""
 
-# Below this relative change of the validation score, a difference is noise.
-_NOISE = 0.005
 # A score that still rose by more than this at the last look was not done.
 _RISING = 0.01
 # The final fit has this many times the epochs that were judged: it had its time.
@@ -160,13 +159,18 @@ def _fit(report: Row) -> list[Verdict]:
     best = max(range(len(looks)), key=scores.__getitem__)
     epochs = _published(report, looks)
     telling = looks[-1]["epoch"] >= TELLING_EPOCHS
-    if telling and scores[-1] < scores[best] * (1 - _NOISE):
+    if telling and scores[-1] < scores[best] * (1 - _noise(report)):
         return [_overfit(looks, scores, best, epochs)]
     gain = scores[-1] / scores[-2] - 1 if scores[-2] else 0.0
     done = epochs > _LONGER * looks[-1]["epoch"]
     if best == len(looks) - 1 and gain > _RISING and not done:
         return [_underfit(report, looks, gain)]
     return []
+
+
+def _noise(report: Row) -> float:
+    """Return the relative change of the validation score that says nothing."""
+    return noise(report.get("validation", {}).get("users", math.inf))
 
 
 def _overfit(
@@ -238,7 +242,7 @@ def _parent(report: Row) -> list[Verdict]:
     """Compare a full update with the version it started from."""
     before = report["validation"].get("parent")
     model = report["validation"]["model"]
-    if not before or _score(model) >= _score(before) * (1 - _NOISE):
+    if not before or _score(model) >= _score(before) * (1 - _noise(report)):
         return []
     return [
         Verdict(

@@ -63,17 +63,19 @@ def test_fixed_epochs_try_encoders_whatever_the_clock_says() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scores", "epochs", "fell"),
+    ("scores", "epochs", "users", "fell"),
     [
-        ([0.30, 0.20], 2, False),  # the rate falls to 0 in two epochs
-        ([0.20, 0.30, 0.25], 9, True),
-        ([0.20, 0.30, 0.2995], 9, False),
+        ([0.30, 0.20], 2, 3000, False),  # the rate falls to 0 in two epochs
+        ([0.20, 0.30, 0.25], 9, 3000, True),
+        ([0.20, 0.30, 0.2995], 9, 3000, False),
+        ([0.20, 0.30, 0.297], 9, 3000, True),
+        ([0.20, 0.30, 0.297], 9, 200, False),  # of few users a mean varies more
     ],
 )
 def test_only_a_long_fit_can_overfit(
-    scores: list[float], epochs: int, fell: bool
+    scores: list[float], epochs: int, users: int, fell: bool
 ) -> None:
-    assert overfitted(scores, epochs) is fell
+    assert overfitted(scores, epochs, users) is fell
 
 
 class Told(Fits):
@@ -92,6 +94,7 @@ class Told(Fits):
                 trend=lambda *_: Trend(0.1), lean=lambda *_: (0.2, None)
             ),
             judge=SimpleNamespace(
+                users=3000,
                 rank=lambda *_: np.array([self._now]),
                 lean=lambda *_: np.array([-1]),
                 metrics=self._metrics,

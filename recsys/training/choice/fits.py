@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recsys._learning_config import TELLING_EPOCHS
+from recsys._learning_config import TELLING_EPOCHS, noise
 from recsys.config import TrainConfig
 from recsys.popularity import Trend
 from recsys.training.choice.clock import Clock
@@ -30,8 +30,6 @@ from recsys.training.trend import bias
 
 # A fit ends when this many looks found nothing better.
 _PATIENCE = 3
-# Below this relative gain over the last epoch an earlier best epoch is noise.
-_OVERFIT = 0.005
 # The first epochs lean more than the published fit should.
 _LEANING_EPOCHS = 4
 
@@ -192,7 +190,9 @@ class _Watch:
             number=self._number,
             epochs=len(self._seconds),
             overfitted=overfitted(
-                [look.score for look in self._found], len(self._seconds)
+                [look.score for look in self._found],
+                len(self._seconds),
+                self._part.judge.users,
             ),
         )
 
@@ -239,6 +239,7 @@ class _Watch:
         )
 
 
-def overfitted(scores: list[float], epochs: int) -> bool:
+def overfitted(scores: list[float], epochs: int, users: int) -> bool:
     """Say whether the last look at a fit of some epochs is worse than its best."""
-    return epochs >= TELLING_EPOCHS and max(scores) > scores[-1] * (1 + _OVERFIT)
+    fell = max(scores) > scores[-1] * (1 + noise(users))
+    return epochs >= TELLING_EPOCHS and fell
