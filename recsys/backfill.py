@@ -277,13 +277,14 @@ class _Backfill:
     def _load_lean(self, writer: Connection) -> None:
         """Put where SQL finds it what the query tower makes of popularity."""
         sha256 = self.version.artifacts.get("weights")
-        if sha256 is None:
-            return
+        lean: list[float] = []
+        if sha256 is not None:
+            lean = embeddings.lean(artifacts.get(writer, sha256))
         writer.execute(
             "update recsys.model_version set lean = %s"
             " where model = %s and number = %s",
             (
-                embeddings.lean(artifacts.get(writer, sha256)),
+                lean,
                 self.version.model,
                 self.version.number,
             ),

@@ -87,12 +87,12 @@ def unpack(content: bytes, id_type: IdType, dim: int) -> Embeddings:
     return Embeddings(ids, served, history, bias, default_query)
 
 
-def lean(weights: bytes) -> list[float] | None:
+def lean(weights: bytes) -> list[float]:
     """Read from the weights artifact how much popularity counts for a query.
 
     Returns:
         d weights of the unit query's coordinates and a constant, whose sum is added to
-        1; None where popularity counts the same for every query.
+        1; none where popularity counts the same for every query.
 
     Raises:
         ArtifactError: It is no safetensors file.
@@ -108,9 +108,9 @@ def lean(weights: bytes) -> list[float] | None:
         ) from exc
     weight = tensors.get("lean.weight")
     if weight is None:
-        return None
+        return []
     readout = [*weight.tolist(), float(tensors["lean.constant"])]
-    return readout if any(readout) else None
+    return readout if any(readout) else []
 
 
 def tensor_ids(tensors: Mapping[str, NDArray[Any]], id_type: IdType) -> list[ItemId]:

@@ -375,7 +375,7 @@ create table recsys.model_version (
 comment on table recsys.model_version is 'The registry of model versions: state, specification, artifacts, backfill progress, index calibration.';
 comment on column recsys.model_version.trained_until is 'End of the data the version was trained on; null: unknown.';
 comment on column recsys.model_version.recall_curve is 'Measured ANN recall@20, as [[ef_search, recall], ...] by rising ef_search; null: measured before there were curves.';
-comment on column recsys.model_version.lean is 'Weights of the unit query''s coordinates and, last, a constant: 1 and their sum is what popularity counts; null: 1.';
+comment on column recsys.model_version.lean is 'Weights of the unit query''s coordinates and, last, a constant: 1 and their sum is what popularity counts. Empty: 1 for all; null: not read yet.';
 
 create table recsys.outcome (
     request_id uuid,
@@ -3321,7 +3321,7 @@ begin
     into user_id using user_id;
     select * into serving from recsys._serving(model, user_id);
     -- An index whose candidates are ranked again takes more of them for a longer list by itself.
-    select v.lean,
+    select case when v.lean <> '{}' then v.lean end as lean, v.lean is null as unread,
            case when v.spec ? 'ordering' then serving.ef_search
                 else greatest(serving.ef_search, least(1000, 2 * k)) end as ef_search,
            concat_ws(' and ',
@@ -3333,12 +3333,17 @@ begin
     into version
     from recsys.model_version as v where v.model = recommend.model and v.number = serving.number;
     told := 'recsys.told_' || serving.suffix;
+    if version.unread and coalesce(current_setting(told, true), '') = '' then
+        raise notice 'version % of model % was backfilled before recsys.recommend() could lean:'
+            ' popularity counts alike for everyone', serving.number, model
+            using hint = format('recsys backfill %s %s', model, serving.number);
+    end if;
     if version.beyond <> '' and coalesce(current_setting(told, true), '') = '' then
-        perform set_config(told, 'yes', false);
         raise notice 'version % of model % has %: recsys.recommend() knows the mean of the history only',
             serving.number, model, version.beyond
             using hint = 'Recommender.recommend() in Python answers as the version was trained.';
     end if;
+    perform set_config(told, 'yes', true);
     return query execute format(
         'with asked as materialized (
              select l.query, q.seen, (subvector(l.query, vector_dims(l.query), 1)::real[])[1] as popularity

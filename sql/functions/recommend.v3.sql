@@ -10,7 +10,7 @@
 -- How it differs from Recommender.recommend() in Python: the query vector is computed here, as the weighted mean of
 -- the user's history, without the query tower. Where the mean is what the tower computes, and there are no user and
 -- context features, the two agree up to rounding. Otherwise this is an approximation, and a notice says so, once for
--- each version in a session.
+-- each version in a transaction: nothing is left behind in the session. So it does of a version whose lean is unknown.
 --
 -- What rose today is added as recsys.retrieval._fresh does it: also what is not among the nearest may rise.
 --
@@ -38,7 +38,7 @@ begin
     into user_id using user_id;
     select * into serving from recsys._serving(model, user_id);
     -- An index whose candidates are ranked again takes more of them for a longer list by itself.
-    select v.lean,
+    select case when v.lean <> '{}' then v.lean end as lean, v.lean is null as unread,
            case when v.spec ? 'ordering' then serving.ef_search
                 else greatest(serving.ef_search, least(1000, 2 * k)) end as ef_search,
            concat_ws(' and ',
@@ -50,12 +50,17 @@ begin
     into version
     from recsys.model_version as v where v.model = recommend.model and v.number = serving.number;
     told := 'recsys.told_' || serving.suffix;
+    if version.unread and coalesce(current_setting(told, true), '') = '' then
+        raise notice 'version % of model % was backfilled before recsys.recommend() could lean:'
+            ' popularity counts alike for everyone', serving.number, model
+            using hint = format('recsys backfill %s %s', model, serving.number);
+    end if;
     if version.beyond <> '' and coalesce(current_setting(told, true), '') = '' then
-        perform set_config(told, 'yes', false);
         raise notice 'version % of model % has %: recsys.recommend() knows the mean of the history only',
             serving.number, model, version.beyond
             using hint = 'Recommender.recommend() in Python answers as the version was trained.';
     end if;
+    perform set_config(told, 'yes', true);
     return query execute format(
         'with asked as materialized (
              select l.query, q.seen, (subvector(l.query, vector_dims(l.query), 1)::real[])[1] as popularity

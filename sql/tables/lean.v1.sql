@@ -5,4 +5,4 @@
 alter table recsys.model_version add lean real[];
 
 comment on column recsys.model_version.lean is
-    'Weights of the unit query''s coordinates and, last, a constant: 1 and their sum is what popularity counts; null: 1.';
+    'Weights of the unit query''s coordinates and, last, a constant: 1 and their sum is what popularity counts. Empty: 1 for all; null: not read yet.';

@@ -105,16 +105,21 @@ def test_recommend_says_once_that_it_approximates(
 
     with _db.connect(dsn, autocommit=True) as conn:
         conn.add_notice_handler(lambda notice: said.append(notice.message_primary))
-        found = rows(
-            conn,
-            "select r.item_id from customer, recsys.recommend('shop', id, 5) as r",
-        )
+        with conn.transaction():
+            found = rows(
+                conn,
+                "select r.item_id from customer, recsys.recommend('shop', id, 5) as r",
+            )
+            rows(conn, "select * from recsys.recommend('shop', 7, 5)")
+        once = len(said)
+        # Whoever a pooler gives the connection to next is told as well.
         rows(conn, "select * from recsys.recommend('shop', 7, 5)")
 
+    assert (once, len(said)) == ((1, 2) if beyond else (0, 0))
     text = f"version 1 of model shop has {beyond}: recsys.recommend() knows the mean"
     assert len(found) == 8 * 5
     assert [message[: len(text)] for message in said if message] == (
-        [text] if beyond else []
+        [text] * 2 if beyond else []
     )
 
 

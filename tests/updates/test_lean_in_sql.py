@@ -104,6 +104,11 @@ def test_what_was_made_before_sql_leant_does_after_a_backfill(
         conn.execute("update recsys.model_version set lean = null")
     with pytest.raises(AssertionError):
         world.assert_alike_in_sql(shop.dsn, EVERYBODY)
+    said: list[str | None] = []
+    with _db.connect(shop.dsn) as conn:
+        conn.add_notice_handler(lambda notice: said.append(notice.message_hint))
+        conn.execute("select * from recsys.recommend('shop', 7, 5)")
+    assert said == [f"recsys backfill shop {number}"]
 
     backfill(shop.dsn, "shop", number)
 
