@@ -1,6 +1,9 @@
 """Memory that a training takes beside the interactions, by how many there are.
 
-Each training is a process of its own: settings given, one epoch, no export of an index.
+Measured is what looks at all interactions: the split, the rows of a fit, warm start,
+companions and fingerprint, each time in a process of its own. Left out are the steps of
+a fit, which see one batch at a time; ``python -m benchmarks.memory train COUNT 0 0``
+measures a whole training with one epoch and given settings.
 Counted is what belongs to the process alone (``RssAnon``), beyond what it had when the
 interactions were there, looked at every few milliseconds: pages of files, which the
 kernel takes back when memory is short, are left out. 30 interactions per user, 10,000
@@ -29,11 +32,11 @@ _ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65
 
 
 def run(sizes: tuple[int, ...] = SIZES) -> list[Row]:
-    """Measure whole trainings with users in blocks, and with all users at once."""
+    """Measure with users in blocks, and with all users at once."""
     out: list[Row] = []
     for name, block in (("in blocks", 0), ("at once", NEVER)):
         for count in sizes:
-            peak = measured("train", count, block) / 1e6
+            peak = measured("prepare", count, block, block) / 1e6
             note = f"{1e6 * peak / count:.0f} bytes per interaction"
             out.append(Row(f"{count:,} interactions, {name}", peak, "MB", note=note))
     return out
@@ -112,7 +115,7 @@ def _anonymous() -> int:
 def _config() -> Any:
     from recsys.config import from_mapping
 
-    train = {"epochs": 1, "tau": 0.15, "dropout": 0.5, "companions": 0.5}
+    train = {"epochs": 1, "dim": 64, "tau": 0.15, "dropout": 0.5, "companions": 0.5}
     model = {
         "item_id": "bigint",
         "user_id": "bigint",

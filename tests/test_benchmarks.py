@@ -233,7 +233,7 @@ def test_ways_to_update_rows_are_compared() -> None:
     assert RowAdam._forward is before
 
 
-def test_the_memory_of_a_training_is_measured() -> None:
+def test_the_memory_of_interactions_is_measured() -> None:
     rows = memory.run((20_000,))
 
     assert [row.what for row in rows] == [
@@ -241,6 +241,7 @@ def test_the_memory_of_a_training_is_measured() -> None:
         "20,000 interactions, at once",
     ]
     assert all(row.value > 0 for row in rows)
+    assert memory.measured("train", 20_000) > 0
 
 
 def test_blocks_and_files_take_less_memory() -> None:

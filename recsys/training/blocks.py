@@ -42,7 +42,7 @@ def places_of(
         np.flatnonzero(keep[part] & mine[dataset.user[part]]) + part.start
         for part in slices(len(dataset))
     ]
-    return np.concatenate(found)
+    return np.concatenate([np.zeros(0, np.int64), *found])
 
 
 def by_user(

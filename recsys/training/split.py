@@ -59,7 +59,8 @@ def split(dataset: Dataset, share: float, seed: int, serves_s: float = 0.0) -> S
     if cut is None:
         return judged(dataset, ~_random(dataset, share, seed), None)
     # Unknown times go to the past: they say nothing about what comes after the cut.
-    return judged(dataset, ~(dataset.time >= cut), cut)
+    late = np.isfinite(dataset.time) & (dataset.time >= cut)
+    return judged(dataset, ~late, cut)
 
 
 def _cut(dataset: Dataset, share: float, serves_s: float) -> float | None:
@@ -132,7 +133,7 @@ def horizon_s(dataset: Dataset, share: float, days: float) -> float:
     cut = _cut(dataset, share, 0.0)
     if cut is None:
         return 0.0
-    return days * DAY_S or float(np.nanmax(dataset.time)) - cut
+    return days * DAY_S or _Times(dataset.time).last - cut
 
 
 def _random(dataset: Dataset, share: float, seed: int) -> NDArray[np.bool_]:

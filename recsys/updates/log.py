@@ -174,7 +174,8 @@ def forget(conn: Connection, version: ModelVersion, keep: int) -> None:
         conn: An open connection.
         version: The version.
         keep: Published updates that can be undone. Their records stay, however many
-            were refused since, and so does the newest: it says until when was learned.
+            were refused since, and so does the latest that was learned from: it says
+            until when, also when it is undone.
     """
     key = {"model": version.model, "number": version.number}
     newest = (
@@ -190,6 +191,8 @@ def forget(conn: Connection, version: ModelVersion, keep: int) -> None:
         "delete from recsys.id_update"
         f" where id in ({newest} order by id desc offset %(most)s)"
         f" and id not in ({newest} and state = 'published'"
-        " order by id desc limit %(least)s)".encode(),
-        {**key, "most": _MOST_RECORDS, "least": max(keep, 1)},
+        " order by id desc limit %(keep)s)"
+        f" and id not in ({newest} and state <> 'refused'"
+        " order by until desc nulls last limit 1)".encode(),
+        {**key, "most": _MOST_RECORDS, "keep": keep},
     )

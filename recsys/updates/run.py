@@ -162,6 +162,9 @@ def update_version(
 ) -> Updated:
     """Update the learned rows of one version.
 
+    Products of numpy take one thread meanwhile, in the whole process: one update at a
+    time in each.
+
     Args:
         conn: An autocommit connection, READ COMMITTED.
         version: A version that serves.

@@ -17,7 +17,7 @@ from recsys.training.companions import closest
 from recsys.training.dataset import Dataset
 from recsys.training.leaks import find_leaks
 from recsys.training.rows import QueryRows, query_rows
-from recsys.training.split import Split, judged, split
+from recsys.training.split import Split, horizon_s, judged, split
 from recsys.training.svd import first_rows
 
 START = 1.7e9
@@ -133,6 +133,24 @@ def test_random_splits_hold_out_a_share_in_any_block(
     assert all(len(sides) == 1 for sides in distinct.values())
     held = sum(sides == {False} for sides in distinct.values())
     assert held / len(distinct) == pytest.approx(0.1, abs=0.02)
+
+
+def test_nothing_is_split_into_nothing() -> None:
+    cut = split(Dataset.from_arrays(make_config(), [], [], times=[]), 0.1, 0)
+
+    assert len(cut.users) == 0
+
+
+def test_an_endless_time_is_unknown() -> None:
+    time = START + DAY_S * np.r_[np.arange(99.0), np.inf]
+    user, item = np.arange(100) % 10, np.arange(100) % 7
+    dataset = Dataset.from_arrays(make_config(), user, item, times=time)
+
+    cut = split(dataset, 0.1, 0)
+
+    assert cut.end == START + DAY_S * 89
+    assert cut.train[-1]
+    assert horizon_s(dataset, 0.1, 0.0) == 9 * DAY_S
 
 
 def test_the_fingerprint_does_not_depend_on_blocks(
