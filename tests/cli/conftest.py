@@ -25,6 +25,16 @@ class Result:
 
 Run = Callable[..., Result]
 
+# The tables of the shop. [model.shop.items] is last, for more about the items.
+SHOP = """\
+[model.shop]
+[model.shop.interactions]
+sql = "select customer_id as user_id, product_id as item_id, created_at as occurred_at\
+ from event"
+[model.shop.items]
+sql = "select id as item_id, title, brand, price, created_at from product"
+"""
+
 
 @pytest.fixture
 def run(
@@ -50,6 +60,14 @@ def run(
         return Result(code, out, err)
 
     return call
+
+
+@pytest.fixture
+def toml(tmp_path: Path) -> Path:
+    """The recsys.toml of the folder that commands run in."""
+    path = tmp_path / "recsys.toml"
+    path.write_text(SHOP)
+    return path
 
 
 @pytest.fixture(scope="module")

@@ -7,18 +7,17 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 import world
+from conftest import Run
 
 from recsys import _db
 from recsys.cli.app import cli
-
-Run = Callable[..., Any]
 
 
 def commands(group: click.Group = cli, path: tuple[str, ...] = ()) -> Iterator[Any]:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
+from conftest import Run
 from test_cli import failed
 
 from recsys import _db, _measure
 from recsys.cli import _page
 from recsys.compare import Comparison, Example, Paired
 
-Run = Callable[..., Any]
 COLUMNS = ["metric", "base", "candidate", "difference", "low", "high", "popular"]
 
 

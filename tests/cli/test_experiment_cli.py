@@ -5,15 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Run
 
 from recsys import _db
 
-Run = Callable[..., Any]
 ARMS = ("--arm", "control=1:50", "--arm", "new=2:50")
 
 

@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
-import world
 from conftest import Run
 
 from recsys import _db
-
-
-@pytest.fixture
-def own(server: str, shop_dsn: str) -> Iterator[str]:
-    """A copy of the shop that the test may change."""
-    with world.database(server, world.name_of(shop_dsn)) as dsn:
-        yield dsn
 
 
 def rails(run: Run, dsn: str) -> dict[str, dict]:
@@ -34,29 +25,30 @@ def test_the_defaults_are_listed(run: Run, shop_dsn: str) -> None:
     ]
 
 
-def test_a_bound_is_set_shown_and_removed(run: Run, own: str) -> None:
+def test_a_bound_is_set_shown_and_removed(run: Run, own_dsn: str) -> None:
     result = run(
-        "--dsn", own, "guardrail", "set", "shop", "ctr", "--max-drop", "10%",
+        "--dsn", own_dsn, "guardrail", "set", "shop", "ctr", "--max-drop", "10%",
         "--min-sample", "500", "--action", "rollback",
     )  # fmt: skip
 
     assert (result.code, result.out) == (0, "")
     assert "shop: ctr --max-drop 0.1, else rollback" in result.err
-    assert rails(run, own)["ctr"] == {
+    assert rails(run, own_dsn)["ctr"] == {
         "metric": "ctr", "kind": "max_drop", "bound": 0.1, "min_sample": 500,
         "action": "rollback", "source": "set",
     }  # fmt: skip
     assert (
-        "default again" in run("--dsn", own, "guardrail", "remove", "shop", "ctr").err
+        "default again"
+        in run("--dsn", own_dsn, "guardrail", "remove", "shop", "ctr").err
     )
-    assert "ctr" not in rails(run, own)
-    assert "no bound" in run("--dsn", own, "guardrail", "remove", "shop", "ctr").err
+    assert "ctr" not in rails(run, own_dsn)
+    assert "no bound" in run("--dsn", own_dsn, "guardrail", "remove", "shop", "ctr").err
 
 
-def test_a_default_can_be_switched_off(run: Run, own: str) -> None:
-    run("--dsn", own, "guardrail", "set", "shop", "error_rate", "--off")
+def test_a_default_can_be_switched_off(run: Run, own_dsn: str) -> None:
+    run("--dsn", own_dsn, "guardrail", "set", "shop", "error_rate", "--off")
 
-    assert rails(run, own)["error_rate"]["kind"] == "off"
+    assert rails(run, own_dsn)["error_rate"]["kind"] == "off"
 
 
 @pytest.mark.parametrize(
@@ -97,8 +89,8 @@ def test_without_a_candidate_check_says_so(run: Run, shop_dsn: str) -> None:
     assert "no candidate is being rolled out" in result.err
 
 
-def test_check_says_what_a_ramp_would_do(run: Run, own: str) -> None:
-    with _db.connect(own) as conn:
+def test_check_says_what_a_ramp_would_do(run: Run, own_dsn: str) -> None:
+    with _db.connect(own_dsn) as conn:
         conn.execute(
             "insert into recsys.rollout (model, number, percent, candidate)"
             " values ('shop', 2, 10, true)"
@@ -109,7 +101,7 @@ def test_check_says_what_a_ramp_would_do(run: Run, own: str) -> None:
             " from generate_series(1, 200) as n"
         )
 
-    result = run("--dsn", own, "guardrail", "check", "shop", "--format", "csv")
+    result = run("--dsn", own_dsn, "guardrail", "check", "shop", "--format", "csv")
 
     assert "error_rate,max,0.02,,1.0,200,breach" in result.out
     assert "rollback: error_rate of version 2 is 100.00%" in result.err

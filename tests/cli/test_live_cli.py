@@ -8,29 +8,16 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from conftest import Run
+from conftest import SHOP, Run
 
 from recsys import _db
 from recsys.worker import tasks
 
-TOML = """
-[model.shop]
-item_id = "bigint"
-user_id = "bigint"
-[model.shop.items]
-sql = "select id as item_id, title, brand, price, created_at from product"
-{watch}
-[model.shop.interactions]
-sql = "select customer_id as user_id, product_id as item_id from event"
-"""
-WATCH = 'watch = { product = "id" }'
-
 
 @pytest.fixture
-def toml(tmp_path: Path) -> Path:
-    path = tmp_path / "recsys.toml"
-    path.write_text(TOML.format(watch=WATCH), encoding="utf-8")
-    return path
+def watching(toml: Path) -> Path:
+    toml.write_text(SHOP + 'watch = { product = "id" }')
+    return toml
 
 
 def one(dsn: str, query: str) -> tuple:
@@ -43,8 +30,8 @@ def change(dsn: str, statement: str) -> None:
         conn.execute(statement.encode())
 
 
-def test_watch_then_drain_then_unwatch(run: Run, own_dsn: str, toml: Path) -> None:
-    watched = run("--dsn", own_dsn, "--config", toml, "watch", "shop")
+def test_watch_then_drain_then_unwatch(run: Run, own_dsn: str, watching: Path) -> None:
+    watched = run("--dsn", own_dsn, "--config", watching, "watch", "shop")
 
     assert (watched.code, watched.out) == (0, "")
     assert "public.product: brand, created_at, id, price, title" in watched.err
@@ -129,9 +116,9 @@ def test_a_worker_says_what_is_missing_before_it_starts(
 
 
 def test_the_printed_statements_install_the_same(
-    run: Run, own_dsn: str, toml: Path
+    run: Run, own_dsn: str, watching: Path
 ) -> None:
-    printed = run("--dsn", own_dsn, "--config", toml, "watch", "shop", "--sql")
+    printed = run("--dsn", own_dsn, "--config", watching, "watch", "shop", "--sql")
 
     assert printed.code == 0
     assert one(own_dsn, "select triggers from recsys.change_status") == (0,)
@@ -142,8 +129,8 @@ def test_the_printed_statements_install_the_same(
     )
 
 
-def test_off_and_on(run: Run, own_dsn: str, toml: Path) -> None:
-    run("--dsn", own_dsn, "--config", toml, "watch", "shop")
+def test_off_and_on(run: Run, own_dsn: str, watching: Path) -> None:
+    run("--dsn", own_dsn, "--config", watching, "watch", "shop")
 
     off = run("--dsn", own_dsn, "watch", "shop", "--off", "--reason", "bulk import")
 
@@ -172,8 +159,6 @@ def test_off_and_on(run: Run, own_dsn: str, toml: Path) -> None:
 def test_mistakes_are_told(
     run: Run, shop_dsn: str, toml: Path, arguments: list[str], said: str, hint: str
 ) -> None:
-    toml.write_text(TOML.format(watch=""), encoding="utf-8")
-
     result = run("--dsn", shop_dsn, "--config", toml, *arguments)
 
     assert (result.code, result.out) == (1, "")
@@ -213,9 +198,9 @@ def test_retire_and_keep(run: Run, own_dsn: str) -> None:
 
 
 def test_status_shows_what_waits_and_what_failed(
-    run: Run, own_dsn: str, toml: Path
+    run: Run, own_dsn: str, watching: Path
 ) -> None:
-    run("--dsn", own_dsn, "--config", toml, "watch", "shop")
+    run("--dsn", own_dsn, "--config", watching, "watch", "shop")
     change(own_dsn, "update product set title = 'blue lamp' where id < 4")
     change(
         own_dsn,

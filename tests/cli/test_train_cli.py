@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import world
+from conftest import SHOP, Run
 
 from recsys import _db
 from recsys.training import trainer
 
-Run = Callable[..., Any]
-
-TOML = """\
-[model.shop]
-[model.shop.items]
-sql = "select id as item_id from product"
-[model.shop.interactions]
-sql = "select customer_id as user_id, product_id as item_id, created_at as occurred_at\
- from event"
-"""
-
-
-@pytest.fixture
-def tables(server: str, shop_dsn: str, tmp_path: Path) -> Iterator[str]:
-    (tmp_path / "recsys.toml").write_text(TOML)
-    with world.database(server, world.name_of(shop_dsn)) as dsn:
-        yield dsn
+pytestmark = pytest.mark.usefixtures("toml")
 
 
 @pytest.mark.parametrize("begun", [True, False])
 def test_ctrl_c_says_whether_the_fit_is_kept(
-    run: Run, tables: str, monkeypatch: pytest.MonkeyPatch, begun: bool
+    run: Run, own_dsn: str, monkeypatch: pytest.MonkeyPatch, begun: bool
 ) -> None:
     def interrupted(*_: object, checkpoint: Any, **__: object) -> None:
         if begun:
@@ -41,15 +24,15 @@ def test_ctrl_c_says_whether_the_fit_is_kept(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(trainer, "train", interrupted)
-    ended = run("--dsn", tables, "train", "shop", "--checkpoint", "state")
+    ended = run("--dsn", own_dsn, "train", "shop", "--checkpoint", "state")
 
     assert ended.code == 130
     assert ("--checkpoint state --resume goes on with it" in ended.err) is begun
     assert ended.err.rstrip().endswith("Interrupted.")
 
 
-def test_a_time_before_all_interactions_is_named(run: Run, tables: str) -> None:
-    ended = run("--dsn", tables, "train", "shop", "--until", "1990-01-01")
+def test_a_time_before_all_interactions_is_named(run: Run, own_dsn: str) -> None:
+    ended = run("--dsn", own_dsn, "train", "shop", "--until", "1990-01-01")
 
     assert ended.code == 1
     assert "no interactions before 1990-01-01" in ended.err
@@ -57,12 +40,12 @@ def test_a_time_before_all_interactions_is_named(run: Run, tables: str) -> None:
 
 
 def test_interactions_that_name_no_item_are_not_blamed_on_the_time(
-    run: Run, tables: str
+    run: Run, own_dsn: str
 ) -> None:
-    with _db.connect(tables) as conn:
+    with _db.connect(own_dsn) as conn:
         conn.execute("update event set product_id = product_id + 1000000")
 
-    ended = run("--dsn", tables, "train", "shop", "--until", "2099-01-01")
+    ended = run("--dsn", own_dsn, "train", "shop", "--until", "2099-01-01")
 
     assert ended.code == 1
     assert "among those of items.sql" in ended.err
@@ -85,9 +68,9 @@ def test_interactions_that_name_no_item_are_not_blamed_on_the_time(
     ],
 )
 def test_options_that_would_do_nothing_are_refused(
-    run: Run, tables: str, options: str, says: str, hint: str
+    run: Run, own_dsn: str, options: str, says: str, hint: str
 ) -> None:
-    ended = run("--dsn", tables, "train", "shop", *options.split())
+    ended = run("--dsn", own_dsn, "train", "shop", *options.split())
 
     assert ended.code == 1
     assert says in ended.err
@@ -97,15 +80,15 @@ def test_options_that_would_do_nothing_are_refused(
 @pytest.mark.parametrize("command", ["train shop --incremental", "train shop --full",
                                      "updates shop"])  # fmt: skip
 def test_without_times_every_command_gives_the_same_way_out(
-    run: Run, tables: str, command: str
+    run: Run, own_dsn: str, command: str
 ) -> None:
-    with _db.connect(tables) as conn:
+    with _db.connect(own_dsn) as conn:
         conn.execute(
             "update recsys.model_version set spec = spec - 'trained_until'"
             """ || '{"columns": ["kind"]}'"""
         )
 
-    ended = run("--dsn", tables, *command.split())
+    ended = run("--dsn", own_dsn, *command.split())
 
     assert ended.code == (0 if command == "updates shop" else 1)
     assert "trained on interactions without times" in ended.err
@@ -113,12 +96,12 @@ def test_without_times_every_command_gives_the_same_way_out(
 
 
 def test_updates_every_few_minutes_need_times(
-    run: Run, tables: str, tmp_path: Path
+    run: Run, own_dsn: str, toml: Path
 ) -> None:
-    text = TOML.replace(", created_at as occurred_at", "")
-    (tmp_path / "recsys.toml").write_text(f"{text}[model.shop.update]\nevery_s = 60\n")
+    text = SHOP.replace(", created_at as occurred_at", "")
+    toml.write_text(f"{text}[model.shop.update]\nevery_s = 60\n")
 
-    ended = run("--dsn", tables, "train", "shop")
+    ended = run("--dsn", own_dsn, "train", "shop")
 
     assert ended.code == 1
     assert "update.every_s asks for incremental updates" in ended.err
@@ -126,16 +109,16 @@ def test_updates_every_few_minutes_need_times(
 
 @pytest.mark.parametrize("more", [(), ("--new-users",)])
 def test_a_version_that_has_seen_the_answers_is_named(
-    run: Run, tables: str, more: tuple[str, ...]
+    run: Run, own_dsn: str, more: tuple[str, ...]
 ) -> None:
-    evaluate = ("--dsn", tables, "evaluate", "shop", "1", "--after", "2026-01-01")
-    with _db.connect(tables) as conn:
+    evaluate = ("--dsn", own_dsn, "evaluate", "shop", "1", "--after", "2026-01-01")
+    with _db.connect(own_dsn) as conn:
         conn.execute(
             "update recsys.model_version"
             """ set spec = spec || '{"trained_until": "2026-01-02T00:00:00+00:00"}'"""
         )
     assert "Warning: version 1 was trained" in run(*evaluate, *more).err
-    with _db.connect(tables) as conn:
+    with _db.connect(own_dsn) as conn:
         conn.execute(
             "update recsys.model_version"
             """ set spec = spec || '{"trained_until": "2026-01-01T00:00:00+00:00"}'"""

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import world
+from conftest import SHOP, Run
 
 from recsys import config
-
-Run = Callable[..., Any]
 
 
 @pytest.fixture(autouse=True)
@@ -31,25 +29,17 @@ def tables(server: str, template: str) -> Iterator[str]:
         yield dsn
 
 
-TOML = """\
-# the shop
-[model.shop]
-[model.shop.items]
-sql = "select id as item_id from product"
-[model.shop.interactions]
-sql = "select customer_id as user_id, product_id as item_id, created_at as occurred_at\
- from event"
-[model.shop.train]
-dim = 8      # small
-epochs = 2
-"""
+SMALL = f"# the shop\n{SHOP}[model.shop.train]\ndim = 8      # small\nepochs = 2\n"
+
+
+@pytest.fixture(autouse=True)
+def _small(toml: Path) -> None:
+    toml.write_text(SMALL)
 
 
 def test_trials_are_printed_and_the_best_settings_written(
     run: Run, tables: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "recsys.toml").write_text(TOML)
-
     first = run("--dsn", tables, "tune", "shop", "--trials", 1, "--format", "json")
     again = run("--dsn", tables, "tune", "shop", "--trials", 1)
     more = run(
@@ -72,7 +62,7 @@ def test_trials_are_printed_and_the_best_settings_written(
         assert f"+tau = {settings.tau!r}" in more.out
     else:
         assert "Nothing was written" in more.err
-        assert text == TOML
+        assert text == SMALL
 
 
 @pytest.mark.parametrize(
@@ -88,8 +78,6 @@ def test_trials_are_printed_and_the_best_settings_written(
 def test_bad_arguments_say_what_to_do(
     run: Run, tables: str, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
-    (tmp_path / "recsys.toml").write_text(TOML)
-
     result = run("--dsn", tables, "tune", "shop", *arguments)
 
     assert result.code == 1
@@ -100,8 +88,6 @@ def test_bad_arguments_say_what_to_do(
 def test_a_study_that_is_not_there_is_not_begun_by_resuming(
     run: Run, tables: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "recsys.toml").write_text(TOML)
-
     ended = run("--dsn", tables, "tune", "shop", "--resume", "--study", "no.study")
 
     assert ended.code == 1
