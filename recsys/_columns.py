@@ -135,28 +135,52 @@ def check_sources(conn: Connection, config: ModelConfig) -> list[str]:
     _check_source(conn, "items.sql", config.items, item)
     if config.users.features:
         _check_source(conn, "users.sql", config.users, user)
-    types = _check_source(conn, "interactions.sql", events, {**user, **item})
+    more = ["value"] if config.interactions.value else []
+    types = _check_source(conn, "interactions.sql", events, {**user, **item}, more)
+    _check_time(types, config.update.every_s)
+    _check_value(types, config.interactions)
     _check_kind(types, config.interactions)
-    if config.update.every_s and "occurred_at" not in types:
-        raise SourceError(
-            "update.every_s asks for incremental updates, but interactions.sql returns"
-            " no column occurred_at, so nothing would say what is new",
-            hint="Select the time of each interaction as occurred_at in recsys.toml, or"
-            " leave out update.every_s and train every version from the start.",
-        )
     return list(types)
 
 
 def _check_source(
-    conn: Connection, what: str, source: Source, ids: Mapping[str, IdType]
+    conn: Connection,
+    what: str,
+    source: Source,
+    ids: Mapping[str, IdType],
+    more: Sequence[str] = (),
 ) -> dict[str, str]:
-    names = [*ids, *(feature.name for feature in source.features)]
+    names = [*ids, *(feature.name for feature in source.features), *more]
     types = column_types(conn, what, source.sql, names)
     for name, wanted in ids.items():
         id_column(what, name, types, wanted)
     for feature in source.features:
         _check_feature(conn, what, source.sql, feature, types[feature.name])
     return types
+
+
+def _check_time(types: Mapping[str, str], every_s: float) -> None:
+    kind = types.get("occurred_at")
+    if kind is None and every_s:
+        raise SourceError(
+            "update.every_s asks for incremental updates, but interactions.sql returns"
+            " no column occurred_at, so nothing would say what is new",
+            hint="Select the time of each interaction as occurred_at in recsys.toml, or"
+            " leave out update.every_s and train every version from the start.",
+        )
+    if kind is not None and kind not in TIMES:
+        raise SourceError(
+            f"occurred_at of interactions.sql is of type {kind}, not a timestamp",
+            hint="Select to_timestamp(seconds) as occurred_at.",
+        )
+
+
+def _check_value(types: Mapping[str, str], interactions: Interactions) -> None:
+    if interactions.value and types["value"] not in NUMBERS:
+        raise SourceError(
+            f"value of interactions.sql is of type {types['value']}, not a number",
+            hint="Select a number, such as extract(epoch from watched) as value.",
+        )
 
 
 def _check_kind(types: Mapping[str, str], interactions: Interactions) -> None:

@@ -94,7 +94,7 @@ def evaluate(
     new = new_items(conn, version) if cold else None
     wanted = _wanted(holdout, new)
     if not wanted:
-        raise _nothing(cold)
+        raise _nothing(number, holdout, new)
     depth = max(k, HIT_DEPTH)
     served = Served(conn, version, depth, holdout.before)
     answers = served.ask_all(dict.fromkeys(wanted), "Evaluating users", progress)
@@ -197,17 +197,31 @@ def new_items(conn: Connection, version: ModelVersion) -> set[ItemId]:
     }
 
 
-def _nothing(cold: bool) -> SourceError:
-    if cold:
+def _nothing(number: int, holdout: Holdout, new: set[ItemId] | None) -> SourceError:
+    """Return why there is nothing to measure, and what to ask for instead."""
+    when = f" from {holdout.before:%F %T} on" if holdout.before else ""
+    if new is not None and not new:
         return SourceError(
-            "the holdout has no hit on a new item",
-            hint="New are items that the version has no learned row of: train it"
-            " --until the time of --after.",
+            f"no item is new to version {number}: it has a learned row of every one",
+            hint="Leave out --cold, or train one --until a time before some came.",
+        )
+    if new is not None and any(holdout.relevant.values()):
+        return SourceError(
+            f"nobody chose one of the {len(new):,} items that are new to version"
+            f" {number}{when}",
+            hint="New are items without a learned row. Take an earlier --after, or"
+            " train a version --until that time.",
+        )
+    if when:
+        return SourceError(
+            f"there is no hit{when}",
+            hint="A hit is an item of the version that a user with earlier interactions"
+            " chooses for the first time. Take an earlier --after.",
         )
     return SourceError(
         "the holdout has nothing to evaluate",
         hint="Its users and items must occur in the training data, and its pairs "
-        "must be new; check the ids' spelling and the cut-off time.",
+        "must be new; check the ids' spelling.",
     )
 
 

@@ -58,8 +58,10 @@ def measure(
     chosen = _chosen(conn, version, cutoff)
     if not chosen:
         raise SourceError(
-            "nobody came after the time who chose an item of the version",
-            hint="Check the cut-off time; known users are not counted.",
+            f"no user came from {cutoff:%F %T} on who chose an item of version"
+            f" {number}",
+            hint="New are users without an interaction before --after. Take an earlier"
+            " time, or measure known users without --new-users.",
         )
     depth = max(k, HIT_DEPTH)
     served = Served(conn, version, depth, cutoff)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -19,7 +20,8 @@ from recsys.cli.bars import Bars, say
 from recsys.cli.output import METRIC, format_option, metric_rows, write_rows
 from recsys.cli.updates import update_now
 from recsys.errors import ConfigError
-from recsys.report.verdict import verdicts
+from recsys.report.remarks import remarks
+from recsys.report.verdict import LEAK, verdicts
 from recsys.settings import Settings
 
 
@@ -169,10 +171,19 @@ def _tell(trained: pipeline.Trained, fmt: str) -> None:
     """Print the metrics of a new version, and what is to be said of its training."""
     model, number = trained.plan.model, trained.plan.number
     write_rows(metric_rows(model, number, trained.plan.metrics), fmt, columns=METRIC)
-    for verdict in verdicts(trained.report):
-        say(f"{model} {number}: {verdict}")
+    for text in (*remarks(trained.report), *_verdicts(trained.report)):
+        say(f"{model} {number}: {text}")
     if trained.revision:
         say(f"Wrote {trained.revision}")
+
+
+def _verdicts(report: Mapping[str, Any]) -> list[str]:
+    """Return the verdicts; features that know the future were named before the fit."""
+    found = verdicts(report)
+    said = [str(verdict) for verdict in found if verdict.name != LEAK]
+    if len(said) < len(found):
+        said.insert(0, f"{LEAK}: see the warning of a feature above")
+    return said
 
 
 def _go_on(

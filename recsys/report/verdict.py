@@ -25,6 +25,8 @@ _FEW_DIRECTIONS = 0.1
 _EXPLODED = 20.0
 _DEAD = 0.1
 _DROPPED = 0.2
+LEAK = "knows the future"
+"""Name of the verdict on a feature that does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,10 +260,7 @@ def _parent(report: Row) -> list[Verdict]:
 def _leaks(report: Row) -> list[Verdict]:
     hint = "Without it, offline numbers may fall and real ones rise."
     leaks: Sequence[str] = report.get("leaks", [])
-    return [
-        Verdict("knows the future", False, f"{text.rstrip('.')}.", hint)
-        for text in leaks
-    ]
+    return [Verdict(LEAK, False, f"{text.rstrip('.')}.", hint) for text in leaks]
 
 
 def _collapsed(report: Row) -> list[Verdict]:

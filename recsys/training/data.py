@@ -22,8 +22,6 @@ from psycopg import sql
 from psycopg.pq import TransactionStatus
 
 from recsys._columns import (
-    NUMBERS,
-    TIMES,
     check_sources,
     column_types,
     errors_of,
@@ -105,16 +103,12 @@ def read(
         shown = mining.shown(conn, config, item_index, found.users, end or last)
         counts = np.bincount(arrays.item, minlength=len(item_index))
         neighbours = mining.neighbours(conn, config, item_index, counts, until)
-    if found.future:
-        logger.warning(
-            "%d interactions lie in the future: their time counts as unknown",
-            found.future,
-        )
+    unknown = int((~np.isfinite(arrays.time)).sum()) - found.future
+    _warn_of_times(found, unknown, len(arrays.time), known=last is not None)
     kinds = list(found.kinds) or [""]
     counts_of_kinds = np.bincount(arrays.kind, minlength=len(kinds))
     _warn_of_kinds(config.interactions, dict(zip(kinds, counts_of_kinds, strict=True)))
     weight, target = kind_weights(config.interactions, kinds)
-    timed = np.isfinite(arrays.time)
     return Dataset(
         item_ids=cast(list[ItemId], list(item_index)),
         user_ids=cast(list[UserId], list(found.users)),
@@ -130,13 +124,13 @@ def read(
         users=users,
         contexts=contexts,
         dropped=found.dropped,
-        until=latest(arrays.time),
+        until=last,
         value=arrays.weight(config.interactions),
         kind_dislike=kind_dislikes(config.interactions, kinds),
         shown=shown,
         neighbours=neighbours,
         future=found.future,
-        untimed=int((~timed).sum()) - found.future if timed.any() else 0,
+        untimed=unknown if last is not None else 0,
     )
 
 
@@ -165,6 +159,7 @@ class _Interactions:
         self.items = items
         self.valued = bool(config.interactions.value)
         self.now = now
+        self.timed = False
         self.future = 0
         self.names = [feature.name for feature in config.context.features]
         self.users: dict[Any, int] = {}
@@ -265,10 +260,14 @@ def _read_interactions(
     if config.interactions.value:
         names.append("value")
     types = column_types(conn, what, source, names)
-    _check_time(types, until)
-    _check_value(types, config.interactions)
+    if until is not None and "occurred_at" not in types:
+        raise SourceError(
+            "interactions.sql has no occurred_at, so training cannot end at a time",
+            hint="Add occurred_at to interactions.sql, or leave out --until.",
+        )
     time = sql.SQL("null::float8")
-    if "occurred_at" in types:
+    found.timed = "occurred_at" in types
+    if found.timed:
         time = sql.SQL("extract(epoch from s.occurred_at)::float8")
     valued = "s.value::float8" if config.interactions.value else "null::float8"
     query = sql.SQL("select {}, {}, {} as seconds, {}, {} as worth{} from {}").format(
@@ -297,6 +296,32 @@ def _read_interactions(
     return encode_rows("context", fitted, [found.context_columns()])
 
 
+def _warn_of_times(
+    found: _Interactions, unknown: int, count: int, *, known: bool
+) -> None:
+    """Warn of times that are left aside.
+
+    Args:
+        found: Says how many lie in the future, and whether there is a column.
+        unknown: Interactions whose time is null or infinite.
+        count: All interactions.
+        known: Whether any has a time.
+    """
+    if found.future:
+        logger.warning(
+            "%d interactions lie in the future: their time counts as unknown",
+            found.future,
+        )
+    if not found.timed or not unknown:
+        return
+    share = f"{unknown:,} of {count:,}" if known else "all"
+    logger.warning(
+        "%s interactions have no time: occurred_at is null or infinite. They are never"
+        " recent, last of a history or new to an update; fill it in interactions.sql.",
+        share,
+    )
+
+
 def _warn_of_kinds(interactions: Interactions, found: Mapping[str, int]) -> None:
     """Warn of kinds that are declared and never occur, and of those without a weight.
 
@@ -315,28 +340,6 @@ def _warn_of_kinds(interactions: Interactions, found: Mapping[str, int]) -> None
         logger.warning(
             "kinds without a weight, which count as seen and as no taste: %s",
             ", ".join(f"{kind or 'none'} ({n:,})" for kind, n in sorted(rest.items())),
-        )
-
-
-def _check_time(types: Mapping[str, str], until: float | None) -> None:
-    kind = types.get("occurred_at")
-    if kind is not None and kind not in TIMES:
-        raise SourceError(
-            f"occurred_at of interactions.sql is of type {kind}, not a timestamp",
-            hint="Select to_timestamp(seconds) as occurred_at.",
-        )
-    if until is not None and kind is None:
-        raise SourceError(
-            "interactions.sql has no occurred_at, so training cannot end at a time",
-            hint="Add occurred_at to interactions.sql, or leave out --until.",
-        )
-
-
-def _check_value(types: Mapping[str, str], interactions: Interactions) -> None:
-    if interactions.value and types["value"] not in NUMBERS:
-        raise SourceError(
-            f"value of interactions.sql is of type {types['value']}, not a number",
-            hint="Select a number, such as extract(epoch from watched) as value.",
         )
 
 

@@ -380,7 +380,7 @@ def test_an_unknown_model_is_told(run: Run, dsn: str, args: list[str]) -> None:
         (["evaluate", "shop"], ["--holdout"]),
         (["evaluate", "shop", "--holdout", "no.csv"], ["no.csv"]),
         (["evaluate", "shop", "99", "--after", "2026-01-01"], ["no version 99"]),
-        (["evaluate", "shop", "--after", "2099-01-01"], ["nothing to evaluate"]),
+        (["evaluate", "shop", "--after", "2099-01-01"], ["no hit from 2099-01-01"]),
         (["train", "shop"], ["recsys.toml", "recsys init"]),
         (["import", "no.csv", "shop"], ["no.csv"]),
         (["import", "no.csv"], ["MODEL", "--table"]),

@@ -312,8 +312,25 @@ def test_cold_counts_new_items_only_and_ranks_among_them(line: str) -> None:
     assert chance["hr@10"] == 1
 
 
-def test_cold_without_a_new_item_says_so(line: str) -> None:
+def test_cold_says_whether_no_item_is_new_or_nobody_chose_one(line: str) -> None:
     with _db.connect(line) as conn:
         holdout = evaluate.after(conn, "shop", 1, CUT, cold=True)
-        with pytest.raises(SourceError, match="no hit on a new item"):
+        with pytest.raises(SourceError, match="no item is new to version 1") as known:
             evaluate.evaluate(conn, "shop", 1, holdout, cold=True)
+        conn.execute("delete from recsys.id_embedding_shop_1 where item_id = 6")
+        with pytest.raises(SourceError, match="one of the 1 items that are new") as new:
+            evaluate.evaluate(conn, "shop", 1, holdout, cold=True)
+
+    assert "Leave out --cold" in known.value.hint
+    assert f"{CUT:%F %T}" in str(new.value)
+    assert "earlier --after" in new.value.hint
+
+
+def test_a_time_after_everything_is_named(line: str) -> None:
+    late = datetime(2099, 1, 1, tzinfo=UTC)
+    with _db.connect(line) as conn:
+        holdout = evaluate.after(conn, "shop", 1, late)
+        with pytest.raises(SourceError, match="no hit from 2099-01-01") as caught:
+            evaluate.evaluate(conn, "shop", 1, holdout)
+
+    assert "earlier --after" in caught.value.hint

@@ -93,6 +93,25 @@ def test_values_dislikes_and_odd_times_arrive(
     ]  # fmt: skip
     assert (dataset.future, dataset.untimed) == (1, 2)
     assert "1 interactions lie in the future" in caplog.text
+    assert "2 of 6 interactions have no time: occurred_at is null" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("times", "said"), [(", null::timestamptz as occurred_at", 1), ("", 0)]
+)
+def test_no_time_at_all_is_said_where_there_is_a_column_for_it(
+    store: psycopg.Connection[Any],
+    caplog: pytest.LogCaptureFixture,
+    times: str,
+    said: int,
+) -> None:
+    sql = f"select user_id, item_id, kind, worth as value{times} from event"
+    dataset = read(
+        store, replace(CONFIG, interactions=replace(CONFIG.interactions, sql=sql))
+    )
+
+    assert caplog.text.count("all interactions have no time") == said
+    assert (dataset.until, dataset.untimed) == (None, 0)
 
 
 def test_what_was_shown_and_not_chosen_is_read(
@@ -161,12 +180,14 @@ def test_neighbours_are_the_nearest_of_the_version_that_serves(
         )
 
     assert found is not None
-    assert ((found >= 0).any(1) == (counts > 0)).all()
+    assert found.version == 1
+    near = found.items
+    assert ((near >= 0).any(1) == (counts > 0)).all()
     unit = np.array([json.loads(vectors[item])[:-1] for item in ids], np.float32)
     nearest = np.argsort(-(unit[9] @ unit.T))
     nearest = nearest[nearest != 9][:5]
-    assert len(set(found[9].tolist()) & set(nearest.tolist())) >= 4
-    assert 9 not in found[9]
+    assert len(set(near[9].tolist()) & set(nearest.tolist())) >= 4
+    assert 9 not in near[9]
     # A version without "trained_until" may know the future.
     assert earlier is None
 

@@ -75,5 +75,10 @@ def test_first_visits_and_sessions_are_measured_apart(line: str) -> None:
 
 
 def test_without_new_users_it_says_so(line: str) -> None:
-    with _db.connect(line) as conn, pytest.raises(SourceError, match="nobody came"):
+    with (
+        _db.connect(line) as conn,
+        pytest.raises(SourceError, match="no user came from 2027-01-01") as caught,
+    ):
         newcomers.measure(conn, "shop", 1, datetime(2027, 1, 1, tzinfo=UTC))
+
+    assert "without --new-users" in caught.value.hint
