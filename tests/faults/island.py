@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -41,13 +41,16 @@ class Island:
     def frozen(self) -> Iterator[None]:
         """Stop every process in its tracks: sockets accept, nobody answers."""
         stopped = self.processes()
+        # One that was at its end is gone by then, or when its parent goes on.
         for one in stopped:
-            one.suspend()
+            with suppress(psutil.NoSuchProcess):
+                one.suspend()
         try:
             yield
         finally:
             for one in stopped:
-                one.resume()
+                with suppress(psutil.NoSuchProcess):
+                    one.resume()
 
     def stop(self) -> None:
         embedded.stop(self.folder)
