@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 from recsys import _sql, versions
@@ -28,7 +28,7 @@ def popularity(
     config = version.config
     columns = tuple(version.spec.get("columns", ()))
     weight = versions.weight_expression(config, columns)
-    conditions = [f"{_percent(weight)} > 0"]
+    conditions = [f"{_sql.escaped(weight)} > 0"]
     parameters: list[float] = []
     for bound, operator in ((before, "<"), (since, ">=")):
         if bound is not None and "occurred_at" in columns:
@@ -38,7 +38,7 @@ def popularity(
         f"select v.item_id, counted.n from recsys.item_vector_{version.suffix} as v"
         f" join (select source.item_id::{config.item_id} as item_id,"
         " count(distinct source.user_id) as n"
-        f" from ({_percent(config.interactions.sql)}\n) as source"
+        f" from ({_sql.escaped(config.interactions.sql)}\n) as source"
         f" where {' and '.join(conditions)} group by 1) as counted"
         " using (item_id) order by counted.n desc, v.item_id"
     )
@@ -46,32 +46,31 @@ def popularity(
         return dict(conn.execute(_sql.trusted(query), parameters).fetchall())
 
 
-def floors(
-    conn: Connection,
-    version: ModelVersion,
-    before: datetime | None,
-    seen: Sequence[Sequence[ItemId]],
-    depth: int,
-) -> dict[str, list[Sequence[ItemId]]]:
-    """Rank everybody by popularity, all time and of the last 30 days.
+def orders(
+    conn: Connection, version: ModelVersion, before: datetime | None
+) -> dict[str, dict[ItemId, int]]:
+    """Return the items by popularity, all time and of the last 30 days.
 
     Returns:
-        "most_popular" and, for interactions with a time, "popular_30d": one list per
-        user without what the user has seen.
+        "most_popular" and, for interactions with a time, "popular_30d": how many users
+        took each item, most first.
     """
-    orders = {"most_popular": popularity(conn, version, before)}
+    found = {"most_popular": popularity(conn, version, before)}
     if "occurred_at" in version.spec.get("columns", ()):
         since = before or _latest(conn, version.config)
         if since is not None:
-            recent = popularity(conn, version, before, since - _RECENT)
-            orders["popular_30d"] = recent
-    return {
-        name: [_unseen(list(order), set(some), depth) for some in seen]
-        for name, order in orders.items()
-    }
+            found["popular_30d"] = popularity(conn, version, before, since - _RECENT)
+    return found
 
 
-def _unseen(order: Sequence[ItemId], seen: set[ItemId], k: int) -> list[ItemId]:
+def lists(
+    order: Iterable[ItemId], seen: Sequence[Sequence[ItemId]], depth: int
+) -> list[Sequence[ItemId]]:
+    """Return the first items of an order for each user, without what they have seen."""
+    return [_unseen(order, set(some), depth) for some in seen]
+
+
+def _unseen(order: Iterable[ItemId], seen: set[ItemId], k: int) -> list[ItemId]:
     out: list[ItemId] = []
     for item in order:
         if item not in seen:
@@ -89,7 +88,3 @@ def _latest(conn: Connection, config: ModelConfig) -> datetime | None:
         )
     ).fetchone()
     return row[0] if row else None
-
-
-def _percent(text: str) -> str:
-    return text.replace("%", "%%")

@@ -129,8 +129,8 @@ def timed_events(version: ModelVersion, refusal: ConfigError) -> str:
         f"select source.user_id::{config.user_id} as user_id,"
         f" source.item_id::{config.item_id} as item_id,"
         f" extract(epoch from source.occurred_at) as at, {kind} as kind,"
-        f" {_percent(_target(config, columns))} as target"
-        f" from ({_percent(config.interactions.sql)}\n) as source"
+        f" {_sql.escaped(_target(config, columns))} as target"
+        f" from ({_sql.escaped(config.interactions.sql)}\n) as source"
     )
 
 
@@ -140,10 +140,6 @@ def _target(config: ModelConfig, columns: tuple[str, ...]) -> str:
     if not targets or "kind" not in columns:
         return f"{versions.weight_expression(config, columns)} > 0"
     return f"source.kind::text in ({', '.join(map(_sql.literal, targets))})"
-
-
-def _percent(text: str) -> str:
-    return text.replace("%", "%%")
 
 
 def from_csv(path: Path, config: ModelConfig) -> Holdout:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -119,9 +119,11 @@ def measure(
         seed: Of the resampling.
         progress: Receives the progress.
     """
-    lists = _all_lists(conn, pair, asked, max(k, HIT_DEPTH), progress)
+    depth = max(k, HIT_DEPTH)
+    lists = _all_lists(conn, pair, asked, depth, progress)
     seen = [answer.seen for answer in asked.answers[-1]]
-    floors = _floors.floors(conn, pair.candidate, before, seen, max(k, HIT_DEPTH))
+    orders = _floors.orders(conn, pair.candidate, before)
+    floors = {n: _floors.lists(order, seen, depth) for n, order in orders.items()}
     worth = {n: _lists.worth(f, relevant, k) for n, f in floors.items()}
     told = f"version {pair.base.number}" if pair.base else ""
     if pair.base is None:
@@ -135,7 +137,7 @@ def measure(
         popular = max(float(values[name].mean()) for values in worth.values())
         paired = _lists.paired_mean(each[0][name], each[1][name])
         metrics[name] = replace(paired, popular=popular)
-    metrics.update(_catalogue(conn, pair, (base, candidate), before, k))
+    metrics.update(_catalogue(conn, pair, (base, candidate), orders["most_popular"], k))
     ann_high = None
     if pair.only is None:
         ann, ann_high = _ann_recall(conn, pair, asked, k, progress)
@@ -175,10 +177,12 @@ def _catalogue(
     conn: Connection,
     pair: Pair,
     lists: tuple[Lists, Lists],
-    before: datetime | None,
+    taken: Mapping[ItemId, int],
     k: int,
 ) -> dict[str, Paired]:
     """Return coverage, popularity and novelty of what is shown.
+
+    ``taken`` is how many users took each item.
 
     Source:
         popularity: average recommendation popularity, Yin et al., "Challenging the
@@ -191,7 +195,6 @@ def _catalogue(
         len({item for items in some for item in items[:k]}) / max(1, size)
         for some, size in zip(lists, sizes, strict=True)
     )
-    taken = _floors.popularity(conn, pair.candidate, before)
     total = sum(taken.values()) + sizes[1]
 
     def popularity(item: ItemId) -> float:

@@ -152,9 +152,9 @@ def _restricted_state(version: ModelVersion, only: str) -> bytes:
     )
     return _sql.trusted(
         "select m.generation, known.seen, known.weights, known.history,"
-        f" {_percent(features)}{more} from recsys.model as m,"
+        f" {_sql.escaped(features)}{more} from recsys.model as m,"
         f" (select %s::{config.user_id} as p_user, %s::float8 as p_before) as given,"
-        f" lateral ({_percent(body)}) as known"
+        f" lateral ({_sql.escaped(body)}) as known"
         f" where m.name = {_sql.literal(config.name)}"
     )
 
@@ -169,7 +169,7 @@ def newest_items(
     """Return what a user liked last, newest first, to show beside a list."""
     config = version.config
     columns = tuple(version.spec.get("columns", ()))
-    taste = _percent(versions.taste(config, columns=columns))
+    taste = _sql.escaped(versions.taste(config, columns=columns))
     rows = conn.execute(
         _sql.trusted(
             f"select item.item_id from (select %s::{config.user_id} as p_user,"
@@ -180,7 +180,3 @@ def newest_items(
         (user, before.timestamp() if before else None, limit),
     ).fetchall()
     return [row[0] for row in rows]
-
-
-def _percent(text: str) -> str:
-    return text.replace("%", "%%")

@@ -44,6 +44,11 @@ def render(name: str, values: Mapping[str, str]) -> str:
     return _PLACEHOLDER.sub(fill, read(name))
 
 
+def escaped(text: str) -> str:
+    """Return SQL of the application for a statement with parameters: % is psycopg's."""
+    return text.replace("%", "%%")
+
+
 def trusted(text: str) -> bytes:
     """Mark SQL that is composed from text, and is no injection, for execution.
 

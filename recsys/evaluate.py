@@ -100,16 +100,17 @@ def evaluate(
     answers = served.ask_all(dict.fromkeys(wanted), "Evaluating users", progress)
     lists = _lists_of(conn, version, answers, depth, exact, new, progress)
     seen = [answer.seen for answer in answers]
-    lists |= _floors.floors(conn, version, holdout.before, seen, depth)
+    orders = _floors.orders(conn, version, holdout.before)
+    lists |= {n: _floors.lists(order, seen, depth) for n, order in orders.items()}
     relevant = list(wanted.values())
     metrics = _lists.mean_worth(lists, relevant, k)
     if new is not None:
         metrics["random_among_new"] = _by_chance(relevant, len(new), k)
     parts: Mapping[str, Metrics] = {}
     if segments:
-        popularity = _floors.popularity(conn, version, holdout.before)
         kinds = _kinds(holdout, wanted)
-        parts = of_lists(lists, relevant, seen, popularity, k, kinds)
+        taken = orders["most_popular"]
+        parts = of_lists(lists, relevant, seen, taken, k, kinds)
     return Evaluation(
         model=model,
         number=number,

@@ -65,6 +65,7 @@ def measure(
         )
     depth = max(k, HIT_DEPTH)
     served = Served(conn, version, depth, cutoff)
+    recent = _floors.orders(conn, version, cutoff).get("popular_30d")
     metrics: dict[str, dict[str, float]] = {}
     few = 0
     for name, asked in _halves(chosen).items():
@@ -75,9 +76,8 @@ def measure(
         answers = served.ask_all(histories, title, progress)
         lists = {name: [answer.items for answer in answers]}
         seen = [had for had, _ in asked.values()]
-        floors = _floors.floors(conn, version, cutoff, seen, depth)
-        if "popular_30d" in floors:
-            lists[f"{name}: popular_30d"] = floors["popular_30d"]
+        if recent is not None:
+            lists[f"{name}: popular_30d"] = _floors.lists(recent, seen, depth)
         relevant = [set(wanted) for _, wanted in asked.values()]
         metrics |= _lists.mean_worth(lists, relevant, k)
         few += short(answers, depth)

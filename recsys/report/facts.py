@@ -170,7 +170,7 @@ def _items(
             chosen = ", ".join(f'"{name}"::text' for name in columns)
             rows = conn.execute(
                 _sql.trusted(
-                    f"select item_id::text, {chosen} from {source.replace('%', '%%')}"
+                    f"select item_id::text, {chosen} from {_sql.escaped(source)}"
                     f" where item_id = any(%s::{config.item_id}[])"
                 ),
                 ([str(item) for item in ids],),

@@ -136,7 +136,7 @@ def _nulls(
 ) -> int:
     """Count what names no user or no item, up to the newest of the news."""
     query = (
-        f"select count(*) from ({_escaped(config.interactions.sql)}\n) as source"
+        f"select count(*) from ({_sql.escaped(config.interactions.sql)}\n) as source"
         f" where source.occurred_at >= {TIMES[kind].format('%(since)s::timestamptz')}"
         " and extract(epoch from source.occurred_at)::float8 <= %(until)s"
         " and (source.user_id is null or source.item_id is null)"
@@ -193,7 +193,7 @@ def _news_query(version: ModelVersion, kind: str) -> str:
         f" source.item_id::text, {named}, {time}::text), 0) as h,"
         f" {time} > extract(epoch from now()) as later, {value} as worth"
         f"{', ' if contexts else ''}{contexts}"
-        f" from ({_escaped(config.interactions.sql)}\n) as source"
+        f" from ({_sql.escaped(config.interactions.sql)}\n) as source"
         f" where source.occurred_at >= {since} and isfinite(source.occurred_at)"
         # Nothing remembers them, so they would take the places of others for ever.
         " and source.user_id is not null and source.item_id is not null"
@@ -241,7 +241,7 @@ def read_events(
         " cross join (select %(before)s::float8 as p_before) as moment"
         # The parameters of recsys._state_<version>, as columns.
         " cross join lateral ("
-        f"{_escaped(versions.recent_events(config, columns=columns))}) as e"
+        f"{_sql.escaped(versions.recent_events(config, columns=columns))}) as e"
     )
     rows: list[Any] = []
     with source_errors("interactions"), _db.binary_cursor(conn) as cur:
@@ -317,7 +317,7 @@ def read_users(
     fields = projection(config.users.features, "source")
     query = _sql.trusted(
         f"select source.user_id::{config.user_id}, {fields.replace('%', '%%')}"
-        f" from ({_escaped(config.users.sql)}\n) as source"
+        f" from ({_sql.escaped(config.users.sql)}\n) as source"
         f" where source.user_id = any(%s::{config.user_id}[])"
     )
     with source_errors("users"), _db.binary_cursor(conn) as cur:
@@ -325,8 +325,3 @@ def read_users(
     nothing = (None,) * len(names)
     cells = [found.get(user, nothing) for user in users]
     return {name: [row[i] for row in cells] for i, name in enumerate(names)}
-
-
-def _escaped(sql: str) -> str:
-    """Keep the percent signs of a source out of psycopg's way."""
-    return sql.replace("%", "%%")

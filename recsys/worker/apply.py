@@ -184,7 +184,7 @@ class LoadedItems:
                 (own_type,),
             ).fetchone()
         id_type, textual, self.halfvec = row or (config.item_id, False, 0)
-        select = self.encoder.select().replace("%", "%%")
+        select = _sql.escaped(self.encoder.select())
         self.read = _sql.trusted(
             f"{select} where s.item_id = any(%s::text[]::{id_type}[])"
         )

@@ -80,12 +80,11 @@ def _look_up(conn: Connection, model: str) -> datetime | None:
 
 
 def _statement(source: str, query: str) -> str:
-    escaped = query.replace("%", "%%")
     return (
         "with changed as (select * from"
-        f" jsonb_populate_recordset(null::{source.replace('%', '%%')}, %s))"
+        f" jsonb_populate_recordset(null::{_sql.escaped(source)}, %s))"
         " insert into recsys.item_change (model, bucket, item_id, changed_at)"
         " select %s, recsys._item_bucket(found.item_id), found.item_id, %s from"
-        f" (select distinct mapped.item_id::text as item_id from ({escaped}"
+        f" (select distinct mapped.item_id::text as item_id from ({_sql.escaped(query)}"
         "\n) as mapped(item_id)) as found where found.item_id is not null"
     )
