@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import click
@@ -70,17 +70,11 @@ def evaluate_(
         if new_users and after is not None:
             result = newcomers.measure(conn, model, number, after, k=k, progress=Bars())
         else:
-            if holdout is not None:
-                config = versions.get(conn, model, number).config
-                expected = evaluate.from_csv(holdout, config)
-            else:
-                moment = after or datetime.now(UTC)
-                expected = evaluate.after(conn, model, number, moment, cold=cold)
             result = evaluate.evaluate(
                 conn,
                 model,
                 number,
-                expected,
+                _expected(conn, model, number, holdout, after, cold=cold),
                 k=k,
                 exact=exact,
                 cold=cold,
@@ -89,11 +83,30 @@ def evaluate_(
             )
         if slice_name:
             evaluate.store(conn, result, slice_name)
-    say(f"{result.users:,} users, {result.hits:,} hits, k = {k}")
-    name = slice_name or "holdout"
+    _show(result, slice_name or "holdout", fmt)
+
+
+def _expected(
+    conn: Connection,
+    model: str,
+    number: int,
+    file: Path | None,
+    after: datetime | None,
+    *,
+    cold: bool,
+) -> evaluate.Holdout:
+    """Return what counts as a hit: the pairs of a file, or what came from a time on."""
+    if file is not None:
+        return evaluate.from_csv(file, versions.get(conn, model, number).config)
+    assert after is not None  # one of the two is given
+    return evaluate.after(conn, model, number, after, cold=cold)
+
+
+def _show(result: evaluate.Evaluation, name: str, fmt: str) -> None:
+    say(f"{result.users:,} users, {result.hits:,} hits, k = {result.k}")
     parts = {f"{name}: {part}": each for part, each in result.segments.items()}
-    rows = metric_rows(model, number, {name: result.metrics, **parts})
-    write_rows(rows, fmt, columns=METRIC)
+    metrics = {name: result.metrics, **parts}
+    write_rows(metric_rows(result.model, result.number, metrics), fmt, columns=METRIC)
 
 
 def _warn_of_seen(conn: Connection, model: str, number: int, after: datetime) -> None:
@@ -101,10 +114,9 @@ def _warn_of_seen(conn: Connection, model: str, number: int, after: datetime) ->
     end = versions.get(conn, model, number).spec.get("trained_until")
     if end is None:
         return
-    begin = after.replace(tzinfo=after.tzinfo or UTC)
-    if datetime.fromisoformat(str(end)) > begin:
+    if datetime.fromisoformat(str(end)) > after:
         say(
             f"Warning: version {number} was trained on data up to {end}, so it has seen"
             f" hits that it is asked for. For a fair number train one with"
-            f" --until {begin.isoformat()}."
+            f" --until {after.isoformat()}."
         )

@@ -21,6 +21,7 @@ from recsys.cli.output import METRIC, format_option, metric_rows, write_rows
 from recsys.cli.updates import update_now
 from recsys.errors import ConfigError
 from recsys.report.remarks import remarks
+from recsys.report.tables import in_words
 from recsys.report.verdict import LEAK, verdicts
 from recsys.settings import Settings
 
@@ -157,14 +158,9 @@ def _lengths(dims: Sequence[int]) -> str:
     if not prefixes:
         return f"Vectors of {dim} dimensions, no prefix that ranks by itself"
     return (
-        f"Vectors of {dim} dimensions, of which the first {_and(prefixes)} rank by"
+        f"Vectors of {dim} dimensions, of which the first {in_words(prefixes)} rank by"
         f" themselves; the index is over the first {prefixes[-1]}"
     )
-
-
-def _and(values: Sequence[int]) -> str:
-    *rest, last = map(str, values)
-    return f"{', '.join(rest)} and {last}" if rest else last
 
 
 def _tell(trained: pipeline.Trained, fmt: str) -> None:

@@ -45,12 +45,6 @@ _INT8 = {
     "before": "bytes before",
     "bytes": "bytes now",
 }
-_MINED = {
-    "shown": "shown and not chosen, pairs",
-    "neighbours": "neighbours of items, pairs",
-    "neighbours_of": "these by version",
-    "disliked": "disliked, pairs",
-}
 _DISTIL = {
     "from": "learned from version",
     "weight": "weight of the teacher",
@@ -81,7 +75,6 @@ def details(report: Row) -> str:
             _card("Published towers (ONNX) against torch", report.get("parity", {}),
                   _PARITY),
             _card("Eight-bit weights", report.get("int8", {}), _INT8),
-            _card("Negatives of single queries", report.get("mined", {}), _MINED),
             _card("Distillation", report.get("distil", {}), _DISTIL),
     )  # fmt: skip
     return f'<div class="stack">{"".join(cards)}</div>' if any(cards) else ""

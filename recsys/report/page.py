@@ -11,7 +11,7 @@ from recsys.errors import ConfigError
 from recsys.report import details, parts, samples, search, training
 from recsys.report.facts import Facts
 from recsys.report.style import STYLE
-from recsys.report.verdict import Verdict, verdicts
+from recsys.report.verdict import FLOORS, Verdict, verdicts
 
 _TILES = ("recall@20", "ndcg@20", "hr@10")
 _MEANING = (
@@ -132,7 +132,7 @@ def _tiles(facts: Facts) -> str:
     """Return the headline, each number beside the better floor."""
     validation = facts.metrics.get("validation", {})
     model = validation.get("model", {})
-    floors = {name: validation[name] for name in training.FLOORS if name in validation}
+    floors = {name: validation[name] for name in FLOORS if name in validation}
     out = [
         _tile(f"{model[metric]:.4f}", metric, _beside(metric, model[metric], floors))
         for metric in _TILES
@@ -159,7 +159,7 @@ def _beside(
         return ""
     name = max(floors, key=lambda floor: floors[floor][metric])
     floor = floors[name][metric]
-    what = f"{training.FLOORS[name]} ({floor:.4f})"
+    what = f"{FLOORS[name]} ({floor:.4f})"
     return f"{value / floor:.1f} times {what}" if floor else f"beside {what}"
 
 

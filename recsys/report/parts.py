@@ -8,7 +8,7 @@ from typing import Any, cast
 from recsys.report.bars import bars
 from recsys.report.facts import Facts
 from recsys.report.tables import card, grid, metric
-from recsys.report.training import FLOORS
+from recsys.report.verdict import FLOORS
 from recsys.segments import HEAD, NEW, OLD, TORSO
 
 METHODS = {"model": "model", **FLOORS, "exact": "exact scan"}

@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from recsys.report.facts import Item
+from recsys.report.tables import in_words
 
 _INTRO = (
     "Lists of real users, made by the fit that did not know the validation slice: ✓"
@@ -42,7 +43,7 @@ def reason(row: Mapping[str, Any], *, timed: bool = True) -> str:
     chosen = "chosen next" if timed else "held out"
     hits, listed = row["hits"], row["list"]
     places = sorted(listed.index(item) + 1 for item in hits if item in listed)
-    where = ("place " if len(places) == 1 else "places ") + _and(places)
+    where = ("place " if len(places) == 1 else "places ") + in_words(places)
     word = "Good" if row["sort"] == "good" else "Weak" if places else "Missed"
     among = f"among the first {len(listed)} recommended"
     if len(hits) == 1:
@@ -55,13 +56,6 @@ def reason(row: Mapping[str, Any], *, timed: bool = True) -> str:
     return (
         f"{word}: {share} of the {len(hits)} items {chosen} {verb} {among}, at {where}"
     )
-
-
-def _and(places: Sequence[int]) -> str:
-    if not places:
-        return ""
-    *others, last = map(str, places)
-    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _sample(row: Mapping[str, Any], items: Items, timed: bool) -> str:

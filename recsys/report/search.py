@@ -8,8 +8,8 @@ from typing import Any
 
 from recsys.report.charts import Line, lines
 from recsys.report.tables import card, grid, metric, plain
-from recsys.report.training import score
-from recsys.report.verdict import TRIED
+from recsys.report.verdict import TRIED, judged_looks
+from recsys.training.metrics import score_of
 
 Row = Mapping[str, Any]
 _MOST_TRIALS = 30
@@ -23,17 +23,15 @@ def search(report: Row, trials: Sequence[Any]) -> str:
 
 def _fits(report: Row) -> str:
     """Return the fits of the training's own search: settings, then results."""
-    judged = [r for r in report.get("curves", []) if r["run"] and "recall@20" in r]
-    runs: dict[int, list[Row]] = {}
-    for row in judged:
-        runs.setdefault(row["run"], []).append(row)
+    runs = judged_looks(report)
     if not runs:
         return ""
     chosen = report.get("chosen_run", 0)
-    tried = {n: {row.get(n) for row in judged} for n in TRIED}
+    looks = [row for run in runs.values() for row in run]
+    tried = {n: {row.get(n) for row in looks} for n in TRIED}
     varied = [n for n in TRIED if len(tried[n]) > 1]
     varied.sort(key=lambda name: name != "encoder")
-    rows = [_fit(run, looks, varied, run == chosen) for run, looks in runs.items()]
+    rows = [_fit(run, those, varied, run == chosen) for run, those in runs.items()]
     head = ("fit", *varied, "epochs", "best at epoch", "recall@20", "ndcg@20", "score")
     places = list(runs)
     fixed = ", ".join(f"{n} {plain(next(iter(tried[n])))}" for n in TRIED
@@ -59,14 +57,14 @@ def _fits(report: Row) -> str:
 def _fit(
     run: int, looks: Sequence[Row], varied: Sequence[str], chosen: bool
 ) -> list[str]:
-    best = max(looks, key=score)
+    best = max(looks, key=score_of)
     return [
         f"{run}, chosen" if chosen else str(run),
         *(plain(best.get(name)) for name in varied),
         str(looks[-1]["epoch"]),
         str(best["epoch"]),
         *(metric(n, best[n]) for n in ("recall@20", "ndcg@20")),
-        metric("score", score(best)),
+        metric("score", score_of(best)),
     ]
 
 
@@ -80,7 +78,7 @@ def _curves(runs: Mapping[int, Sequence[Row]], chosen: int) -> str:
         [
             Line(
                 f"fit {run}, chosen" if run == chosen else f"fit {run}",
-                [(row["epoch"], score(row)) for row in looks],
+                [(row["epoch"], score_of(row)) for row in looks],
                 look,
             )
             for look, (run, looks) in enumerate(long.items(), 1)
@@ -105,7 +103,11 @@ def _steps(report: Row) -> str:
                 "Steps tried",
                 ("share of lr", *names, "score"),
                 [
-                    (name, *(metric(n, row[n]) for n in names), metric("", score(row)))
+                    (
+                        name,
+                        *(metric(n, row[n]) for n in names),
+                        metric("", score_of(row)),
+                    )
                     for name, row in rows
                 ],
                 note="One pass each over the older part of the news, judged on the"

@@ -91,3 +91,11 @@ def _cells(row: Sequence[object], text: int) -> str:
 
 def _side(text: bool) -> str:
     return ' class="t"' if text else ""
+
+
+def in_words(values: Sequence[int]) -> str:
+    """Return numbers in words: "1, 2 and 3"; nothing for none."""
+    if not values:
+        return ""
+    *others, last = map(str, values)
+    return f"{', '.join(others)} and {last}" if others else last

@@ -8,10 +8,10 @@ from typing import Any
 from recsys.report.charts import Line, lines
 from recsys.report.facts import Facts
 from recsys.report.tables import card, grid
-from recsys.report.verdict import chosen_looks
+from recsys.report.verdict import FLOORS, best_floor, chosen_looks
+from recsys.training.metrics import score_of
 
 Row = Mapping[str, Any]
-FLOORS = {"most_popular": "most popular", "popular_30d": "popular in 30 days"}
 # What of the towers has weights, in the words of "How it works".
 _GROUPS = {
     "served": "item rows that are searched",
@@ -23,11 +23,6 @@ _GROUPS = {
     "context": "network over context features",
     "history_weight": "item features as part of histories",
 }
-
-
-def score(row: Row) -> float:
-    """Return what the validation slice is summed up to."""
-    return float(row["recall@20"]) + float(row["ndcg@20"])
 
 
 def learning(report: Row) -> str:
@@ -69,12 +64,6 @@ def _scores(looks: Sequence[Row]) -> list[Line]:
     ]
 
 
-def best_floor(validation: Mapping[str, Any]) -> str | None:
-    """Return the popularity list that is hardest to beat, None without any."""
-    floors = {name: score(validation[name]) for name in FLOORS if name in validation}
-    return max(floors, key=floors.__getitem__) if floors else None
-
-
 def _floors(report: Row, looks: Sequence[Row]) -> list[Line]:
     """Return what one list for everybody scores, as lines to compare with."""
     validation = report.get("validation", {})
@@ -110,7 +99,7 @@ def _turn(looks: Sequence[Row]) -> tuple[float, str] | None:
     """Return where the validation score was best, unless that is the end."""
     if len(looks) < 2:
         return None
-    best = max(looks, key=score)
+    best = max(looks, key=score_of)
     if best["epoch"] == max(row["epoch"] for row in looks):
         return None
     return best["epoch"], f"best at {best['epoch']}"
@@ -125,8 +114,8 @@ def health(report: Row) -> str:
     drawn = [
         *_steps(gradients),
         *(_lengths(embeddings, table) for table in tables),
-        *_directions(embeddings, tables),
-        _end(embeddings, tables, found.get("vectors")),
+        *_directions(embeddings),
+        _end(embeddings, found.get("vectors")),
     ]
     named = dict.fromkeys([*tables, *(row["group"] for row in gradients)])
     known = "; ".join(f"{name}: {_GROUPS[name]}" for name in named if name in _GROUPS)
@@ -136,18 +125,10 @@ def health(report: Row) -> str:
 
 def _steps(gradients: Sequence[Row]) -> list[str]:
     """Return gradient and update of each part of the towers."""
-    groups = list(dict.fromkeys(row["group"] for row in gradients))
-
-    def by_group(name: str) -> list[Line]:
-        return [
-            Line(g, [(r["epoch"], r[name]) for r in gradients if r["group"] == g], look)
-            for look, g in enumerate(groups, 1)
-        ]
-
     return [
         lines(
             "Gradient norm by part",
-            by_group("gradient"),
+            _by("group", gradients, "gradient"),
             y="L2 norm at one step",
             note="Of a dozen single steps. A jump to twenty times the usual is"
             " unstable.",
@@ -155,7 +136,7 @@ def _steps(gradients: Sequence[Row]) -> list[str]:
         ),
         lines(
             "Update-to-weight ratio by part",
-            by_group("update"),
+            _by("group", gradients, "update"),
             y="length of one update / of the weights",
             note="About 0.001 to 0.01 is usual; parts near 0 learn nothing any more.",
             log=True,
@@ -177,17 +158,15 @@ def _lengths(embeddings: Sequence[Row], table: str) -> str:
     )
 
 
-def _directions(embeddings: Sequence[Row], tables: Sequence[str]) -> list[str]:
-    def by_table(name: str) -> list[Line]:
-        return [
-            Line(
-                table,
-                [(r["epoch"], r[name]) for r in embeddings if r["table"] == table],
-                look,
-            )
-            for look, table in enumerate(tables, 1)
-        ]
+def _by(key: str, rows: Sequence[Row], name: str) -> list[Line]:
+    """Return a line by epoch for each value of a key."""
+    return [
+        Line(one, [(r["epoch"], r[name]) for r in rows if r[key] == one], look)
+        for look, one in enumerate(dict.fromkeys(row[key] for row in rows), 1)
+    ]
 
+
+def _directions(embeddings: Sequence[Row]) -> list[str]:
     ends = [row["epoch"] for row in embeddings]
     dim = embeddings[0].get("dim") if embeddings else None
     all_ = Line(f"dim {dim:g}", [(min(ends), dim), (max(ends), dim)], 0,
@@ -195,21 +174,21 @@ def _directions(embeddings: Sequence[Row], tables: Sequence[str]) -> list[str]:
     return [
         lines(
             "Directions in use",
-            [*by_table("rank"), *([all_] if all_ else [])],
+            [*_by("table", embeddings, "rank"), *([all_] if all_ else [])],
             y="effective rank",
             note="From 1, all rows alike, to dim; a fall is a collapse.",
             zero=True,
         ),
         lines(
             "Mean cosine of two rows",
-            by_table("cosine"),
+            _by("table", embeddings, "cosine"),
             y="cosine from -1 to 1",
             note="Near 0 is well spread; above 0.6 of the item vectors is a collapse.",
         ),
     ]
 
 
-def _end(embeddings: Sequence[Row], tables: Sequence[str], vectors: Row | None) -> str:
+def _end(embeddings: Sequence[Row], vectors: Row | None) -> str:
     """Return where the rows ended, and the item vectors that are published."""
     last = {row["table"]: row for row in embeddings}
     rows = {**last, **({"item vectors": vectors} if vectors else {})}

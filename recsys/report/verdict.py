@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recsys._learning_config import TELLING_EPOCHS, noise
+from recsys.training.metrics import score_of
 
 Row = Mapping[str, Any]
 TRIED = ("tau", "dropout", "recent_beta", "companions", "encoder")
@@ -25,6 +26,8 @@ _FEW_DIRECTIONS = 0.1
 _EXPLODED = 20.0
 _DEAD = 0.1
 _DROPPED = 0.2
+FLOORS = {"most_popular": "most popular", "popular_30d": "popular in 30 days"}
+"""Lists by popularity that a model must beat, and what they are called."""
 LEAK = "knows the future"
 """Name of the verdict on a feature that does."""
 
@@ -34,9 +37,7 @@ class Verdict:
     """One finding.
 
     Attributes:
-        name: "healthy", "underfit", "overfit from epoch N", "collapsed", "unstable",
-            "below the floor", "dead rows", "data left out", "too short to judge" or
-            "not judged".
+        name: Such as "healthy", "underfit", "overfit from epoch N" or "collapsed".
         good: Whether nothing is to be done.
         detail: What was seen.
         advice: What to do; empty when it is nothing.
@@ -78,7 +79,7 @@ def verdicts(report: Row) -> list[Verdict]:
 
 def _steady(report: Row) -> str:
     looks = chosen_looks(report)
-    score, last = max(map(_score, looks)), looks[-1]["epoch"]
+    score, last = max(map(score_of, looks)), looks[-1]["epoch"]
     vectors = report.get("health", {}).get("vectors")
     spread = (
         f" The item vectors fill {vectors['rank']:.0f} of {vectors['dim']:.0f}"
@@ -86,9 +87,9 @@ def _steady(report: Row) -> str:
         if vectors
         else ""
     )
-    before = _score(looks[-2]) if len(looks) > 1 else 0.0
+    before = score_of(looks[-2]) if len(looks) > 1 else 0.0
     epochs = _published(report, looks)
-    rising = _score(looks[-1]) == score > before * (1 + _RISING)
+    rising = score_of(looks[-1]) == score > before * (1 + _RISING)
     if rising and epochs > last:
         said = f"still rose to {score:.4f} at epoch {last}; the fit went on to {epochs}"
     else:
@@ -105,11 +106,21 @@ def _updated(report: Row) -> str:
     """Say what one step of a full update did."""
     validation = report["validation"]
     before = validation.get("parent")
-    was = f", its parent {_score(before):.4f}" if before else ""
+    was = f", its parent {score_of(before):.4f}" if before else ""
     return (
         f"one step from version {report['full'].get('parent')} scores"
-        f" {_score(validation['model']):.4f} on the newest interactions{was}."
+        f" {score_of(validation['model']):.4f} on the newest interactions{was}."
     )
+
+
+def judged_looks(report: Row) -> dict[int, list[Row]]:
+    """Return the looks at the validation slice by the number of their fit."""
+    rows: Sequence[Row] = report.get("curves", [])
+    runs: dict[int, list[Row]] = {}
+    for row in rows:
+        if row["run"] and "recall@20" in row:
+            runs.setdefault(row["run"], []).append(row)
+    return runs
 
 
 def chosen_looks(report: Row) -> list[Row]:
@@ -118,11 +129,7 @@ def chosen_looks(report: Row) -> list[Row]:
     A short fit that won has one look: then those at the fit with the same settings
     that was looked at most, or else at any.
     """
-    rows: Sequence[Row] = report.get("curves", [])
-    runs: dict[int, list[Row]] = {}
-    for row in rows:
-        if row["run"] and "recall@20" in row:
-            runs.setdefault(row["run"], []).append(row)
+    runs = judged_looks(report)
     if not runs:
         return []
     chosen = runs.get(report.get("chosen_run", 0), [])
@@ -140,10 +147,6 @@ def _alike(one: Row, other: Row) -> bool:
     return all(one.get(name) == other.get(name) for name in TRIED)
 
 
-def _score(row: Row) -> float:
-    return float(row["recall@20"]) + float(row["ndcg@20"])
-
-
 def _fit(report: Row) -> list[Verdict]:
     """Tell overfit and underfit by the shape of the learning curve."""
     looks = chosen_looks(report)
@@ -157,7 +160,7 @@ def _fit(report: Row) -> list[Verdict]:
         return [Verdict("too short to judge", False, detail, _more(report, at))]
     if not looks:
         return []
-    scores = [_score(row) for row in looks]
+    scores = [score_of(row) for row in looks]
     best = max(range(len(looks)), key=scores.__getitem__)
     epochs = _published(report, looks)
     telling = looks[-1]["epoch"] >= TELLING_EPOCHS
@@ -215,25 +218,26 @@ def _more(report: Row, at: int) -> str:
     return f"Raise train.budget_s (now {limits.get('budget_s', 180):g})."
 
 
+def best_floor(validation: Mapping[str, Any]) -> str | None:
+    """Return the popularity list that is hardest to beat, None without any."""
+    floors = {n: score_of(validation[n]) for n in FLOORS if n in validation}
+    return max(floors, key=floors.__getitem__) if floors else None
+
+
 def _floor(report: Row) -> list[Verdict]:
     validation = report.get("validation", {})
-    model = validation.get("model")
-    floors = {
-        name: _score(validation[name])
-        for name in ("most_popular", "popular_30d")
-        if name in validation
-    }
-    if not model or not floors:
+    model, name = validation.get("model"), best_floor(validation)
+    if not model or name is None:
         return []
-    name = max(floors, key=floors.__getitem__)
-    if _score(model) > floors[name]:
+    floor = score_of(validation[name])
+    if score_of(model) > floor:
         return _parent(report)
     return [
         Verdict(
             "below the floor",
             False,
-            f"one list for everybody ({name}) scores {floors[name]:.4f}, the model"
-            f" {_score(model):.4f}.",
+            f"one list for everybody ({name}) scores {floor:.4f}, the model"
+            f" {score_of(model):.4f}.",
             "Check interactions.weights and the time of the interactions, and train"
             " longer.",
         )
@@ -244,14 +248,14 @@ def _parent(report: Row) -> list[Verdict]:
     """Compare a full update with the version it started from."""
     before = report["validation"].get("parent")
     model = report["validation"]["model"]
-    if not before or _score(model) >= _score(before) * (1 - _noise(report)):
+    if not before or score_of(model) >= score_of(before) * (1 - _noise(report)):
         return []
     return [
         Verdict(
             "worse than its parent",
             False,
-            f"the update scores {_score(model):.4f}, what it started from"
-            f" {_score(before):.4f}.",
+            f"the update scores {score_of(model):.4f}, what it started from"
+            f" {score_of(before):.4f}.",
             "Train from the start: recsys train without --full.",
         )
     ]

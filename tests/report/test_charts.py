@@ -148,11 +148,13 @@ def test_charts_stay_inside_whatever_the_numbers(
 
     text = charts.lines("t", [Line("a", points)], y="value", log=log)
 
-    for x, y in re.findall(r'class="m [^"]*" d="M([-\d.]+),([-\d.]+)', text):
+    places = re.findall(r'class="m [^"]*" d="M([-\d.]+),([-\d.]+)', text)
+    for x, y in places:
         assert 0 <= float(x) <= WIDTH
         assert 0 <= float(y) <= HEIGHT
     assert "nan" not in text
     if "<svg" in text:
+        assert places
         assert 2 <= text.count('class="grid"') <= 9
 
 
