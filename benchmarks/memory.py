@@ -1,9 +1,9 @@
 """Memory that a training takes beside the interactions, by how many there are.
 
-Measured is what looks at all interactions: the split, the rows of a fit, warm start,
-companions and fingerprint, each time in a process of its own. Left out are the steps of
-a fit, which see one batch at a time; ``python -m benchmarks.memory train COUNT 0 0``
-measures a whole training with one epoch and given settings.
+Measured are the split, the rows of a fit, warm start, companions and fingerprint, each
+time in a process of its own. Left out are what judges on the validation slice, and the
+steps of a fit, which see one batch at a time; a whole training with one epoch and given
+settings is measured by ``python -m benchmarks.memory train COUNT 0 0``.
 Counted is what belongs to the process alone (``RssAnon``), beyond what it had when the
 interactions were there, looked at every few milliseconds: pages of files, which the
 kernel takes back when memory is short, are left out. 30 interactions per user, 10,000
@@ -69,7 +69,7 @@ def _train(dataset: Any) -> object:
 
 
 def _prepare(dataset: Any) -> object:
-    """Do what a training does before and between its fits."""
+    """Make of the interactions what a fit begins with."""
     from recsys.training.checkpoint import fingerprint
     from recsys.training.companions import closest
     from recsys.training.rows import query_rows
@@ -90,7 +90,7 @@ class _Peak:
     def __init__(self) -> None:
         self._began = self.most = _anonymous()
         self._over = False
-        self._thread = threading.Thread(target=self._look)
+        self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
 
     def _look(self) -> None:

@@ -243,10 +243,7 @@ class _Backfill:
         with rollout.locking(conn, self.version.model):
             # A worker that still takes it for a live version must not write into the
             # emptied tables.
-            conn.execute(
-                "select recsys._lock_buckets(%s, %s::smallint[])",
-                (self.version.model, list(range(64))),
-            )
+            _late.lock_out(conn, self.version)
             conn.execute(
                 sql.SQL("truncate {}, {}").format(
                     _name(f"item_vector_{suffix}"), _name(f"item_embedding_{suffix}")

@@ -21,7 +21,7 @@ def slices(count: int) -> list[slice]:
     return [slice(first, first + BLOCK) for first in range(0, count, BLOCK)]
 
 
-def user_blocks(
+def _user_blocks(
     dataset: Dataset, keep: NDArray[np.bool_], users: NDArray[np.int64]
 ) -> list[tuple[int, int]]:
     """Return runs of users who have about ``BLOCK`` interactions together."""
@@ -33,7 +33,7 @@ def user_blocks(
     return list(pairwise(edges))
 
 
-def places_of(
+def _places_of(
     dataset: Dataset, keep: NDArray[np.bool_], users: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Return where the interactions of some users are, ascending."""
@@ -57,9 +57,9 @@ def by_user(
     """
     if users is None:
         users = np.arange(len(dataset.user_ids))
-    for first, last in user_blocks(dataset, keep, users):
+    for first, last in _user_blocks(dataset, keep, users):
         some = users[first:last]
-        yield some, places_of(dataset, keep, some)
+        yield some, _places_of(dataset, keep, some)
 
 
 def pair_keys(dataset: Dataset, places: NDArray[np.int64]) -> NDArray[np.int64]:

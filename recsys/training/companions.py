@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from recsys.training import blocks
 from recsys.training.ragged import Ragged, group
 from recsys.training.rows import QueryRows
-from recsys.training.sparse import coordinates, item_degrees, runs, scaled
+from recsys.training.sparse import coordinates, entries, runs, scaled
 
 CLOSEST = 50
 # Of longer histories only the latest count here: they would make most of the pairs, and
@@ -104,13 +104,14 @@ class _Matrix:
         self._by_item = torch.zeros(items)
         self.counts = torch.zeros(items, dtype=torch.int64)
         for _, some in self._latest():
-            self._by_item += item_degrees(some, items, blocks.BLOCK)
-            self.counts += torch.bincount(some.values, minlength=items)
+            _, item, weight = entries(some)
+            self._by_item.index_add_(0, item, weight)
+            self.counts += torch.bincount(item, minlength=items)
 
     def _latest(self) -> Iterator[tuple[int, Ragged]]:
         """Yield the latest items of runs of users, and the first user of each."""
         first = 0
-        for some in runs(self._history, blocks.BLOCK):
+        for some in runs(self._history):
             yield first, some.head(_LONGEST)
             first += len(some)
 

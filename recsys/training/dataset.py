@@ -36,20 +36,6 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
-class Near:
-    """What a version that was trained before holds for similar to each item.
-
-    Attributes:
-        version: Its number.
-        items: Dataset indices, nearest first, -1 where there is none, shape (N, k),
-            int32.
-    """
-
-    version: int
-    items: NDArray[np.int32]
-
-
-@dataclass(frozen=True, slots=True)
 class Dataset:
     """Interactions by index, with the ids and features the indices stand for.
 
@@ -75,7 +61,8 @@ class Dataset:
             the value is not used.
         kind_dislike: Whether the kind says "not this", shape (K,), bool, or None.
         shown: Impressions without a choice; None when they are not used.
-        neighbours: Similar items by an earlier version; None when they are not used.
+        neighbours: Similar items by an earlier version, nearest first, -1 where there
+            is none, shape (N, k), int32; None when they are not used.
         future: Interactions whose time lies in the future, and is left aside.
         untimed: Interactions without a time, in a source that has times.
     """
@@ -98,7 +85,7 @@ class Dataset:
     value: NDArray[np.float32] | None = None
     kind_dislike: NDArray[np.bool_] | None = None
     shown: Shown | None = None
-    neighbours: Near | None = None
+    neighbours: NDArray[np.int32] | None = None
     future: int = 0
     untimed: int = 0
 

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recsys.popularity import DAY_S
 from recsys.training.blocks import users_per_item
 from recsys.training.dataset import Dataset
 from recsys.training.evaluation import Judge
@@ -14,7 +15,7 @@ from recsys.training.rows import QueryRows
 from recsys.training.split import Split
 
 # What the floor calls recent.
-_RECENT_S = 30 * 86_400.0
+_RECENT_S = 30 * DAY_S
 
 
 def floor_lists(

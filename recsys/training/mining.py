@@ -19,7 +19,7 @@ from psycopg import sql
 from recsys.config import ModelConfig
 from recsys.errors import ConfigError
 from recsys.ids import parse_id
-from recsys.training.dataset import Near, Shown
+from recsys.training.dataset import Shown
 from recsys.versions import suffix
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def neighbours(
     items: dict[Any, int],
     counts: NDArray[np.int64],
     until: datetime | None,
-) -> Near | None:
+) -> NDArray[np.int32] | None:
     """Ask the version that serves, or the newest one, for the neighbours of items.
 
     Args:
@@ -117,8 +117,8 @@ def neighbours(
         until: No version that has seen interactions from this time on.
 
     Returns:
-        At most ``NEIGHBOURS`` of each item; None where not wanted, or where no version
-        exists yet.
+        Shape (N, ``NEIGHBOURS``), -1 where there is none; None where not wanted, or
+        where no version exists yet.
     """
     if not config.negatives.neighbours:
         return None
@@ -151,7 +151,7 @@ def neighbours(
         for item, near in conn.execute(query, values):
             known = [items[other] for other in near if other in items]
             out[items[item], : len(known)] = known
-    return Near(version[0], out)
+    return out
 
 
 def _query(config: ModelConfig, number: int) -> sql.Composed:

@@ -57,7 +57,7 @@ def own_negatives(
     if dataset.neighbours is not None:
         place = np.full(len(dataset.item_ids) + 1, -1)  # its last row is for -1
         place[items] = np.arange(len(items))
-        neighbours = torch.from_numpy(place[dataset.neighbours.items[items]])
+        neighbours = torch.from_numpy(place[dataset.neighbours[items]])
     return OwnNegatives(shown, disliked, neighbours)
 
 

@@ -24,7 +24,6 @@ import torch
 
 from recsys.config import ModelConfig, TrainConfig
 from recsys.errors import TrainingError
-from recsys.popularity import DAY_S
 from recsys.progress import Progress, Stage
 from recsys.training import study as studies
 from recsys.training.choice.tried import biases_of, first_settings
@@ -33,10 +32,10 @@ from recsys.training.evaluation import Judge
 from recsys.training.loop import LEAST_BATCH, STEPS_PER_EPOCH, Epoch, fit
 from recsys.training.metrics import score_of
 from recsys.training.model import Towers
-from recsys.training.rows import query_rows
+from recsys.training.rows import fit_rows
 from recsys.training.settings import Settings
 from recsys.training.space import Dimension, from_json, space, to_json
-from recsys.training.split import horizon_s, split
+from recsys.training.split import held_out
 from recsys.training.study import Study, Trial, TrialRow
 from recsys.training.svd import first_rows
 
@@ -236,8 +235,7 @@ class _Runner:
 
     def __init__(self, dataset: Dataset, model: ModelConfig) -> None:
         config = model.train
-        serves_s = horizon_s(dataset, config.validation, config.horizon_days)
-        cut = split(dataset, config.validation, config.seed, serves_s)
+        cut = held_out(dataset, config)
         if not len(cut.users):
             raise TrainingError(
                 "no user can be validated on, so settings cannot be compared",
@@ -247,9 +245,7 @@ class _Runner:
         self.dataset = dataset
         self.model = model
         self.config = config
-        self.rows = query_rows(
-            dataset, cut.train, cut.end, config.history, config.half_life_days * DAY_S
-        )
+        self.rows = fit_rows(dataset, cut.train, cut.end, config)
         self.judge = Judge(dataset, self.rows, cut, config.seed)
         self.epochs = 0
         self.space: list[Dimension] = []

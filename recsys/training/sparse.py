@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from recsys.training import blocks
 from recsys.training.ragged import Ragged
 
 
@@ -47,12 +48,12 @@ def coordinates(
     )
 
 
-def runs(lists: Ragged, most: int) -> Iterator[Ragged]:
-    """Yield runs of lists that follow each other, of about ``most`` entries each.
+def runs(lists: Ragged) -> Iterator[Ragged]:
+    """Yield runs of lists that follow each other, of about a block of entries each.
 
     Entries are shared with the whole, not copied.
     """
-    place = (lists.start[1:] - 1).clamp(min=0) // most
+    place = (lists.start[1:] - 1).clamp(min=0) // blocks.BLOCK
     edges = cast(list[int], (place.diff().nonzero().flatten() + 1).tolist())
     for first, last in pairwise([0, *edges, len(lists)]):
         begin, end = int(lists.start[first]), int(lists.start[last])
@@ -68,15 +69,6 @@ def entries(lists: Ragged) -> tuple[Tensor, Tensor, Tensor]:
     owner = torch.repeat_interleave(lists.start.diff())
     weight = torch.ones(len(owner)) if lists.weight is None else lists.weight
     return owner, lists.values.long(), weight
-
-
-def item_degrees(lists: Ragged, items: int, most: int) -> Tensor:
-    """Return the summed weight of each item, shape (items,)."""
-    total = torch.zeros(items)
-    for some in runs(lists, most):
-        _, item, weight = entries(some)
-        total.index_add_(0, item, weight)
-    return total
 
 
 def scaled(lists: Ragged, by_item: Tensor) -> tuple[Tensor, Tensor, Tensor]:

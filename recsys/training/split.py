@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.config import TrainConfig
 from recsys.popularity import DAY_S
 from recsys.training.blocks import by_user, marked, pair_keys, slices
 from recsys.training.dataset import Dataset
@@ -61,6 +62,12 @@ def split(dataset: Dataset, share: float, seed: int, serves_s: float = 0.0) -> S
     # Unknown times go to the past: they say nothing about what comes after the cut.
     late = np.isfinite(dataset.time) & (dataset.time >= cut)
     return judged(dataset, ~late, cut)
+
+
+def held_out(dataset: Dataset, config: TrainConfig) -> Split:
+    """Hold out what a training with these settings validates on."""
+    serves_s = horizon_s(dataset, config.validation, config.horizon_days)
+    return split(dataset, config.validation, config.seed, serves_s)
 
 
 def _cut(dataset: Dataset, share: float, serves_s: float) -> float | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from recsys.training import blocks
 from recsys.training.ragged import Ragged
 from recsys.training.rows import QueryRows
-from recsys.training.sparse import item_degrees, matrix, runs, scaled
+from recsys.training.sparse import entries, matrix, runs, scaled
 
 _OVERSAMPLING = 16
 _POWER_ITERATIONS = 4
@@ -73,7 +73,10 @@ class _Gram:
     def __init__(self, lists: Ragged, items: int) -> None:
         self._lists = lists
         self._items = items
-        self._by_item = item_degrees(lists, items, blocks.BLOCK)
+        self._by_item = torch.zeros(items)
+        for some in runs(lists):
+            _, item, weight = entries(some)
+            self._by_item.index_add_(0, item, weight)
         # Of few interactions the matrices are made once.
         few = len(lists.values) <= blocks.BLOCK
         self._kept = list(self._made()) if few else None
@@ -86,7 +89,7 @@ class _Gram:
 
     def _made(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield A and its transpose, some users at a time."""
-        for some in runs(self._lists, blocks.BLOCK):
+        for some in runs(self._lists):
             row, item, value = scaled(some, self._by_item)
             order = torch.argsort(item, stable=True)
             yield (

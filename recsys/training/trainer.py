@@ -10,7 +10,6 @@ import numpy as np
 from recsys._parent import Parent
 from recsys.config import ModelConfig, TrainConfig
 from recsys.errors import TrainingError
-from recsys.popularity import DAY_S
 from recsys.progress import SILENT, Progress
 from recsys.training import health
 from recsys.training.checkpoint import Checkpoint, fingerprint
@@ -22,7 +21,7 @@ from recsys.training.export import TrainedModel
 from recsys.training.final import Fitted, final_fit
 from recsys.training.finish import Finish, finish
 from recsys.training.laps import Laps
-from recsys.training.rows import QueryRows, query_rows
+from recsys.training.rows import QueryRows, fit_rows
 from recsys.training.teacher import Teacher
 
 # The final fit is given this much of the time left: the export comes after it.
@@ -57,7 +56,8 @@ def train(
     progress = progress or SILENT
     _check(dataset)
     health.check_size(dataset, config.train.dim)
-    rows = _rows(dataset, config.train)
+    every = np.ones(len(dataset), np.bool_)
+    rows = fit_rows(dataset, every, dataset.until, config.train)
     warnings = health.warn(dataset, rows)
     if checkpoint is not None:
         number = distil_from.number if distil_from else None
@@ -98,12 +98,6 @@ def train(
         weight = choice.settings.distil
         model.report["distil"] = _taught(distil_from, teacher, weight, agreed)
     return model
-
-
-def _rows(dataset: Dataset, config: TrainConfig) -> QueryRows:
-    every = np.ones(len(dataset), np.bool_)
-    half_life_s = config.half_life_days * DAY_S
-    return query_rows(dataset, every, dataset.until, config.history, half_life_s)
 
 
 def _limit_s(config: TrainConfig, spent_s: float) -> float:

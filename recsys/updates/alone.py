@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from psycopg import errors as pg
 
 from recsys._db import Connection
+from recsys._late import lock_out
 from recsys.errors import VersionStateError
 from recsys.versions import ModelVersion
 from recsys.worker.apply import Follower, LiveModel
@@ -46,10 +47,7 @@ def _lock(conn: Connection, version: ModelVersion) -> None:
     limit = "select set_config('lock_timeout', %s, true)"
     conn.execute(limit, (_LOCK_TIMEOUT,))
     try:
-        conn.execute(
-            "select recsys._lock_buckets(%s, %s::smallint[])",
-            (version.model, list(range(64))),
-        )
+        lock_out(conn, version)
     except pg.LockNotAvailable as exc:
         raise VersionStateError(
             f"the items of {version.model!r} are in work for more than {_LOCK_TIMEOUT}",

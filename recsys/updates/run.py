@@ -20,8 +20,10 @@ from recsys._guard import exclusive
 from recsys._untimed import no_news
 from recsys.errors import TrainingError, UnknownModel
 from recsys.progress import SILENT, Progress
-from recsys.updates import publish
+from recsys.updates import log, publish
+from recsys.updates.id_rows import NewRows
 from recsys.updates.learner import Catalogue, Moving, Pace, learn
+from recsys.updates.log import Position, Record
 from recsys.updates.objective import unit
 from recsys.updates.problem import (
     Problem,
@@ -29,7 +31,6 @@ from recsys.updates.problem import (
     examples,
     read_problem,
 )
-from recsys.updates.publish import NewRows, Position, Record
 from recsys.updates.reading import News, read_news
 from recsys.updates.settings import UpdateConfig
 from recsys.updates.validation import Examiner, Quality, paired_difference
@@ -277,7 +278,7 @@ def _read(
     """Read everything in one snapshot; None when nothing is new."""
     with conn.transaction():
         conn.execute("set transaction isolation level repeatable read, read only")
-        began = publish.position(conn, version)
+        began = log.position(conn, version)
         if began.until is None:
             raise no_news(version)
         since = began.until - timedelta(seconds=config.overlap_s)

@@ -196,14 +196,12 @@ def test_the_warm_start_is_the_best_of_its_rank(
 
     # Scaled right singular vectors, so start' start is diagonal with their squares.
     scale = 0.1**2 * len(rows.items)
-    left, size, right = np.linalg.svd(normalised(rows), full_matrices=False)
-    del left
+    size = np.linalg.svd(normalised(rows), compute_uv=False)
     gram = start.T @ start / scale
     np.testing.assert_allclose(np.diag(gram)[:4], size[:4] ** 2, rtol=0.02)
     projected = (normalised(rows) @ start) / np.linalg.norm(start, axis=0)
     kept = float((projected**2).sum())
     assert kept == pytest.approx(float((size[:8] ** 2).sum()), rel=0.02)
-    assert abs(np.diag(right[:4] @ start)).min() > 0
 
 
 def close_of(rows: QueryRows) -> torch.Tensor:

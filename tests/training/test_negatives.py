@@ -12,7 +12,7 @@ from toys import FAST, make_config
 
 from recsys.config import Interactions, ModelConfig, NegativesConfig
 from recsys.training.choice.tried import first_settings
-from recsys.training.dataset import Dataset, Near, Shown
+from recsys.training.dataset import Dataset, Shown
 from recsys.training.device import resolve
 from recsys.training.negatives import SharedSample
 from recsys.training.rows import QueryRows, query_rows
@@ -205,7 +205,7 @@ def test_neighbours_of_positives_are_negatives_unless_met() -> None:
     near = np.full((81, 3), -1, np.int32)
     near[20:30, 0] = 29  # an own item of user 2
     near[20:30, 1] = 77  # a stranger
-    dataset = replace(dataset, neighbours=Near(1, near))
+    dataset = replace(dataset, neighbours=near)
 
     step, rows = step_of(config, dataset)
 

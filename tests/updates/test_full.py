@@ -16,7 +16,7 @@ from recsys.config import ProjectConfig, from_mapping
 from recsys.errors import TrainingError, UnknownVersion
 from recsys.pipeline import train_version
 from recsys.rollout import promote
-from recsys.updates import publish, run
+from recsys.updates import log, run
 
 
 def project(shop: Twofold, folder: Path) -> ProjectConfig:
@@ -56,7 +56,7 @@ def test_a_full_update_goes_on_from_the_rows_as_trained(
     # The new version has no updates: they went with the rows they moved.
     with featured.connect() as conn:
         version = versions.get(conn, "shop", second.plan.number)
-        assert publish.position(conn, version).last == 0
+        assert log.position(conn, version).last == 0
 
 
 def test_what_a_full_update_cannot_go_on_from(

@@ -9,8 +9,8 @@ from recsys.config import TrainConfig
 
 LOOKS = 6
 """A fit that is not only compared is looked at this many times."""
-SHORT_EPOCHS = 6
-"""Epochs of a fit that is only compared, where their number is fixed."""
+# Epochs of a fit that is only compared, where their number is fixed.
+_SHORT_EPOCHS = 6
 # Share of the time for the search that its short fits take.
 _SEARCH = 0.6
 
@@ -59,7 +59,7 @@ class Clock:
     def short(self, fits: int) -> int:
         """Return the epochs of each of several fits that are only compared."""
         if self.fixed:
-            return min(self._epochs, SHORT_EPOCHS)
+            return min(self._epochs, _SHORT_EPOCHS)
         return self._affordable(_SEARCH * self.left_s / fits, looks=1)
 
     def long(self) -> int:

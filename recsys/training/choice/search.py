@@ -11,7 +11,7 @@ from recsys._learning_config import TELLING_EPOCHS
 from recsys._query_config import QueryConfig
 from recsys.config import TrainConfig
 from recsys.errors import TrainingError
-from recsys.training.choice.clock import LOOKS, SHORT_EPOCHS, Clock
+from recsys.training.choice.clock import LOOKS, Clock
 from recsys.training.choice.fits import Fits, Run
 from recsys.training.choice.tried import Change, changes
 from recsys.training.encoders import DROPOUT
@@ -88,9 +88,7 @@ class Search:
             )
             if self._config.dropout < 0:
                 settings = replace(settings, dropout=DROPOUT)
-            epochs = DEFAULT_EPOCHS
-            if self._clock.fixed:
-                epochs = min(self._config.epochs, SHORT_EPOCHS)
+            epochs = self._clock.short(1) if self._clock.fixed else DEFAULT_EPOCHS
             try:
                 limit_s = self._clock.limit_s(left)
                 other = self._fits.run(settings, epochs, LOOKS, limit_s)

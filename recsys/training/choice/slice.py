@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from recsys.config import TrainConfig
-from recsys.popularity import DAY_S
 from recsys.training.ahead import Ahead
 from recsys.training.cold import Newcomers
 from recsys.training.dataset import Dataset
 from recsys.training.evaluation import Judge
-from recsys.training.rows import QueryRows, query_rows
-from recsys.training.split import Split, horizon_s, split
+from recsys.training.rows import QueryRows, fit_rows
+from recsys.training.split import Split, held_out, horizon_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +36,12 @@ class Slice:
     @classmethod
     def of(cls, dataset: Dataset, config: TrainConfig) -> Slice | None:
         """Cut the data; None where nobody can be validated on."""
-        serves_s = horizon_s(dataset, config.validation, config.horizon_days)
-        cut = split(dataset, config.validation, config.seed, serves_s)
+        cut = held_out(dataset, config)
         if not len(cut.users):
             return None
-        half_life_s = config.half_life_days * DAY_S
-        rows = query_rows(dataset, cut.train, cut.end, config.history, half_life_s)
+        rows = fit_rows(dataset, cut.train, cut.end, config)
         judge = Judge(dataset, rows, cut, config.seed)
+        serves_s = horizon_s(dataset, config.validation, config.horizon_days)
         ahead = Ahead(dataset, rows, cut, judge, config, serves_s)
         new = Newcomers(dataset, rows, cut, config.seed)
         return cls(dataset, cut, rows, judge, ahead, new)

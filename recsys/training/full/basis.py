@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from recsys._parent import Parent
 from recsys.config import ModelConfig
 from recsys.errors import TrainingError
-from recsys.popularity import DAY_S
 from recsys.training.choice.tried import first_settings
 from recsys.training.dataset import Dataset
 from recsys.training.model import Towers
-from recsys.training.rows import QueryRows, query_rows
+from recsys.training.rows import QueryRows, fit_rows
 from recsys.training.settings import Settings
 from recsys.types import ItemId
 
@@ -50,9 +49,7 @@ class Basis:
 
     def rows(self, keep: NDArray[np.bool_], end: float | None) -> QueryRows:
         """Return the query rows of some of the interactions."""
-        train = self.config.train
-        half_life_s = train.half_life_days * DAY_S
-        return query_rows(self.dataset, keep, end, train.history, half_life_s)
+        return fit_rows(self.dataset, keep, end, self.config.train)
 
     def towers(self, served: NDArray[np.float32]) -> Towers:
         """Return towers as a training from the start begins with them."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from recsys.training.carried import carried_weights, learned_rows
 from recsys.training.full.basis import Basis
 from recsys.training.rows import QueryRows
+from recsys.training.sparse import entries
 
 logger = logging.getLogger(__name__)
 
@@ -53,16 +54,14 @@ def _direction(
     rows: QueryRows, history: NDArray[np.float32], known: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
     """Return where those who met each item look, as unit vectors, shape (T, d)."""
-    lists = rows.history
-    owner = torch.repeat_interleave(lists.start.diff())
+    owner, item, weight = entries(rows.history)
     table = torch.from_numpy(history)
-    weight = lists.weight if lists.weight is not None else torch.ones(len(owner))
-    weight = weight * torch.from_numpy(known)[lists.values]
+    weight = weight * torch.from_numpy(known)[item]
     taste = torch.zeros(len(rows.users), table.shape[1])
-    taste.index_add_(0, owner, table[lists.values] * weight.unsqueeze(1))
+    taste.index_add_(0, owner, table[item] * weight.unsqueeze(1))
     taste = torch.nn.functional.normalize(taste, dim=1, eps=1e-12)
     out = torch.zeros(len(rows.items), table.shape[1])
-    out.index_add_(0, lists.values.long(), taste[owner])
+    out.index_add_(0, item, taste[owner])
     return _array(torch.nn.functional.normalize(out, dim=1, eps=1e-12))
 
 

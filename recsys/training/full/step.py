@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recsys.popularity import Trend
 from recsys.segments import Metrics
-from recsys.training.choice.tried import biases_of
+from recsys.training.choice.tried import biases_of, trends_of
 from recsys.training.evaluation import Judge
 from recsys.training.full.basis import Basis
 from recsys.training.full.lesson import learn
@@ -68,11 +68,12 @@ def choose_step(
     """
     older, cut = _cut(basis, new, old)
     settings = basis.settings
-    trends = grid(settings.tau, settings.beta, timed=True)
     if cut is None:
         logger.warning("no user of the news can be validated on")
-        return ChosenStep(SHARES[-1], trends[-1])
+        usual = grid(settings.tau, settings.beta, timed=True)[-1]
+        return ChosenStep(SHARES[-1], usual)
     rows = basis.rows(cut.train, cut.end)
+    trends = trends_of(settings, rows)
     judge = Judge(basis.dataset, rows, cut, basis.config.train.seed)
     biases = biases_of(settings, rows)
     start = start_of(basis, rows)

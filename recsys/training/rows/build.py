@@ -7,6 +7,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.config import TrainConfig
+from recsys.popularity import DAY_S
 from recsys.training.blocks import by_user
 from recsys.training.dataset import Dataset
 from recsys.training.rows.block import block_rows
@@ -14,6 +16,24 @@ from recsys.training.rows.collector import Collector
 from recsys.training.rows.past import Past
 from recsys.training.rows.trained import Trained
 from recsys.training.rows.view import QueryRows
+
+
+def fit_rows(
+    dataset: Dataset, keep: NDArray[np.bool_], end: float | None, config: TrainConfig
+) -> QueryRows:
+    """Build the training view of some of the interactions, as the settings say.
+
+    Args:
+        dataset: All interactions.
+        keep: Marks the interactions to learn from, shape (n,).
+        end: The end of that part in seconds since 1970, None without times.
+        config: Length of the histories, and how targets fade.
+
+    Raises:
+        TrainingError: No interaction of positive weight is among them.
+    """
+    half_life_s = config.half_life_days * DAY_S
+    return query_rows(dataset, keep, end, config.history, half_life_s)
 
 
 def query_rows(
