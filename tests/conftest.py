@@ -17,7 +17,7 @@ from recsys import _db, schema
 _numbers = itertools.count()
 _TESTS = Path(__file__).parent
 # Folders and files whose tests read the clock or fill the machine by themselves.
-ALONE = ("examples", "faults", "live", "processes", "test_bench")
+ALONE = ("db/test_compare", "examples", "faults", "live", "processes", "test_bench")
 
 
 @pytest.fixture(scope="session")
