@@ -29,7 +29,7 @@ help:
 	@echo "make shop-django, make shop-flask   a web shop to click through; PORT=8080"
 	@echo "make bench   the measurements of docs/, as ratios within one run"
 	@echo "make bench-live  live versions: a roll under load, freshness, capture, switches"
-	@echo "make bench-compression  shorter indexes and vectors: recall, latency, bytes"
+	@echo "make bench-compression  shorter indexes and vectors, eight bits: recall, latency, bytes"
 	@echo "make bench-web   recommend() in gunicorn workers against bare SQL and libraries"
 	@echo "make bench-quality  what the default trainer reaches, beside floors; QUALITY=OPTIONS"
 	@echo "make bench-updates  full and incremental updates day by day, and the cost of publishing"

@@ -86,7 +86,9 @@ def main() -> None:
         rows = [*catalogue.run(), *catalogue.quality()]
         report.show("Large catalogues, d = 64, one thread", rows, options.out)
     if "memory" in parts:
-        report.show("Memory for the rows of a fit", memory.run(), options.out)
+        report.show(
+            "Memory of what looks at the interactions", memory.run(), options.out
+        )
     if "vocabulary" in parts:
         rows = vocabulary.run(options.distinct)
         title = f"A category of {options.distinct:,} distinct values"

@@ -3,7 +3,7 @@
 Every row is a version of its own: backfilled, calibrated to the recall target against
 the exact scan of whole vectors, and asked as a request asks. On Gowalla the towers are
 fitted here, plain and nested; without the data a synthetic catalogue stands in, whose
-vectors fade like learned ones. Left out: network latency, concurrent writers.
+vectors fade. Left out: network latency, concurrent writers.
 """
 
 from __future__ import annotations
