@@ -45,16 +45,16 @@ def _check_ranges(config: ModelConfig, where: str) -> None:
         (not 0 <= content.rank <= 1024, "content.rank must be 0 to 1024"),
         (not 0 <= content.hidden <= 4096, "content.hidden must be 0 to 4096"),
         (
-            not 0 <= index.prefix <= train.dim,
-            f"index.prefix must be 0 to train.dim, which is {train.dim}",
+            not 0 <= index.prefix <= train.first_dim,
+            f"index.prefix must be 0 to train.dim, which is {train.first_dim}",
         ),
         (
             index.quantisation not in QUANTISATIONS,
             f"index.quantisation must be one of {listed(QUANTISATIONS)}",
         ),
         (
-            config.query.headed and train.dim % config.query.heads > 0,
-            f"query.heads must divide train.dim, which is {train.dim}",
+            config.query.headed and train.first_dim % config.query.heads > 0,
+            f"query.heads must divide train.dim, which is {train.first_dim}",
         ),
     )
     for wrong, message in bad:

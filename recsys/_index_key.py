@@ -63,7 +63,7 @@ class IndexKey:
 
 def provisional(config: ModelConfig) -> bool:
     """Return whether the index is over less than the stored vectors."""
-    short = 0 < config.index.prefix < config.train.dim
+    short = 0 < config.index.prefix < config.train.first_dim
     return short or config.index.quantisation != "none"
 
 

@@ -11,6 +11,8 @@ DEVICES = ("cpu", "cuda", "auto")
 ITEM_UPDATES = ("auto", "dense", "sparse")
 TELLING_EPOCHS = 6
 """A fit of fewer tells nothing about overfitting: its rate falls to 0 within them."""
+DIM = 128
+"""Length of vectors that is started from where none is given."""
 OBJECTIVES = ("ranking", "softmax", "cosine", "bpr", "logistic")
 
 
@@ -30,6 +32,7 @@ class TrainConfig:
 
     Attributes:
         dim: Length of the learned unit vectors; stored item vectors have one more.
+            0 chooses.
         history: Most recent items of a user that make the query vector.
         epochs: Passes over the users; 0 lets early stopping choose, up to max_epochs.
         max_epochs: Upper bound of the choice.
@@ -68,7 +71,7 @@ class TrainConfig:
             it touches, "auto" whichever is faster. The result is the same.
     """
 
-    dim: int = 128
+    dim: int = 0
     history: int = 256
     epochs: int = 0
     max_epochs: int = 120
@@ -99,6 +102,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         # TOML and JSON have lists only.
         object.__setattr__(self, "prefixes", tuple(self.prefixes))
+
+    @property
+    def first_dim(self) -> int:
+        """The length of vectors that the choice starts from."""
+        return self.dim or DIM
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +148,10 @@ class NegativesConfig:
 def train_problems(train: TrainConfig) -> list[tuple[bool, str]]:
     """Return what may be wrong with the values: whether it is, and what to say."""
     return [
-        (not 2 <= train.dim <= 1999, "train.dim must be 2 to 1999"),
+        (
+            train.dim != 0 and not 2 <= train.dim <= 1999,
+            "train.dim must be 2 to 1999, or 0 to choose",
+        ),
         (not 1 <= train.history <= 10_000, "train.history must be 1 to 10000"),
         (train.epochs < 0, "train.epochs must be 0 to choose, or positive"),
         (train.max_epochs < 1, "train.max_epochs must be positive"),
@@ -162,8 +173,12 @@ def train_problems(train: TrainConfig) -> list[tuple[bool, str]]:
             "train.horizon_days must be days, or 0 for what is held out",
         ),
         (
-            any(type(p) is not int or not 0 < p <= train.dim for p in train.prefixes),
-            f"train.prefixes must be lengths from 1 to train.dim, which is {train.dim}",
+            any(
+                type(p) is not int or not 0 < p <= train.first_dim
+                for p in train.prefixes
+            ),
+            "train.prefixes must be lengths from 1 to train.dim, which is"
+            f" {train.first_dim}",
         ),
         (
             train.objective not in OBJECTIVES,

@@ -42,7 +42,11 @@ def plan_of(
         hashes["popularity"] = artifacts.put(conn, "safetensors", content)
         cold = float(trained.weights["cold_bias"])
         more["trend"] = {**trained.trend.to_dict(), "cold": cold}
-    config = replace(config, query=trained.query)
+    config = replace(
+        config,
+        query=trained.query,
+        train=replace(config.train, dim=trained.dim),
+    )
     spec = json.loads(json.dumps({**config.to_dict(), **more}))
     metrics = {"validation": trained.report.get("validation", {})}
     return VersionPlan(config.name, number, spec, hashes, metrics)

@@ -52,7 +52,7 @@ weights = {{ view = 1, cart = 3, purchase = 5 }}
 # '''
 
 # [model.{model}.train]
-# dim = 128          # length of the learned vectors
+# dim = 128          # length of the learned vectors; small catalogues may get 256
 # budget_s = 180     # seconds for choosing the settings and fitting
 
 # [model.{model}.index]

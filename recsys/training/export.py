@@ -80,6 +80,11 @@ class TrainedModel:
     counts: Counts | None = None
     query: QueryConfig = field(default_factory=lambda: QueryConfig(encoder="mean"))
 
+    @property
+    def dim(self) -> int:
+        """Length of the unit vectors."""
+        return self.id_served.shape[1]
+
 
 @torch.no_grad()
 def export(

@@ -48,7 +48,7 @@ def settings_of(model: ModelConfig, tau: float, dropout: float) -> Settings:
     config = model.train
     weight = config.negative_weight or _NEGATIVE_WEIGHT.get(config.objective, 1.0)
     return Settings(
-        dim=config.dim,
+        dim=config.first_dim,
         tau=tau,
         dropout=dropout,
         beta=config.beta,

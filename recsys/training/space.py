@@ -68,7 +68,7 @@ SPACE = (
     Dimension("objective", choices=OBJECTIVES, always=False),
     Dimension("recent_beta", 0.0, 1.0, always=False),
     # Another dim is another size of every table and index: only on request.
-    Dimension("dim", choices=(32, 64, 96, 128), always=False),
+    Dimension("dim", choices=(32, 64, 96, 128, 256), always=False),
 )
 
 

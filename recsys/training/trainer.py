@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from recsys.errors import TrainingError
 from recsys.progress import SILENT, Progress
 from recsys.training import health
 from recsys.training.checkpoint import Checkpoint, fingerprint
-from recsys.training.choice import Choice, choose
+from recsys.training.choice import USED, Choice, choose
 from recsys.training.cold import MEDIAN
 from recsys.training.dataset import Dataset
 from recsys.training.distil import agreement, student_of, teacher_of
@@ -23,9 +24,6 @@ from recsys.training.finish import Finish, finish
 from recsys.training.laps import Laps
 from recsys.training.rows import QueryRows, fit_rows
 from recsys.training.teacher import Teacher
-
-# The final fit is given this much of the time left: the export comes after it.
-_USE = 0.95
 
 
 def train(
@@ -55,7 +53,7 @@ def train(
     laps = Laps()
     progress = progress or SILENT
     _check(dataset)
-    health.check_size(dataset, config.train.dim)
+    health.check_size(dataset, config.train.first_dim)
     every = np.ones(len(dataset), np.bool_)
     rows = fit_rows(dataset, every, dataset.until, config.train)
     warnings = health.warn(dataset, rows)
@@ -67,6 +65,7 @@ def train(
         config = student_of(config)
         teacher = teacher_of(distil_from, dataset, rows)
     choice = _choice(dataset, config, checkpoint, progress)
+    config = replace(config, train=replace(config.train, dim=choice.settings.dim))
     fitted = final_fit(
         dataset,
         rows,
@@ -102,7 +101,7 @@ def train(
 
 def _limit_s(config: TrainConfig, spent_s: float) -> float:
     """Return how long the final fit may take."""
-    return math.inf if config.epochs else max(1.0, _USE * (config.budget_s - spent_s))
+    return math.inf if config.epochs else max(1.0, USED * (config.budget_s - spent_s))
 
 
 def _choice(

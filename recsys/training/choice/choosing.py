@@ -23,6 +23,8 @@ from recsys.training.validated import validated
 
 logger = logging.getLogger(__name__)
 
+USED = 0.95
+"""Share of the budget after which the export begins."""
 _SHARE = 0.4
 # Without times there is no trend to choose, and the fit makes more of the time.
 _SHARE_WITHOUT_TIMES = 0.2
@@ -45,8 +47,9 @@ def choose(dataset: Dataset, model: ModelConfig, progress: Progress) -> Choice:
         trend = grid(settings.tau, settings.beta, timed=dataset.until is not None)[-1]
         return Choice(settings, trend, config.epochs or DEFAULT_EPOCHS)
     share = _SHARE_WITHOUT_TIMES if dataset.until is None else _SHARE
-    clock = Clock(config, started + share * config.budget_s)
-    others = sequential(query, dataset, config.dim) if part.cut.by_time else []
+    deadline = started + share * config.budget_s
+    clock = Clock(config, deadline, started + USED * config.budget_s)
+    others = sequential(query, dataset, settings.dim) if part.cut.by_time else []
     with progress.stage("choose settings") as stage:
         fits = Fits(part, config, clock, stage.advance)
         best = Search(fits, clock, config).best(settings, others)

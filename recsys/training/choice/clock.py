@@ -13,6 +13,8 @@ LOOKS = 6
 _SHORT_EPOCHS = 6
 # Share of the time for the search that its short fits take.
 _SEARCH = 0.6
+# The final fit learns from more than the training part of the slice.
+_WHOLE = 1.1
 
 
 class Clock:
@@ -21,14 +23,18 @@ class Clock:
     Args:
         config: The epochs, and how many there are at most.
         deadline: When the search ends, by ``time.perf_counter``.
+        end: When the final fit ends, likewise.
 
     Attributes:
         deadline: It may be moved while a part of the search runs.
         fixed: Whether the epochs are fixed.
     """
 
-    def __init__(self, config: TrainConfig, deadline: float) -> None:
+    def __init__(
+        self, config: TrainConfig, deadline: float, end: float = -math.inf
+    ) -> None:
         self.deadline = deadline
+        self._end = end
         self.fixed = bool(config.epochs)
         self._epochs = config.epochs
         self._most = config.max_epochs
@@ -37,6 +43,11 @@ class Clock:
     def measured(self, epoch_s: float, look_s: float) -> None:
         """Take the newest measure of an epoch and of a look."""
         self._epoch_s, self._look_s = epoch_s, look_s
+
+    def take_spare(self) -> None:
+        """Move the deadline to where the longest final fit would begin, if later."""
+        longest = _WHOLE * self._most * self._epoch_s
+        self.deadline = max(self.deadline, self._end - longest)
 
     @property
     def left_s(self) -> float:

@@ -69,6 +69,8 @@ class Run:
         number: As in the curves, from 1.
         epochs: Passes over the data.
         overfitted: Whether it ended worse than it was.
+        epoch_s: Seconds of one of its epochs.
+        look_s: Seconds of its last look.
     """
 
     settings: Settings
@@ -76,6 +78,8 @@ class Run:
     number: int
     epochs: int
     overfitted: bool
+    epoch_s: float = 0.0
+    look_s: float = 0.0
 
     def beats(self, other: Run, lead: float = 0.0) -> bool:
         """Whether it wins by a relative lead; a negative one is how far it may lose."""
@@ -87,7 +91,7 @@ class Fits:
 
     Args:
         part: What is learned from, and who judges.
-        config: Seed, and the length of vectors.
+        config: The seed.
         clock: Is told how long epochs and looks take.
         advance: Receives one unit per epoch.
 
@@ -107,7 +111,7 @@ class Fits:
         self.advance = advance
         self.curves: list[dict[str, Any]] = []
         self._seed = config.seed
-        self._start = first_rows(part.rows, config.dim, config.seed)
+        self._starts: dict[int, Tensor] = {}
         self._near: Companions | None = None
         self._runs = 0
 
@@ -136,13 +140,16 @@ class Fits:
     ) -> None:
         if settings.companions > 0 and self._near is None:
             self._near = closest(self.part.rows)
+        dim = settings.dim
+        if dim not in self._starts:
+            self._starts[dim] = first_rows(self.part.rows, dim, self._seed)
         fit(
             self.part.dataset,
             self.part.rows,
             settings,
             epochs,
             self._seed,
-            self._start,
+            self._starts[dim],
             after,
             limit_s,
             near=self._near,
@@ -167,6 +174,7 @@ class _Watch:
         self._trends = trends[::3] if self._compared else trends
         self._found: list[Look] = []
         self._seconds: list[float] = []
+        self._look_s = 0.0
 
     def after(self, epoch: Epoch, towers: Towers) -> bool:
         """Look where it is time to; whether the fit should end."""
@@ -177,10 +185,14 @@ class _Watch:
             return False
         started = time.perf_counter()
         self._found.append(self._look(epoch, towers))
-        average = sum(self._seconds) / len(self._seconds)
-        self._fits.clock.measured(average, time.perf_counter() - started)
+        self._look_s = time.perf_counter() - started
+        self._fits.clock.measured(self._epoch_s, self._look_s)
         best = max(range(len(self._found)), key=lambda i: self._found[i].score)
         return len(self._found) - best > _PATIENCE
+
+    @property
+    def _epoch_s(self) -> float:
+        return sum(self._seconds) / len(self._seconds)
 
     def run(self) -> Run:
         """Return what the fit was, when it has ended."""
@@ -194,6 +206,8 @@ class _Watch:
                 len(self._seconds),
                 self._part.judge.users,
             ),
+            epoch_s=self._epoch_s,
+            look_s=self._look_s,
         )
 
     def _look(self, epoch: Epoch, towers: Towers) -> Look:
@@ -225,6 +239,7 @@ class _Watch:
         self._fits.curves.append(
             {
                 "run": self._number,
+                "dim": settings.dim,
                 "tau": settings.tau,
                 "dropout": settings.dropout,
                 "recent_beta": settings.recent_beta,

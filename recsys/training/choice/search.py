@@ -23,12 +23,14 @@ DEFAULT_EPOCHS = 20
 # A short fit flatters a low dropout: it learns faster and has no time to overfit. So
 # shorter fits than this compare no dropouts; a lower dropout must win clearly.
 _FAIR_EPOCHS = 4
-_LEAD = 0.03
+_LEAD = 0.02
+# A larger model takes more of everything for good.
+_LARGER_LEAD = 0.01
 # Likewise it holds companions back, which need time to pay: they are taken unless they
 # lose by more than this, divided by the number of epochs.
 _SLACK = 0.05
 # Left out in this order where fits are shorter.
-_NEED_TIME = ("dropout", "companions")
+_NEED_TIME = ("dim", "dropout", "companions")
 # Share of the search that encoders of sequences get, and how much better one must be.
 _ORDER = 0.5
 _ORDER_LEAD = 0.01
@@ -52,6 +54,7 @@ class Search:
         """Return the longest fit with the best settings and encoder found."""
         if not self._clock.fixed:
             self._fits.calibrate(settings)
+            self._clock.take_spare()
         others, deadline = self.affordable(others), self._clock.deadline
         if others:
             self._clock.deadline -= _ORDER * self._clock.left_s
@@ -70,6 +73,9 @@ class Search:
     def _best_of(self, settings: Settings) -> Run:
         """Return the longest fit with the best settings found, or a shorter one."""
         best = self._compare(settings)
+        if best is not None:
+            # The last one compared may have been of another pace.
+            self._clock.measured(best.epoch_s, best.look_s)
         limit_s = self._clock.limit_s()
         chosen = settings if best is None else best.settings
         long = self._fits.run(chosen, self._clock.long(), LOOKS, limit_s)
@@ -102,7 +108,9 @@ class Search:
     def _compare(self, settings: Settings) -> Run | None:
         """Return the best of the short fits; None when there is nothing to choose."""
         timed = self._fits.part.rows.periods is not None
-        tried, epochs = self._telling(changes(settings, self._config, timed=timed))
+        items = len(self._fits.part.rows.items)
+        every = changes(settings, self._config, items, timed=timed)
+        tried, epochs = self._telling(every)
         if not tried:
             return None
         end = self._clock.end_of_short_fits()
@@ -130,5 +138,7 @@ def _lead(change: Change, settings: Settings, epochs: int) -> float:
     """Return by which share a value must win; negative: how far it may lose."""
     if change.name == "companions":
         return -_SLACK / epochs
+    if change.name == "dim":
+        return _LARGER_LEAD
     lower = change.name == "dropout" and change.value < settings.dropout
     return _LEAD if lower else 0.0

@@ -17,6 +17,9 @@ from recsys.training.trend import bias, grid
 TAUS = (0.1, 0.15, 0.2)
 DROPOUTS = (0.5, 0.7, 0.3)
 COMPANIONS = (0.0, 0.5)
+LARGER_DIM = 256
+# Of larger catalogues every row, vector and index entry would take twice as much.
+_FEW_ITEMS = 20_000
 
 
 def first_settings(model: ModelConfig) -> Settings:
@@ -24,7 +27,7 @@ def first_settings(model: ModelConfig) -> Settings:
     config = model.train
     dropout = config.dropout if config.dropout >= 0 else DROPOUTS[0]
     settings = settings_of(model, config.tau or TAUS[0], dropout)
-    return replace(settings, prefixes=fitting(config.prefixes, config.dim))
+    return replace(settings, prefixes=fitting(config.prefixes, config.first_dim))
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +35,22 @@ class Change:
     """Another value of one of the settings."""
 
     name: str
-    value: float
+    value: float | int
 
     def of(self, settings: Settings) -> Settings:
         """Return the settings with the value."""
         return replace(settings, **{self.name: self.value})
 
 
-def changes(settings: Settings, config: TrainConfig, *, timed: bool) -> list[Change]:
+def changes(
+    settings: Settings, config: TrainConfig, items: int, *, timed: bool
+) -> list[Change]:
     """Return what is tried one after the other: whatever is not fixed.
 
     Args:
         settings: What is started from.
         config: What is fixed.
+        items: How many are trained.
         timed: Whether query rows are cut by time.
     """
     # Sequences are learned place by place, without companions or times of rows.
@@ -58,6 +64,9 @@ def changes(settings: Settings, config: TrainConfig, *, timed: bool) -> list[Cha
         tried += [Change("dropout", share) for share in DROPOUTS[1:]]
     if whole and config.companions < 0:
         tried += [Change("companions", weight) for weight in COMPANIONS[1:]]
+    free = not (config.dim or config.epochs or config.prefixes)
+    if whole and free and items <= _FEW_ITEMS:
+        tried.append(Change("dim", LARGER_DIM))
     return tried
 
 

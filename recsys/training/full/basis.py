@@ -27,7 +27,7 @@ class Basis:
 
     Attributes:
         dataset: Everything, old and new.
-        config: The model's configuration.
+        config: The model's configuration, with the length of its vectors.
         parent: The version to go on from.
         settings: Its hyper-parameters, where the configuration fixes none.
     """
@@ -44,6 +44,9 @@ class Basis:
         Raises:
             TrainingError: They do not go together.
         """
+        if not config.train.dim:
+            dim = parent.served.shape[1]
+            config = replace(config, train=replace(config.train, dim=dim))
         _check(config, parent)
         return cls(dataset, config, parent, _settings(config, parent))
 

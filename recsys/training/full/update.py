@@ -47,6 +47,7 @@ def train_full(
     laps = Laps()
     progress = progress or SILENT
     basis = Basis.of(dataset, config, parent)
+    config = basis.config
     health.check_size(dataset, config.train.dim)
     new = _new(dataset, parent)
     kept = _kept(dataset, config.update.evict_days)
