@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from recsys.report.remarks import MINED
 from recsys.report.tables import card, plain
 
 Row = Mapping[str, Any]
@@ -75,6 +76,8 @@ def details(report: Row) -> str:
             _card("Published towers (ONNX) against torch", report.get("parity", {}),
                   _PARITY),
             _card("Eight-bit weights", report.get("int8", {}), _INT8),
+            _card("Negatives of single queries, in pairs", report.get("mined", {}),
+                  MINED),
             _card("Distillation", report.get("distil", {}), _DISTIL),
     )  # fmt: skip
     return f'<div class="stack">{"".join(cards)}</div>' if any(cards) else ""

@@ -9,14 +9,25 @@ from collections.abc import Mapping
 from typing import Any
 
 Row = Mapping[str, Any]
+MINED = {
+    "shown": "shown and not chosen",
+    "neighbours": "neighbours of items",
+    "disliked": "disliked",
+}
+"""Sources of negatives of single queries, and what they are called."""
 
 
 def remarks(report: Row) -> list[str]:
-    """Return how much of its data a full update has learned from; else nothing.
+    """Return what a fit had of new interactions and of negatives of single queries.
 
     Args:
-        report: The report of a training.
+        report: The report of a training; one of an older release says less.
     """
+    return [*_news(report), *_mined(report)]
+
+
+def _news(report: Row) -> list[str]:
+    """Say how much of its data a full update has learned from."""
     data, full = report.get("data", {}), report.get("full", {})
     if "new_interactions" not in data:
         return []
@@ -24,3 +35,12 @@ def remarks(report: Row) -> list[str]:
         f"{data['new_interactions']:,} of {data['interactions']:,} interactions came"
         f" since version {full.get('parent')} was trained"
     ]
+
+
+def _mined(report: Row) -> list[str]:
+    """Say which negatives there were; a warning was about those there were none of."""
+    mined: Row = report.get("mined", {})
+    parts = [f"{mined[n]:,} {name}" for n, name in MINED.items() if mined.get(n)]
+    if not parts:
+        return []
+    return [f"negatives of single queries, in pairs: {', '.join(parts)}"]

@@ -22,6 +22,7 @@ from recsys.training.export import TrainedModel
 from recsys.training.final import Fitted, final_fit
 from recsys.training.finish import Finish, finish
 from recsys.training.laps import Laps
+from recsys.training.mined import mined
 from recsys.training.rows import QueryRows, fit_rows
 from recsys.training.teacher import Teacher
 
@@ -57,6 +58,7 @@ def train(
     every = np.ones(len(dataset), np.bool_)
     rows = fit_rows(dataset, every, dataset.until, config.train)
     warnings = health.warn(dataset, rows)
+    own = mined(rows, config)
     if checkpoint is not None:
         number = distil_from.number if distil_from else None
         checkpoint.of(fingerprint(dataset, rows), config, number)
@@ -91,6 +93,7 @@ def train(
         timing=_timing(laps, fitted),
         seed=config.train.seed,
         warnings=warnings,
+        mined=own,
         cold={"quantile": level, **(choice.cold.report if choice.cold else {})},
     )
     if distil_from is not None and teacher is not None:

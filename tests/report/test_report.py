@@ -290,6 +290,7 @@ def test_a_full_update_shows_its_steps_beside_the_parent(known: facts.Facts) -> 
     report = {
         "full": full, "curves": [{"run": 0, "epoch": 1, "train_loss": 2.0}],
         "validation": {"model": metrics, "parent": {**metrics, "recall@20": 0.1}},
+        "mined": {"shown": 1234, "disliked": 0},
     }  # fmt: skip
 
     text = page.page(dataclasses.replace(known, report=report))
@@ -299,6 +300,7 @@ def test_a_full_update_shows_its_steps_beside_the_parent(known: facts.Facts) -> 
     assert '<tr class="best"><th scope="row">0.3</th>' in text
     assert "items that got a row5" in tags.text
     assert "A full update passes once over the news" in tags.text
+    assert "shown and not chosen1,234disliked0" in tags.text
 
 
 def test_the_table_of_fits_has_every_fit_and_marks_the_chosen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from test_trainer import scores
 from toys import FAST, make_config
 
 from recsys.config import Interactions, ModelConfig, NegativesConfig
+from recsys.progress import SILENT, Stage
 from recsys.training.choice.tried import first_settings
 from recsys.training.dataset import Dataset, Shown
 from recsys.training.device import resolve
@@ -252,3 +254,59 @@ def test_a_user_of_very_many_items_takes_part_with_a_bounded_number() -> None:
     assert counts.tolist() == [MOST_TARGETS, 2]
     assert len(step.batch.positives.unique()) > MOST_TARGETS - 3
     assert step.history.counts.max() <= 32
+
+
+MINED = NegativesConfig(shown=5, neighbours=3, disliked=8)
+
+
+def test_what_each_source_gave_is_counted_in_the_report() -> None:
+    config, dataset = shop(negatives=MINED)
+    told = Shown(
+        np.array([0, 0, 0, 1], np.int32),  # user 0 has bought item 3
+        np.array([42, 43, 3, 42], np.int32),
+        np.zeros(4),
+    )
+    near = np.full((81, 3), -1, np.int32)
+    near[20:30, 0] = 77
+
+    model = train(replace(dataset, shown=told, neighbours=near), config)
+
+    # The third that was returned was bought all the same.
+    assert model.report["mined"] == {"shown": 3, "neighbours": 10, "disliked": 2}
+
+
+def test_a_source_that_gives_none_is_named_before_the_fit(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config, dataset = shop(negatives=MINED)
+    some = dataset.only(dataset.kind != dataset.kinds.index("return"))
+    before: list[str] = []
+
+    class Said:
+        def stage(
+            self, name: str, total: int | None = None
+        ) -> AbstractContextManager[Stage]:
+            before.append(caplog.text)
+            return SILENT.stage(name, total)
+
+    model = train(some, config, progress=Said())
+
+    assert model.report["mined"] == {"shown": 0, "neighbours": 0, "disliked": 0}
+    for name in (
+        "negatives.shown finds nothing: no answer logged in the last 30 days",
+        "negatives.neighbours finds nothing: no version is ready",
+        "negatives.disliked finds nothing: nobody has refused",
+    ):
+        assert caplog.text.count(name) == 1
+        assert name in before[0]
+
+
+def test_nothing_is_said_of_sources_that_nobody_asked_for(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config, dataset = shop(interactions=Interactions("x"))
+
+    model = train(dataset, config)
+
+    assert model.report["mined"] == {}
+    assert "negatives." not in caplog.text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from recsys.report.remarks import remarks
 
 
@@ -13,5 +15,16 @@ def test_a_full_update_says_how_much_was_new() -> None:
     ]
 
 
-def test_a_training_from_the_start_says_nothing() -> None:
-    assert remarks({"data": {"interactions": 12_000}}) == []
+def test_negatives_are_said_by_source_where_there_are_any() -> None:
+    mined = {"shown": 1_234, "neighbours": 0, "disliked": 2}
+
+    assert remarks({"mined": mined}) == [
+        "negatives of single queries, in pairs: 1,234 shown and not chosen, 2 disliked"
+    ]
+
+
+@pytest.mark.parametrize("mined", [{}, {"shown": 0}])
+def test_a_training_from_the_start_without_them_says_nothing(
+    mined: dict[str, int],
+) -> None:
+    assert remarks({"data": {"interactions": 12_000}, "mined": mined}) == []

@@ -21,6 +21,7 @@ from recsys.training.full.lesson import learn
 from recsys.training.full.start import start_of
 from recsys.training.full.step import SHARES, choose_step
 from recsys.training.laps import Laps
+from recsys.training.mined import mined
 from recsys.training.rows import QueryRows
 
 
@@ -53,6 +54,7 @@ def train_full(
     kept = _kept(dataset, config.update.evict_days)
     rows = basis.rows(kept, dataset.until)
     warnings = health.warn(dataset, rows)
+    own = mined(rows, config)
     with progress.stage("choose the step", total=len(SHARES)) as stage:
         step = choose_step(basis, kept & new, kept & ~new, stage.advance)
     laps.end("choose")
@@ -76,6 +78,7 @@ def train_full(
         timing=laps.seconds,
         seed=config.train.seed,
         warnings=warnings,
+        mined=own,
         cold={"quantile": parent.level},
         full={
             "parent": parent.number,
