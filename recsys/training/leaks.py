@@ -24,11 +24,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.config import TrainConfig
 from recsys.popularity import DAY_S, HALF_LIVES_D, PRIOR, decayed_counts
 from recsys.training.blocks import slices, users_per_item
 from recsys.training.dataset import Dataset
 from recsys.training.features import EncodedSide, Tokens
-from recsys.training.split import Split
+from recsys.training.split import Split, held_out
 
 logger = logging.getLogger(__name__)
 
@@ -92,9 +93,11 @@ def find_leaks(dataset: Dataset, cut: Split) -> list[Leak]:
     return sorted(leaks, key=lambda leak: -leak.known)
 
 
-def warn_of_leaks(dataset: Dataset, cut: Split) -> list[Leak]:
-    """Find leaks and log each by name."""
-    leaks = find_leaks(dataset, cut)
+def warn_of_leaks(dataset: Dataset, config: TrainConfig) -> list[Leak]:
+    """Find features that know what a training is validated on; log each by name."""
+    if dataset.items is None or dataset.until is None:
+        return []
+    leaks = find_leaks(dataset, held_out(dataset, config))
     for leak in leaks:
         logger.warning("%s", leak, extra={"action": "leak", "feature": leak.feature})
     return leaks

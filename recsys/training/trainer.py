@@ -22,6 +22,7 @@ from recsys.training.export import TrainedModel
 from recsys.training.final import Fitted, final_fit
 from recsys.training.finish import Finish, finish
 from recsys.training.laps import Laps
+from recsys.training.leaks import warn_of_leaks
 from recsys.training.mined import mined
 from recsys.training.rows import QueryRows, fit_rows
 from recsys.training.teacher import Teacher
@@ -57,7 +58,8 @@ def train(
     health.check_size(dataset, config.train.first_dim)
     every = np.ones(len(dataset), np.bool_)
     rows = fit_rows(dataset, every, dataset.until, config.train)
-    warnings = health.warn(dataset, rows)
+    leaks = warn_of_leaks(dataset, config.train)
+    warnings = health.warn(dataset, rows, {leak.feature for leak in leaks})
     own = mined(rows, config)
     if checkpoint is not None:
         number = distil_from.number if distil_from else None
@@ -92,6 +94,7 @@ def train(
         data=_data(dataset, rows),
         timing=_timing(laps, fitted),
         seed=config.train.seed,
+        leaks=[str(leak) for leak in leaks],
         warnings=warnings,
         mined=own,
         cold={"quantile": level, **(choice.cold.report if choice.cold else {})},
@@ -139,7 +142,6 @@ def _chosen(choice: Choice, fitted: Fitted, config: TrainConfig) -> dict[str, An
     return {
         "validation": choice.validation,
         "curves": [*choice.curves, *fitted.curve],
-        "leaks": choice.leaks,
         "health": fitted.health,
         "segments": choice.segments,
         "samples": choice.samples,

@@ -107,6 +107,39 @@ def test_updates_every_few_minutes_need_times(
     assert "update.every_s asks for incremental updates" in ended.err
 
 
+def test_a_feature_that_knows_the_future_is_explained_once(
+    run: Run, own_dsn: str, toml: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with _db.connect(own_dsn) as conn:
+        conn.execute(
+            "create table sale as select customer, 1 + (customer * customer + n * n)"
+            " % 150 as product, n from generate_series(1, 90) as customer,"
+            " generate_series(1, 20) as n"
+        )
+    toml.write_text(
+        """
+[model.shop.items]
+sql = "select product as item_id, count(*) as sold from sale group by 1"
+features = { sold = { type = "number" } }
+[model.shop.interactions]
+sql = '''select customer as user_id, product as item_id,
+timestamptz '2026-01-01' + n * interval '1 day' as occurred_at from sale'''
+[model.shop.train]
+dim = 8
+epochs = 1
+"""
+    )
+
+    ended = run("--dsn", own_dsn, "train", "shop", "--no-revision")
+
+    assert ended.code == 0
+    # Neither as a count of users nor in the verdict is it explained again.
+    assert caplog.text.count("sold") == 1
+    assert "feature sold knows the future" in caplog.text
+    assert "sold" not in ended.err
+    assert "knows the future: see the warning of a feature above" in ended.err
+
+
 @pytest.mark.parametrize("more", [(), ("--new-users",)])
 def test_a_version_that_has_seen_the_answers_is_named(
     run: Run, own_dsn: str, more: tuple[str, ...]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from toys import make_config
+from toys import FAST, BeforeTheSearch, make_config
 
 from recsys.config import Feature, Source
 from recsys.popularity import DAY_S
 from recsys.training.dataset import Dataset
-from recsys.training.leaks import find_leaks, warn_of_leaks
+from recsys.training.leaks import find_leaks
 from recsys.training.split import split
+from recsys.training.trainer import train
 
 ITEMS, EVENTS, DAYS = 300, 12_000, 100
 FEATURES = (
@@ -71,13 +72,18 @@ def test_only_what_was_planted_is_found(shop: Dataset) -> None:
     assert all(0.5 <= leak.known <= 1 for leak in leaks)
 
 
-def test_the_warning_names_the_feature(
+def test_features_are_named_before_the_search_and_in_the_report(
     shop: Dataset, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING):
-        warn_of_leaks(shop, split(shop, 0.1, 0))
+    config = make_config(items=Source("x", FEATURES), train=replace(FAST, epochs=1))
+    before = BeforeTheSearch(caplog)
 
-    assert "feature sold_total knows the future" in caplog.text
+    model = train(shop, config, progress=before)
+
+    assert "feature sold_total knows the future" in before.text
+    # That it also counts users is not said as well.
+    assert caplog.text.count("sold_total") == 1
+    assert len(model.report["leaks"]) == 2
 
 
 def test_without_times_nothing_is_said() -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from test_trainer import scores
-from toys import FAST, make_config
+from toys import FAST, BeforeTheSearch, make_config
 
 from recsys.config import Interactions, ModelConfig, NegativesConfig
-from recsys.progress import SILENT, Stage
 from recsys.training.choice.tried import first_settings
 from recsys.training.dataset import Dataset, Shown
 from recsys.training.device import resolve
@@ -275,21 +273,14 @@ def test_what_each_source_gave_is_counted_in_the_report() -> None:
     assert model.report["mined"] == {"shown": 3, "neighbours": 10, "disliked": 2}
 
 
-def test_a_source_that_gives_none_is_named_before_the_fit(
+def test_a_source_that_gives_none_is_named_before_the_search(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     config, dataset = shop(negatives=MINED)
     some = dataset.only(dataset.kind != dataset.kinds.index("return"))
-    before: list[str] = []
+    before = BeforeTheSearch(caplog)
 
-    class Said:
-        def stage(
-            self, name: str, total: int | None = None
-        ) -> AbstractContextManager[Stage]:
-            before.append(caplog.text)
-            return SILENT.stage(name, total)
-
-    model = train(some, config, progress=Said())
+    model = train(some, config, progress=before)
 
     assert model.report["mined"] == {"shown": 0, "neighbours": 0, "disliked": 0}
     for name in (
@@ -298,7 +289,7 @@ def test_a_source_that_gives_none_is_named_before_the_fit(
         "negatives.disliked finds nothing: nobody has refused",
     ):
         assert caplog.text.count(name) == 1
-        assert name in before[0]
+        assert name in before.text
 
 
 def test_nothing_is_said_of_sources_that_nobody_asked_for(

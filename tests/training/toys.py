@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from recsys.config import Interactions, ModelConfig, Source, TrainConfig
+from recsys.progress import SILENT, Stage
 
 FAST = TrainConfig(
     dim=16,
@@ -17,6 +20,21 @@ FAST = TrainConfig(
     negatives=64,
     budget_s=20,
 )
+
+
+class BeforeTheSearch:
+    """Progress that keeps what was logged before the first stage of a training."""
+
+    def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
+        self._caplog = caplog
+        self.text: str | None = None
+
+    def stage(
+        self, name: str, total: int | None = None
+    ) -> AbstractContextManager[Stage]:
+        if self.text is None:
+            self.text = self._caplog.text
+        return SILENT.stage(name, total)
 
 
 def make_config(**changes: Any) -> ModelConfig:

@@ -17,7 +17,6 @@ from recsys.training.choice.slice import Slice
 from recsys.training.choice.tried import first_settings
 from recsys.training.dataset import Dataset
 from recsys.training.encoders import first_query, sequential
-from recsys.training.leaks import warn_of_leaks
 from recsys.training.trend import grid
 from recsys.training.validated import validated
 
@@ -83,7 +82,6 @@ def _choice(part: Slice, fits: Fits, run: Run, config: TrainConfig) -> Choice:
         epochs=_epochs(run, config),
         validation={**told.metrics, "days": len(part.ahead)},
         curves=fits.curves,
-        leaks=[str(leak) for leak in warn_of_leaks(part.dataset, part.cut)],
         cold=best.cold,
         segments=told.segments,
         samples=told.samples,

@@ -15,7 +15,7 @@ from recsys.training.cold import Placed
 from recsys.training.settings import Settings
 
 _AS_THEY_ARE = (
-    "epochs", "lean", "validation", "curves", "leaks", "segments", "samples", "run",
+    "epochs", "lean", "validation", "curves", "segments", "samples", "run",
 )  # fmt: skip
 
 
@@ -30,7 +30,6 @@ class Choice:
         epochs: Passes over the data that were best, or the most worth trying.
         validation: Metrics of the model and both floors, and the number of users.
         curves: One row per look at a fit.
-        leaks: What is said of features that know the future.
         cold: What becomes of items without a learned row; None without content.
         segments: Metrics of parts of the validation slice.
         samples: Lists of it to look at.
@@ -43,7 +42,6 @@ class Choice:
     lean: float = 0.0
     validation: dict[str, Any] = field(default_factory=dict[str, Any])
     curves: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    leaks: list[str] = field(default_factory=list[str])
     cold: Placed | None = None
     segments: dict[str, Any] = field(default_factory=dict[str, Any])
     samples: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
