@@ -11,7 +11,7 @@ from toys import make_config
 
 from recsys._parent import Parent
 from recsys._query_config import QueryConfig
-from recsys.config import Feature, ModelConfig, Source
+from recsys.config import Feature, ModelConfig, NegativesConfig, Source
 from recsys.errors import TrainingError
 from recsys.training.choice.tried import first_settings
 from recsys.training.dataset import Dataset
@@ -72,6 +72,13 @@ def parent_of(config: ModelConfig, model: TrainedModel, until: float) -> Parent:
         },
         settings=model.report["settings"],
     )
+
+
+@pytest.fixture(scope="module")
+def started() -> tuple[ModelConfig, Parent]:
+    config = config_of(True)
+    first = train(data(config, (0,)), config)
+    return config, parent_of(config, first, DAY)
 
 
 @pytest.mark.parametrize("features", [False, True])
@@ -165,8 +172,30 @@ def test_nothing_new_is_said() -> None:
     config = config_of(False)
     first = train(data(config, (0,)), config)
 
-    with pytest.raises(TrainingError, match="nothing came since version 1"):
+    with pytest.raises(TrainingError, match="1970-01-02 00:00 UTC") as caught:
         train_full(data(config, (0,)), config, parent_of(config, first, DAY))
+
+    assert "nothing to learn from came" in str(caught.value)
+    assert "when more has come" in caught.value.hint
+
+
+@pytest.mark.parametrize(("count", "said"), [(60, True), (160, False)])
+def test_few_news_are_said_to_be_hardly_worth_a_version(
+    started: tuple[ModelConfig, Parent],
+    caplog: pytest.LogCaptureFixture,
+    count: int,
+    said: bool,
+) -> None:
+    config, parent = started
+    config = replace(config, negatives=NegativesConfig(shown=5))
+    both = data(config, (0, 1))
+    some = both.only(np.cumsum(both.time >= DAY) <= count)
+
+    second = train_full(some, config, parent)
+
+    assert second.report["data"]["new_interactions"] == count
+    assert (f"only {count} interactions to learn from came" in caplog.text) is said
+    assert second.report["mined"] == {"shown": 0}
 
 
 def test_another_dimension_is_refused() -> None:
@@ -176,13 +205,6 @@ def test_another_dimension_is_refused() -> None:
 
     with pytest.raises(TrainingError, match=r"has 8 dimensions, train\.dim is 16"):
         train_full(data(config, (0, 1)), other, parent_of(config, first, DAY))
-
-
-@pytest.fixture(scope="module")
-def started() -> tuple[ModelConfig, Parent]:
-    config = config_of(True)
-    first = train(data(config, (0,)), config)
-    return config, parent_of(config, first, DAY)
 
 
 def test_interests_of_clusters_go_on_and_learned_ones_are_refused(

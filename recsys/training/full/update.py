@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,12 @@ from recsys.training.full.step import SHARES, choose_step
 from recsys.training.laps import Laps
 from recsys.training.mined import mined
 from recsys.training.rows import QueryRows
+
+logger = logging.getLogger(__name__)
+
+# Fewer new interactions than this, or than this share of all, are hardly worth it.
+_FEW = 100
+_FEW_OF_ALL = 0.001
 
 
 def train_full(
@@ -94,12 +102,27 @@ def train_full(
 
 
 def _new(dataset: Dataset, parent: Parent) -> NDArray[np.bool_]:
-    """Mark the interactions that the parent was not trained on."""
+    """Mark the interactions that the parent was not trained on; few are warned of.
+
+    Raises:
+        TrainingError: There are none to learn from.
+    """
     new = dataset.time >= parent.until
-    if not (new & (dataset.weight > 0)).any():
+    count = int((new & (dataset.weight > 0)).sum())
+    if not count:
+        until = f"{datetime.fromtimestamp(parent.until, UTC):%Y-%m-%d %H:%M} UTC"
         raise TrainingError(
-            f"nothing came since version {parent.number} was trained",
-            hint="There is nothing to go on with.",
+            f"nothing to learn from came after {until}, where the data of version"
+            f" {parent.number} end",
+            hint="Run it again when more has come, or leave out --full.",
+        )
+    if count < max(_FEW, _FEW_OF_ALL * len(dataset)):
+        logger.warning(
+            "only %d interactions to learn from came since version %d was trained:"
+            " hardly worth a version. Wait for more, or run recsys train --incremental,"
+            " which makes none.",
+            count,
+            parent.number,
         )
     return new
 
