@@ -1,4 +1,4 @@
-"""``recsys train`` and ``evaluate``: what they say of an early end, and of the past."""
+"""``recsys train``: what it refuses, and says of an early end and of its data."""
 
 from __future__ import annotations
 
@@ -138,23 +138,3 @@ epochs = 1
     assert "feature sold knows the future" in caplog.text
     assert "sold" not in ended.err
     assert "knows the future: see the warning of a feature above" in ended.err
-
-
-@pytest.mark.parametrize("more", [(), ("--new-users",)])
-def test_a_version_that_has_seen_the_answers_is_named(
-    run: Run, own_dsn: str, more: tuple[str, ...]
-) -> None:
-    evaluate = ("--dsn", own_dsn, "evaluate", "shop", "1", "--after", "2026-01-01")
-    with _db.connect(own_dsn) as conn:
-        conn.execute(
-            "update recsys.model_version"
-            """ set spec = spec || '{"trained_until": "2026-01-02T00:00:00+00:00"}'"""
-        )
-    assert "Warning: version 1 was trained" in run(*evaluate, *more).err
-    with _db.connect(own_dsn) as conn:
-        conn.execute(
-            "update recsys.model_version"
-            """ set spec = spec || '{"trained_until": "2026-01-01T00:00:00+00:00"}'"""
-        )
-
-    assert "Warning" not in run(*evaluate, *more).err
