@@ -70,6 +70,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--data-set", action="append", help="folder; default all")
     parser.add_argument("--dim", type=int, help="instead of the preset's")
+    parser.add_argument("--dropout", type=float, help="instead of choosing it")
     parser.add_argument("--budget", type=float, help="seconds, likewise")
     parser.add_argument("--seeds", type=int, default=1, help="trainings: seeds 0, 1...")
     parser.add_argument("--out", type=Path, help="append the rows as JSON lines")
@@ -82,7 +83,8 @@ def main() -> None:
             server.database(dsn, DATABASE) as fresh,
             tempfile.TemporaryDirectory(prefix="recsys-quality-") as folder,
         ):
-            changes = {} if options.dim is None else {"dim": options.dim}
+            given = {"dim": options.dim, "dropout": options.dropout}
+            changes = {name: v for name, v in given.items() if v is not None}
             bench = Bench(fresh, options.data / name, Path(folder), changes)
             for seed in range(options.seeds):
                 lines += bench.version(seed, options.budget)

@@ -15,10 +15,11 @@ from recsys._query_config import QueryConfig
 from recsys.config import TrainConfig
 from recsys.popularity import Trend
 from recsys.training.choice.clock import Clock
-from recsys.training.choice.fits import Fits, overfitted
+from recsys.training.choice.fits import Fits, Look, Run, overfitted
 from recsys.training.choice.search import Search
 from recsys.training.choice.tried import first_settings
 from recsys.training.loop import After, Epoch
+from recsys.training.settings import Settings
 
 DECAY, TRANSFORMER = QueryConfig(encoder="decay"), QueryConfig(encoder="transformer")
 
@@ -126,3 +127,42 @@ def test_looks_are_compared_without_the_lean_that_only_late_ones_have() -> None:
     # What is reported is what is published.
     assert run.best.lean == 0.2
     assert run.best.metrics["ndcg@20"] == 0.0
+
+
+class Scored(Fits):
+    """Fits that are worth what a table says of their dropout."""
+
+    def __init__(self, scores: dict[float, float]) -> None:
+        self.part: Any = SimpleNamespace(rows=SimpleNamespace(periods=None, items=[0]))
+        self.tried: list[float] = []
+        self._scores = scores
+
+    def run(
+        self, settings: Settings, epochs: int, looks: int, limit_s: float = 0
+    ) -> Run:
+        self.tried.append(settings.dropout)
+        score = self._scores[settings.dropout]
+        look = Look(score, epochs, Trend(0.1), {}, np.zeros((0, 20), np.int64))
+        return Run(settings, look, len(self.tried), epochs, overfitted=False)
+
+
+@pytest.mark.parametrize(
+    ("scores", "tried", "chosen"),
+    [
+        ({0.5: 1.0, 0.7: 0.9, 0.3: 1.005}, [0.5, 0.7, 0.3], 0.5),
+        ({0.5: 1.0, 0.7: 1.001, 0.3: 1.02}, [0.5, 0.7, 0.3, 0.15], 0.3),
+        ({0.5: 1.0, 0.7: 0.9, 0.3: 1.02}, [0.5, 0.7, 0.3, 0.15], 0.3),
+        ({0.5: 1.0, 0.7: 0.9, 0.3: 1.02, 0.15: 1.021}, [0.5, 0.7, 0.3, 0.15], 0.15),
+    ],
+)
+def test_a_lower_dropout_must_win_clearly_once(
+    scores: dict[float, float], tried: list[float], chosen: float
+) -> None:
+    config = TrainConfig(dim=8, tau=0.1, companions=0.0, epochs=6)
+    fits = Scored({0.15: 0.0, **scores})
+    search = Search(fits, Clock(config, 0.0), config)
+
+    best = search.best(first_settings(make_config(train=config)), [])
+
+    assert fits.tried[:-1] == tried  # the last one is the long fit
+    assert best.settings.dropout == fits.tried[-1] == chosen

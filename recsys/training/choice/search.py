@@ -13,7 +13,7 @@ from recsys.config import TrainConfig
 from recsys.errors import TrainingError
 from recsys.training.choice.clock import LOOKS, Clock
 from recsys.training.choice.fits import Fits, Run
-from recsys.training.choice.tried import Change, changes
+from recsys.training.choice.tried import LEAST_DROPOUT, Change, changes
 from recsys.training.encoders import DROPOUT
 from recsys.training.settings import Settings
 
@@ -21,9 +21,9 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_EPOCHS = 20
 # A short fit flatters a low dropout: it learns faster and has no time to overfit. So
-# shorter fits than this compare no dropouts; a lower dropout must win clearly.
+# shorter fits than this compare no dropouts; a lower dropout must win clearly once.
 _FAIR_EPOCHS = 4
-_LEAD = 0.02
+_LEAD = 0.01
 # A larger model takes more of everything for good.
 _LARGER_LEAD = 0.01
 # Likewise it holds companions back, which need time to pay: they are taken unless they
@@ -118,8 +118,10 @@ class Search:
         for change in tried:
             if time.perf_counter() > end:
                 break
+            if not change.worth_trying(best.settings):
+                continue
             other = self._fits.run(change.of(best.settings), epochs, looks=1)
-            if other.beats(best, _lead(change, settings, epochs)):
+            if other.beats(best, _lead(change, best.settings, epochs)):
                 best = other
         return best
 
@@ -141,4 +143,4 @@ def _lead(change: Change, settings: Settings, epochs: int) -> float:
     if change.name == "dim":
         return _LARGER_LEAD
     lower = change.name == "dropout" and change.value < settings.dropout
-    return _LEAD if lower else 0.0
+    return _LEAD if lower and change.value != LEAST_DROPOUT else 0.0

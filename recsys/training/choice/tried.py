@@ -17,6 +17,8 @@ from recsys.training.trend import bias, grid
 TAUS = (0.1, 0.15, 0.2)
 DROPOUTS = (0.5, 0.7, 0.3)
 COMPANIONS = (0.0, 0.5)
+LEAST_DROPOUT = 0.15
+"""Tried only where the lowest of ``DROPOUTS`` is clearly better than the others."""
 LARGER_DIM = 256
 # Of larger catalogues every row, vector and index entry would take twice as much.
 _FEW_ITEMS = 20_000
@@ -41,6 +43,11 @@ class Change:
         """Return the settings with the value."""
         return replace(settings, **{self.name: self.value})
 
+    def worth_trying(self, settings: Settings) -> bool:
+        """Whether it may be better than the best so far."""
+        least = self.name == "dropout" and self.value == LEAST_DROPOUT
+        return not least or settings.dropout == min(DROPOUTS)
+
 
 def changes(
     settings: Settings, config: TrainConfig, items: int, *, timed: bool
@@ -61,7 +68,7 @@ def changes(
     if not config.tau:
         tried += [Change("tau", tau) for tau in TAUS[1:]]
     if config.dropout < 0:
-        tried += [Change("dropout", share) for share in DROPOUTS[1:]]
+        tried += [Change("dropout", share) for share in (*DROPOUTS[1:], LEAST_DROPOUT)]
     if whole and config.companions < 0:
         tried += [Change("companions", weight) for weight in COMPANIONS[1:]]
     free = not (config.dim or config.epochs or config.prefixes)
