@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--venvs", type=Path, default=venvs.FOLDER)
     parser.add_argument("--seconds", type=float, default=180, help="per training")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--dim", type=int, default=64)
+    parser.add_argument("--dim", type=int, default=64, help="0: recsys chooses")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="append the rows as JSON lines")
     options = parser.parse_args()

@@ -38,7 +38,8 @@ def default(job: Job, pairs: Pairs) -> Trained:
     note = (
         f"torch {torch.__version__.split('+')[0]}, defaults; of the time "
         f"{report['timing']['choose_s']:.0f} s chose tau {settings['tau']:g}, dropout "
-        f"{settings['dropout']:g}, companions {settings['companions']:g}"
+        f"{settings['dropout']:g}, d = {settings['dim']}, companions "
+        f"{settings['companions']:g}"
     )
     seen = settings["epochs"] * report["data"]["positives"]
     measured = clock.stop(pairs, seen, note, fit_s)
@@ -66,8 +67,9 @@ def _factors(
     from recsys._tower import ItemTower, QueryTower
     from recsys.training.rows import query_rows
 
-    config = replace(config, query=model.query)
-    tower = ItemTower(model.item_tower, (), config.train.dim)
+    train = replace(config.train, dim=model.dim)
+    config = replace(config, query=model.query, train=train)
+    tower = ItemTower(model.item_tower, (), model.dim)
     count = len(model.item_ids)
     vectors, rows_of = tower.encode(
         {}, count, model.id_served, model.id_history, model.bias
@@ -84,7 +86,7 @@ def _factors(
         some = range(first, min(first + _USERS_PER_STEP, len(ids)))
         lists = [rows.history.entries(user) for user in some]
         history = np.zeros(
-            (len(lists), max(len(v) for v, _ in lists), config.train.dim), np.float32
+            (len(lists), max(len(v) for v, _ in lists), model.dim), np.float32
         )
         weight = np.zeros(history.shape[:2], np.float32)
         for at, (places, weights) in enumerate(lists):
