@@ -105,7 +105,7 @@ def calibrate(
     conn.rollback()
     if recall < target:
         raise VersionStateError(
-            f"the index reaches recall {recall:.3f} at ef_search {ef_search}, the "
+            f"the index reaches recall {recall:.5f} at ef_search {ef_search}, the "
             f"target is {target}",
             hint=_SHORT_HINT if short else _HINT,
         )

@@ -46,8 +46,9 @@ def _fits(report: Row) -> str:
         head,
         rows,
         note="In this order, each on the training part and judged on the validation"
-        f" slice; score is recall@20 + ndcg@20.{same} A lower dropout and another"
-        " encoder must win clearly: the highest score is not always the chosen one.",
+        f" slice; score is recall@20 + ndcg@20.{same} Less dropout, longer"
+        " vectors and another encoder must win clearly: the highest score is not always"
+        " the chosen one.",
         text=2 if "encoder" in varied else 1,
         best=places.index(chosen) if chosen in runs else -1,
     )

@@ -14,7 +14,7 @@ from recsys._learning_config import TELLING_EPOCHS, noise
 from recsys.training.metrics import score_of
 
 Row = Mapping[str, Any]
-TRIED = ("tau", "dropout", "recent_beta", "companions", "encoder")
+TRIED = ("dim", "tau", "dropout", "recent_beta", "companions", "encoder")
 """What a training tries by itself, as its curves name it."""
 
 # A score that still rose by more than this at the last look was not done.
