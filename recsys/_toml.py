@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import date, time
 from typing import cast
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def literal(value: object) -> str:
@@ -18,11 +21,11 @@ def literal(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        # JSON strings are TOML strings.
-        return json.dumps(value, ensure_ascii=False)
+        # JSON strings are TOML strings, but for a character that TOML wants escaped.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, Mapping):
         table = cast(Mapping[object, object], value)
-        pairs = [f"{name} = {literal(each)}" for name, each in table.items()]
+        pairs = [f"{key(str(name))} = {literal(each)}" for name, each in table.items()]
         return f"{{ {', '.join(pairs)} }}" if pairs else "{}"
     if isinstance(value, Sequence):
         return f"[{listed(cast(Sequence[object], value))}]"
@@ -31,6 +34,16 @@ def literal(value: object) -> str:
     if value is None:
         return "nothing"  # as a mapping may have it, never a file
     return repr(value)  # every digit of a number, also inf and nan
+
+
+def key(name: str) -> str:
+    """Return a name as a key of a TOML file, quoted where it must be.
+
+    Example:
+        >>> key("on sale")
+        '"on sale"'
+    """
+    return name if _BARE.fullmatch(name) else literal(name)
 
 
 def listed(values: Sequence[object]) -> str:
