@@ -19,7 +19,6 @@ class OwnNegatives:
 
     shown: Ragged | None
     disliked: Ragged | None
-    neighbours: Tensor | None
 
 
 def own_negatives(
@@ -31,7 +30,7 @@ def own_negatives(
     liked_user: NDArray[np.int64],
     liked_item: NDArray[np.int64],
 ) -> OwnNegatives:
-    """Collect what users were shown and have refused, and neighbours of items.
+    """Collect what users were shown and have refused.
 
     Args:
         dataset: All the data.
@@ -44,7 +43,7 @@ def own_negatives(
         liked_item: Item (0 to T) of each pair of taste, shape (p,).
     """
     liked = liked_user * len(items) + liked_item
-    shown = disliked = neighbours = None
+    shown = disliked = None
     if dataset.shown is not None:
         told = dataset.shown
         before = slice(None) if end is None else told.time < end
@@ -54,11 +53,21 @@ def own_negatives(
         refused = places[dataset.kind_dislike[dataset.kind[places]]]
         pairs = _local(dataset.user[refused], dataset.item[refused], users, items)
         disliked = _lists(pairs[~np.isin(pairs, liked)], len(users), len(items))
-    if dataset.neighbours is not None:
-        place = np.full(len(dataset.item_ids) + 1, -1)  # its last row is for -1
-        place[items] = np.arange(len(items))
-        neighbours = torch.from_numpy(place[dataset.neighbours[items]])
-    return OwnNegatives(shown, disliked, neighbours)
+    return OwnNegatives(shown, disliked)
+
+
+def neighbours_of(dataset: Dataset, items: NDArray[np.int64]) -> Tensor | None:
+    """Return the neighbours of the trained items, by their places among these.
+
+    Args:
+        dataset: Knows them, or not.
+        items: Dataset index of each trained item, ascending, shape (T,).
+    """
+    if dataset.neighbours is None:
+        return None
+    place = np.full(len(dataset.item_ids) + 1, -1)  # its last row is for -1
+    place[items] = np.arange(len(items))
+    return torch.from_numpy(place[dataset.neighbours[items]])
 
 
 def _local(

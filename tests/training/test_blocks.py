@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -163,6 +164,34 @@ def test_the_fingerprint_does_not_depend_on_blocks(
     monkeypatch.setattr(blocks, "BLOCK", 100)
 
     assert fingerprint(dataset, rows) == whole
+
+
+class Counted(np.ndarray[Any, np.dtype[np.int32]]):
+    """Counts how often it is read from."""
+
+    reads = 0
+
+    def __getitem__(self, key: Any) -> Any:
+        Counted.reads += 1
+        return np.asarray(self)[key]
+
+
+def test_neighbours_are_placed_once_however_many_blocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dataset = interactions()
+    near = np.random.default_rng(0).integers(-1, 120, (120, 4)).astype(np.int32)
+    counted = replace(dataset, neighbours=near.view(Counted))
+    whole = rows_of(replace(dataset, neighbours=near)).neighbours
+    assert whole is not None
+
+    monkeypatch.setattr(blocks, "BLOCK", 100)
+    Counted.reads = 0
+    found = rows_of(counted).neighbours
+
+    assert Counted.reads == 1
+    assert found is not None
+    assert torch.equal(found, whole)
 
 
 def test_leaks_do_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

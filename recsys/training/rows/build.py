@@ -11,6 +11,7 @@ from recsys.config import TrainConfig
 from recsys.popularity import DAY_S
 from recsys.training.blocks import by_user
 from recsys.training.dataset import Dataset
+from recsys.training.own import neighbours_of
 from recsys.training.rows.block import block_rows
 from recsys.training.rows.collector import Collector
 from recsys.training.rows.past import Past
@@ -68,4 +69,5 @@ def query_rows(
     made = Collector(trained, end)
     for users, places in by_user(dataset, keep, trained.users):
         made.add(block_rows(past, trained, users, places))
-    return made.rows(keep)
+    # Those of items, not of users: once is enough.
+    return replace(made.rows(keep), neighbours=neighbours_of(dataset, trained.items))

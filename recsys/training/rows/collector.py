@@ -31,7 +31,6 @@ class Collector:
         self._user, self._context = Column(np.int64), Column(np.int64)
         self._lists: dict[str, Lists] = {}
         self._sums: dict[str, Tensor] = {}
-        self._neighbours: Tensor | None = None
 
     def add(self, block: Block) -> None:
         """Take the rows of the users that come next."""
@@ -56,7 +55,6 @@ class Collector:
             if counts is not None:
                 before = self._sums.get(name)
                 self._sums[name] = counts if before is None else before + counts
-        self._neighbours = block.own.neighbours
 
     def rows(self, keep: NDArray[np.bool_]) -> QueryRows:
         """Return all rows, and forget them."""
@@ -84,7 +82,6 @@ class Collector:
             decayed=self._sums.get("decayed"),
             shown=lists("shown"),
             disliked=lists("disliked"),
-            neighbours=self._neighbours,
             periods=None if self._cutter is None else self._cutter.periods(),
             keep=keep,
         )
