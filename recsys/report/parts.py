@@ -11,7 +11,18 @@ from recsys.report.tables import card, grid, metric
 from recsys.report.verdict import FLOORS
 from recsys.segments import HEAD, NEW, OLD, TORSO
 
-METHODS = {"model": "model", **FLOORS, "exact": "exact scan"}
+_METHODS = {
+    "model": "model",
+    **FLOORS,
+    "exact": "exact scan",
+    "model_among_new": "model, among new items",
+    "random_among_new": "any order of new items",
+    "first_visit": "first visit",
+    "first_visit: popular_30d": f"first visit, {FLOORS['popular_30d']}",
+    "session": "session",
+    "session: popular_30d": f"session, {FLOORS['popular_30d']}",
+}
+"""What is measured, in the order of a table; anything else comes after, as stored."""
 _PARTS = (
     "new users", "regular users", "old users", "head items", "torso items",
     "tail items",
@@ -59,17 +70,27 @@ def _place(part: str) -> tuple[int, str]:
     return (_PARTS.index(part) if part in _PARTS else len(_PARTS)), part
 
 
+def _methods(found: Mapping[str, Any]) -> dict[str, str]:
+    """Return what some slices measure, and what each is called."""
+    every = {
+        method: str(method)
+        for part in found.values()
+        for method, values in part.items()
+        if isinstance(values, Mapping)
+    }
+    known = {method: name for method, name in _METHODS.items() if method in every}
+    return {**known, **{m: name for m, name in every.items() if m not in known}}
+
+
 def _bars(of: str, found: Mapping[str, Any]) -> str:
-    methods = [m for m in METHODS if any(m in each for each in found.values())]
+    methods = _methods(found)
     drawn: list[tuple[str, list[float | None]]] = [
         (name, [_first(values.get(m, {}), "recall@") for m in methods])
         for name, values in found.items()
     ]
     names = _metrics(found)
     recall = min((n for n in names if n.startswith("recall@")), default="recall")
-    return bars(
-        f"{recall} by part, {of}", drawn, [METHODS[m] for m in methods], note=_WHAT
-    )
+    return bars(f"{recall} by part, {of}", drawn, list(methods.values()), note=_WHAT)
 
 
 def _metrics(found: Mapping[str, Any]) -> set[str]:
@@ -89,9 +110,8 @@ def _first(values: Mapping[str, float], prefix: str) -> float | None:
 def _lists(of: str, lists: Mapping[str, Any]) -> str:
     names = sorted({name for values in lists.values() for name in values})
     rows = [
-        (METHODS[m], *(metric(name, lists[m].get(name)) for name in names))
-        for m in METHODS
-        if m in lists
+        (called, *(metric(name, lists[method].get(name)) for name in names))
+        for method, called in _methods({of: lists}).items()
     ]
     return card(f"What lists are made of, {of}", ("list", *names), rows, note=_LISTS)
 
@@ -101,13 +121,14 @@ def _table(title: str, found: Mapping[str, Any]) -> str:
         _metrics(found),
         key=lambda name: (_METRICS.find(name.partition("@")[0]), name),
     )
+    methods = _methods(found)
     rows: list[list[str]] = []
     for name, part in found.items():
-        for method in METHODS:
+        for method, called in methods.items():
             values: Mapping[str, float] | None = part.get(method)
             if values:
                 numbers = (metric(of, values.get(of)) for of in names)
-                rows.append([name, METHODS[method], *numbers])
+                rows.append([name, called, *numbers])
     return card(title, ["part", "method", *names], rows, text=2)
 
 

@@ -102,6 +102,32 @@ def test_segments_are_slices_of_the_version_after_the_backfill(
     assert ("validation: head items", "most_popular") in rows
 
 
+def test_stored_evaluations_of_new_users_and_new_items_are_shown(
+    known: facts.Facts,
+) -> None:
+    new = ("first_visit", "first_visit: popular_30d", "session", "session: popular_30d")
+    stored = {
+        "march": {"model": 0.41, "most_popular": 0.42},
+        "newcomers": dict(zip(new, (0.51, 0.52, 0.53, 0.54), strict=True)),
+        "cold": {"model": 0.61, "model_among_new": 0.62, "random_among_new": 0.63},
+        "later": {"of a later release": 0.71},
+    }
+    slices = {
+        name: {method: {"recall@7": value} for method, value in methods.items()}
+        for name, methods in stored.items()
+    }
+
+    text = page.page(dataclasses.replace(known, metrics={**known.metrics, **slices}))
+
+    said = parsed(text).text
+    for methods in stored.values():
+        for value in methods.values():
+            assert f"{value:.4f}" in said
+    for called in ("session, popular in 30 days", "model, among new items",
+                   "any order of new items", "of a later release"):  # fmt: skip
+        assert called in said
+
+
 def test_sampled_users_are_those_of_the_application(
     reported: Reported, known: facts.Facts
 ) -> None:
