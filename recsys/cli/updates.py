@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC
+
 import click
 from psycopg.rows import dict_row
 
@@ -134,6 +136,13 @@ def update_now(settings: Settings, model: str, max_load: float, fmt: str) -> Non
         )
     write_rows(rows, fmt, columns=list(rows[0]))
     for one in done:
+        if one.since:
+            say(
+                f"Version {one.number}: nothing new from"
+                f" {one.since.astimezone(UTC):%F %T} UTC on. What arrives more than"
+                f" {config.overlap_s:g} s (update.overlap_s) after its time waits for"
+                " the next full update."
+            )
         if one.reason:
             say(f"Version {one.number} keeps its rows: {one.reason}")
         if one.left_out:

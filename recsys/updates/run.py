@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from recsys import _db, artifacts, schema, versions
 from recsys._db import Connection
@@ -31,6 +30,7 @@ from recsys.updates.problem import (
     examples,
     read_problem,
 )
+from recsys.updates.products import one_thread
 from recsys.updates.reading import News, read_news
 from recsys.updates.settings import UpdateConfig
 from recsys.updates.validation import Examiner, Quality, paired_difference
@@ -62,6 +62,7 @@ class Updated:
         metrics: Quality of the rows before, on what they had not learned from.
         reason: Why it was refused.
         seconds: Wall time.
+        since: Where nothing is new: from when on the update looked.
     """
 
     number: int
@@ -73,6 +74,7 @@ class Updated:
     metrics: dict[str, Any] | None = None
     reason: str | None = None
     seconds: float = 0.0
+    since: datetime | None = None
 
 
 def update(
@@ -163,8 +165,7 @@ def update_version(
 ) -> Updated:
     """Update the learned rows of one version.
 
-    Products of numpy take one thread meanwhile, in the whole process: one update at a
-    time in each.
+    Products of numpy take one thread meanwhile, in the whole process.
 
     Args:
         conn: An autocommit connection, READ COMMITTED.
@@ -181,13 +182,12 @@ def update_version(
     began_at = datetime.now(UTC)
     with (
         # A second thread of its products takes cores from requests, and saves little.
-        threadpool_limits(limits=1, user_api="blas"),
+        one_thread(),
         progress.stage(f"update version {version.number}", total=4) as stage,
     ):
-        read = _read(conn, version, config)
-        if read is None:
-            return Updated(version.number, "nothing new")
-        began, since, news, problem = read
+        began, since, news, problem = _read(conn, version, config)
+        if problem is None:
+            return Updated(version.number, "nothing new", since=since)
         stage.advance(1, f"{len(news):,} interactions")
         metrics, rows, reason = _learn(conn, problem, news, config)
         stage.advance(2, "examined and learned")
@@ -274,8 +274,8 @@ def _unusable(problem: Problem) -> int:
 
 def _read(
     conn: Connection, version: ModelVersion, config: UpdateConfig
-) -> tuple[Position, datetime, News, Problem] | None:
-    """Read everything in one snapshot; None when nothing is new."""
+) -> tuple[Position, datetime, News, Problem | None]:
+    """Read everything in one snapshot; nothing new makes no problem."""
     with conn.transaction():
         conn.execute("set transaction isolation level repeatable read, read only")
         began = log.position(conn, version)
@@ -288,9 +288,9 @@ def _read(
             since = began.refused
             news = read_news(conn, version, since, config.max_interactions)
             if not _after(news, began.refused):
-                return None
+                return began, since, news, None
         if not len(news):
-            return None
+            return began, since, news, None
         loaded = LoadedItems(conn, version)
         return began, since, news, read_problem(conn, version, loaded, news)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from threading import Event
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from twofold import NEW, QUIET, Twofold, add_items, assert_consistent, even, mom
 from recsys import versions
 from recsys.errors import SourceError, TrainingError
 from recsys.updates import reading, run
+from recsys.updates.products import one_thread
 from recsys.updates.settings import UpdateConfig
 
 
@@ -100,6 +103,8 @@ def test_no_interaction_is_learned_twice_and_late_ones_are_not_lost(
     (third,) = run.update(shop.dsn, "shop", QUIET)
 
     assert (first.read, second.read, third.state) == (2, 2, "nothing new")
+    # What was too late is before this.
+    assert third.since == moment(120) - timedelta(seconds=QUIET.overlap_s)
 
 
 def test_what_cannot_be_used_is_counted(shop: Twofold) -> None:
@@ -307,3 +312,37 @@ def test_products_take_one_thread_while_rows_are_updated(shop: Twofold) -> None:
         assert set(of_products()) == {2}
     assert len(threads.seen) >= 3
     assert set(threads.seen) == {1}
+
+
+@pytest.mark.parametrize("first_out", [0, 1])
+def test_updates_in_two_threads_leave_the_threads_that_they_found(
+    first_out: int,
+) -> None:
+    entered = [Event(), Event()]
+    leave = [Event(), Event()]
+
+    def inside(place: int) -> None:
+        with one_thread():
+            entered[place].set()
+            assert leave[place].wait(30)
+
+    with threadpool_limits(limits=2, user_api="blas"), ThreadPoolExecutor(2) as pool:
+        both = []
+        for place in (0, 1):
+            both.append(pool.submit(inside, place))
+            assert entered[place].wait(30)
+        assert set(of_products()) == {1}
+        for place in (first_out, 1 - first_out):
+            assert set(of_products()) == {1}
+            leave[place].set()
+            both[place].result(30)
+
+        assert set(of_products()) == {2}
+
+
+def test_an_update_that_fails_leaves_the_threads_that_it_found() -> None:
+    with threadpool_limits(limits=2, user_api="blas"):
+        with pytest.raises(RuntimeError), one_thread(), one_thread():
+            raise RuntimeError
+
+        assert set(of_products()) == {2}
