@@ -17,6 +17,7 @@ import numpy as np
 from recsys import _exact, _floors, _lists, _sql, versions
 from recsys._db import Connection
 from recsys._holdout import Holdout, after, from_csv
+from recsys._last import ends_before
 from recsys._served import Answer, Served, short
 from recsys.errors import ConfigError, SourceError, VersionStateError
 from recsys.progress import SILENT, Progress
@@ -29,6 +30,9 @@ __all__ = [
     "Evaluation", "Holdout", "after", "evaluate", "from_csv", "new_items", "ready",
     "store",
 ]  # fmt: skip
+
+
+EARLIER = "Take an earlier --after."
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,7 @@ def evaluate(
     new = new_items(conn, version) if cold else None
     wanted = _wanted(holdout, new)
     if not wanted:
-        raise _nothing(number, holdout, new)
+        raise _nothing(conn, version, holdout, new)
     depth = max(k, HIT_DEPTH)
     served = Served(conn, version, depth, holdout.before)
     answers = served.ask_all(dict.fromkeys(wanted), "Evaluating users", progress)
@@ -198,9 +202,14 @@ def new_items(conn: Connection, version: ModelVersion) -> set[ItemId]:
     }
 
 
-def _nothing(number: int, holdout: Holdout, new: set[ItemId] | None) -> SourceError:
+def _nothing(
+    conn: Connection, version: ModelVersion, holdout: Holdout, new: set[ItemId] | None
+) -> SourceError:
     """Return why there is nothing to measure, and what to ask for instead."""
-    when = f" from {holdout.before:%F %T} on" if holdout.before else ""
+    number, begins = version.number, holdout.before
+    when = f" from {begins:%F %T} on" if begins else ""
+    if begins and (ends := ends_before(conn, version.config, begins)):
+        return SourceError(f"there is no hit{when}: {ends}", hint=EARLIER)
     if new is not None and not new:
         return SourceError(
             f"no item is new to version {number}: it has a learned row of every one",

@@ -13,6 +13,7 @@ from datetime import datetime
 from recsys import _floors, _lists, _sql, evaluate
 from recsys._db import Connection
 from recsys._holdout import timed_events
+from recsys._last import ends_before
 from recsys._served import Served, short
 from recsys._source import source_errors
 from recsys.errors import ConfigError, SourceError
@@ -57,6 +58,11 @@ def measure(
     version = evaluate.ready(conn, model, number, k)
     chosen = _chosen(conn, version, cutoff)
     if not chosen:
+        if ends := ends_before(conn, version.config, cutoff):
+            raise SourceError(
+                f"no user came from {cutoff:%F %T} on: {ends}",
+                hint=evaluate.EARLIER,
+            )
         raise SourceError(
             f"no user came from {cutoff:%F %T} on who chose an item of version"
             f" {number}",

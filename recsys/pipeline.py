@@ -15,6 +15,7 @@ from recsys._columns import interaction_columns
 from recsys._db import Connection
 from recsys._extras import needed
 from recsys._guard import exclusive
+from recsys._last import warn_of_end
 from recsys._parent import Parent
 from recsys._plan import plan_of, trained_until
 from recsys.config import ModelConfig, ProjectConfig, checked
@@ -282,6 +283,7 @@ def _read(
             f"there are no interactions before {asked:%F %T}",
             hint="Choose a later --until, or check interactions.sql.",
         )
+    warn_of_end(conn, config, asked)
     return dataset
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from recsys import _db, _texts, _toml_edit, schema
 from recsys._extras import needed
+from recsys._last import warn_of_end
 from recsys.config import ModelConfig, ProjectConfig
 from recsys.errors import ConfigError
 from recsys.progress import SILENT, Progress
@@ -124,7 +125,7 @@ def tune_model(
     path = study or study_path(project, model)
     search = _tools()
     known = _known_end(path, resume)
-    dataset = _read(dsn, config, until or known, progress)
+    dataset = _read(dsn, config, until, known, progress)
     found = search.search(
         dataset,
         config,
@@ -181,7 +182,11 @@ def _known_end(path: Path, resume: bool) -> datetime | None:
 
 
 def _read(
-    dsn: str, config: ModelConfig, until: datetime | None, progress: Progress
+    dsn: str,
+    config: ModelConfig,
+    asked: datetime | None,
+    known: datetime | None,
+    progress: Progress,
 ) -> Any:
     from recsys.training.data import read
 
@@ -189,7 +194,9 @@ def _read(
         schema.check(conn)
         conn.rollback()
         _texts.warm(dsn, config, progress)
-        return read(conn, config, until=until, progress=progress)
+        dataset = read(conn, config, until=asked or known, progress=progress)
+        warn_of_end(conn, config, asked)
+        return dataset
 
 
 def write_settings(project: ProjectConfig, tuned: Tuned) -> str:

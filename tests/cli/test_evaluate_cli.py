@@ -27,4 +27,4 @@ def test_a_version_that_has_seen_the_answers_is_named(
             """ set spec = spec || '{"trained_until": "2026-01-01T00:00:00+00:00"}'"""
         )
 
-    assert "Warning" not in run(*evaluate, *more).err
+    assert "Warning: version" not in run(*evaluate, *more).err

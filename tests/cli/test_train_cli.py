@@ -39,6 +39,55 @@ def test_a_time_before_all_interactions_is_named(run: Run, own_dsn: str) -> None
     assert "later --until" in ended.err
 
 
+@pytest.mark.parametrize(
+    ("until", "says"),
+    [
+        ("2099-01-01", "--until 2099-01-01 00:00:00 leaves nothing out: the last"),
+        ("2026-01-02", None),
+        (None, None),
+    ],
+)
+def test_a_time_after_all_interactions_is_named(
+    run: Run,
+    own_dsn: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    until: str | None,
+    says: str | None,
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "train", stopped)
+    with _db.connect(own_dsn) as conn:
+        conn.execute("update event set created_at = '2026-01-03 12:00Z'")
+        conn.execute("update event set created_at = '2026-01-01' where product_id > 9")
+
+    options = () if until is None else ("--until", until)
+    run("--dsn", own_dsn, "train", "shop", *options)
+
+    if says is None:
+        assert "leaves nothing out" not in caplog.text
+    else:
+        assert f"{says} interaction is of 2026-01-03 12:00:00 UTC" in caplog.text
+
+
+def test_an_update_without_news_says_what_it_does_not_look_at(
+    run: Run, own_dsn: str
+) -> None:
+    with _db.connect(own_dsn) as conn:
+        conn.execute(
+            "update recsys.model_version"
+            """ set spec = spec || '{"trained_until": "2099-01-02T00:10:00+00:00"}'"""
+        )
+
+    ended = run("--dsn", own_dsn, "train", "shop", "--incremental")
+
+    assert ended.code == 0
+    assert "Version 1: nothing new from 2099-01-02 00:05:00 UTC on" in ended.err
+    assert "more than 300 s (update.overlap_s) after its time" in ended.err
+
+
 def test_interactions_that_name_no_item_are_not_blamed_on_the_time(
     run: Run, own_dsn: str
 ) -> None:

@@ -329,8 +329,11 @@ def test_cold_says_whether_no_item_is_new_or_nobody_chose_one(line: str) -> None
 def test_a_time_after_everything_is_named(line: str) -> None:
     late = datetime(2099, 1, 1, tzinfo=UTC)
     with _db.connect(line) as conn:
+        conn.execute("insert into event values (1, 5, 'view', 'infinity')")
         holdout = evaluate.after(conn, "shop", 1, late)
         with pytest.raises(SourceError, match="no hit from 2099-01-01") as caught:
             evaluate.evaluate(conn, "shop", 1, holdout)
 
+    # The newest of all, and only looked at: it is in the data.
+    assert "the last interaction is of 2026-02-03 00:00:00 UTC" in str(caught.value)
     assert "earlier --after" in caught.value.hint

@@ -74,11 +74,22 @@ def test_first_visits_and_sessions_are_measured_apart(line: str) -> None:
     }
 
 
-def test_without_new_users_it_says_so(line: str) -> None:
+@pytest.mark.parametrize(
+    ("cut", "says", "hint"),
+    [
+        (datetime(2026, 2, 4, tzinfo=UTC), "who chose an item", "without --new-users"),
+        (datetime(2027, 1, 1, tzinfo=UTC), "the last interaction is of 2026-02-05",
+         "earlier --after"),
+    ],
+)  # fmt: skip
+def test_without_new_users_it_says_so(
+    line: str, cut: datetime, says: str, hint: str
+) -> None:
     with (
         _db.connect(line) as conn,
-        pytest.raises(SourceError, match="no user came from 2027-01-01") as caught,
+        pytest.raises(SourceError, match=f"no user came from {cut:%F}") as caught,
     ):
-        newcomers.measure(conn, "shop", 1, datetime(2027, 1, 1, tzinfo=UTC))
+        newcomers.measure(conn, "shop", 1, cut)
 
-    assert "without --new-users" in caught.value.hint
+    assert says in str(caught.value)
+    assert hint in caught.value.hint
