@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -187,3 +188,16 @@ epochs = 1
     assert "feature sold knows the future" in caplog.text
     assert "sold" not in ended.err
     assert "knows the future: see the warning of a feature above" in ended.err
+
+
+def test_negatives_of_single_queries_are_counted_at_the_end(
+    run: Run, own_dsn: str, toml: Path
+) -> None:
+    kinds = 'weights = { view = 1 }\ndislikes = ["cart"]\n[model.shop.items]'
+    text = SHOP.replace("occurred_at", "occurred_at, kind")
+    text = text.replace("[model.shop.items]", kinds)
+    toml.write_text(f"{text}[model.shop.train]\ndim = 8\nepochs = 1\n")
+
+    ended = run("--dsn", own_dsn, "train", "shop", "--no-revision")
+
+    assert re.search(r"single queries, in pairs: [\d,]+ disliked\n", ended.err)
