@@ -331,7 +331,7 @@ def _shape(text: str, exact: bool) -> list[str]:
             shape.append(line if header else "---")
         elif line == "...":
             shape.append(line)
-        elif in_table and not re.match(r"\(\d+ rows?\)|\S+: |Next: ", line):
+        elif in_table and not re.match(r"\(\d+ rows?\)|\S+( \d+)?: |Next: ", line):
             shape.append("row")
         else:
             shape.append(_NUMBER.sub("#", line))
