@@ -16,7 +16,7 @@ from recsys.config import ModelConfig
 from recsys.versions import VersionPlan
 
 if TYPE_CHECKING:
-    from recsys.training.export import TrainedModel
+    from recsys.training.trained import TrainedModel
 
 
 def plan_of(
@@ -56,7 +56,7 @@ def _stored(
     conn: Connection, config: ModelConfig, trained: TrainedModel
 ) -> dict[str, str]:
     """Store what every version has; returns the hashes by name."""
-    from recsys.training.export import warm_start_artifact
+    from recsys.training.trained import warm_start_artifact
 
     rows = embeddings.pack(_embeddings(trained), config.item_id)
     report = json.dumps(trained.report, ensure_ascii=False).encode()

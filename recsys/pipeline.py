@@ -26,7 +26,7 @@ from recsys.versions import VersionPlan
 if TYPE_CHECKING:
     from recsys.training.checkpoint import Checkpoint
     from recsys.training.dataset import Dataset
-    from recsys.training.export import TrainedModel
+    from recsys.training.trained import TrainedModel
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,13 @@ from recsys.config import ModelConfig
 from recsys.popularity import Counts, Trend
 from recsys.training.dataset import Dataset
 from recsys.training.evaluation import lean_of
-from recsys.training.export import TrainedModel, export
+from recsys.training.export import export
 from recsys.training.model import Towers
 from recsys.training.quantise import with_int8_towers
 from recsys.training.rotation import rotate
 from recsys.training.rows import QueryRows
 from recsys.training.settings import Settings
+from recsys.training.trained import TrainedModel
 from recsys.training.trend import bias
 
 

@@ -1,4 +1,4 @@
-"""The two towers in torch; the published ONNX towers compute the same (export.py)."""
+"""The two towers in torch; the published ONNX towers compute the same (parity.py)."""
 
 from __future__ import annotations
 

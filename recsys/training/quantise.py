@@ -12,21 +12,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from recsys._tower import ItemTower, QueryTower
 from recsys.errors import ArtifactError
 from recsys.training.dataset import Dataset
-from recsys.training.export import TrainedModel
-from recsys.training.features import EncodedSide
+from recsys.training.probes import probe, repeated
+from recsys.training.trained import Float32Array, TrainedModel
 
 LEAST_OVERLAP = 0.9
 """Share of the twenty nearest that rounding may not change."""
 _PROBES = 512
 _K = 20
 _OPERATORS = ("MatMul", "Gemm", "Gather")
-
-Float32Array = NDArray[np.float32]
 
 
 def int8(tower: bytes) -> bytes:
@@ -92,7 +89,7 @@ def with_int8_towers(model: TrainedModel, dataset: Dataset) -> TrainedModel:
 def _items(model: TrainedModel, dataset: Dataset) -> tuple[Float32Array, Float32Array]:
     """Return the vectors and the history rows of some items."""
     tower = ItemTower(model.item_tower, model.items.declared, model.id_served.shape[1])
-    place, columns = _probe(dataset.items, len(dataset.item_ids))
+    place, columns = probe(dataset.items, len(dataset.item_ids))
     return tower.encode(
         columns,
         len(place),
@@ -115,31 +112,16 @@ def _queries(
     )
     rng = np.random.default_rng(0)
     chosen = rng.integers(len(history), size=(_PROBES, min(8, len(history))))
-    users, contexts = (_repeated(side) for side in (dataset.users, dataset.contexts))
+    users, contexts = (
+        repeated(probe(side, 1)[1], _PROBES)
+        for side in (dataset.users, dataset.contexts)
+    )
     weight = np.ones(chosen.shape, np.float32)
     # Newest first, some of a moment ago and some of last month; kind 0 is unknown.
     ages = np.sort(10 ** rng.uniform(1, 6.5, chosen.shape), axis=1)
     kinds = rng.integers(len(model.query.kinds) + 1, size=chosen.shape)
     queries = tower.encode(history[chosen], weight, users, contexts, ages, kinds)
     return queries.reshape(-1, queries.shape[-1])  # K queries each, for some encoders
-
-
-def _repeated(side: EncodedSide | None) -> dict[str, list[object]]:
-    """Return raw columns of as many rows as there are probes."""
-    _, columns = _probe(side, 1)
-    return {
-        name: [cells[place % len(cells)] for place in range(_PROBES)]
-        for name, cells in columns.items()
-    }
-
-
-def _probe(
-    side: EncodedSide | None, count: int
-) -> tuple[NDArray[np.int64], dict[str, list[object]]]:
-    """Return some rows of a side and their raw columns."""
-    if side is None:
-        return np.arange(0, count, max(1, count // _PROBES), dtype=np.int64), {}
-    return side.probe.row, side.probe.columns
 
 
 def _overlap(before: Float32Array, after: Float32Array) -> float:

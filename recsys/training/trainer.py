@@ -18,7 +18,6 @@ from recsys.training.choice import USED, Choice, choose
 from recsys.training.cold import MEDIAN
 from recsys.training.dataset import Dataset
 from recsys.training.distil import agreement, student_of, teacher_of
-from recsys.training.export import TrainedModel
 from recsys.training.final import Fitted, final_fit
 from recsys.training.finish import Finish, finish
 from recsys.training.laps import Laps
@@ -26,6 +25,7 @@ from recsys.training.leaks import warn_of_leaks
 from recsys.training.mined import mined
 from recsys.training.rows import QueryRows, fit_rows
 from recsys.training.teacher import Teacher
+from recsys.training.trained import TrainedModel
 
 
 def train(

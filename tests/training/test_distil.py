@@ -25,12 +25,12 @@ from recsys.training.choice import fits
 from recsys.training.dataset import Dataset
 from recsys.training.distil import agreement, teacher_of
 from recsys.training.evaluation import item_vectors, queries
-from recsys.training.export import TrainedModel
 from recsys.training.loop import fit
 from recsys.training.rows import QueryRows, query_rows
 from recsys.training.sampler import UserRows
 from recsys.training.settings import settings_of
 from recsys.training.svd import first_rows
+from recsys.training.trained import TrainedModel
 from recsys.training.trainer import train
 
 USERS, ITEMS, DIM, SMALL = 400, 300, 24, 8

@@ -10,8 +10,8 @@ from toys import FAST, checkerboard, make_config
 
 from recsys.report.verdict import verdicts
 from recsys.training.dataset import Dataset
-from recsys.training.export import TrainedModel
 from recsys.training.fit_health import embedding_health
+from recsys.training.trained import TrainedModel
 from recsys.training.trainer import train
 
 

@@ -15,12 +15,12 @@ from recsys.config import Feature, ModelConfig, NegativesConfig, Source
 from recsys.errors import TrainingError
 from recsys.training.choice.tried import first_settings
 from recsys.training.dataset import Dataset
-from recsys.training.export import TrainedModel
 from recsys.training.full import train_full
 from recsys.training.full.basis import Basis
 from recsys.training.full.lesson import only
 from recsys.training.full.start import start_of
 from recsys.training.rows import query_rows
+from recsys.training.trained import TrainedModel
 from recsys.training.trainer import train
 from recsys.updates.settings import UpdateConfig
 

@@ -11,14 +11,16 @@ from toys import checkerboard, make_config
 
 from recsys.config import ContentConfig, Feature, ModelConfig, Source
 from recsys.errors import ArtifactError
-from recsys.training import export as export_module
+from recsys.training import parity
 from recsys.training.dataset import Dataset
-from recsys.training.export import check_parity, export, warm_start_artifact
+from recsys.training.export import export
 from recsys.training.loop import fit
 from recsys.training.model import Towers
+from recsys.training.parity import check_parity
 from recsys.training.rows import QueryRows, query_rows
 from recsys.training.settings import Settings
 from recsys.training.svd import first_rows
+from recsys.training.trained import warm_start_artifact
 
 FEATURES = (
     Feature("title", "text", buckets=64),
@@ -83,11 +85,11 @@ def rich_fit(content: ContentConfig) -> Fit:
 def test_towers_with_every_feature_type_equal_torch(content: ContentConfig) -> None:
     model = export(*rich_fit(content), history=32)
 
-    parity = model.report["parity"]
-    assert parity["item_difference"] < 1e-5
-    assert parity["query_difference"] < 1e-5
-    assert parity["overlap"] >= 0.99
-    assert parity["rows"] >= 256
+    found = model.report["parity"]
+    assert found["item_difference"] < 1e-5
+    assert found["query_difference"] < 1e-5
+    assert found["overlap"] >= 0.99
+    assert found["rows"] >= 256
 
 
 @pytest.mark.parametrize(
@@ -116,7 +118,7 @@ def test_a_changed_weight_is_never_published(
 def test_vectors_that_do_not_survive_rounding_are_refused(
     rich: Fit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export_module, "_half", lambda values: np.round(values, 0))
+    monkeypatch.setattr(parity, "_half", lambda values: np.round(values, 0))
 
     with pytest.raises(ArtifactError, match="halfvec"):
         export(*rich, history=32)

@@ -15,8 +15,8 @@ from recsys.errors import TrainingError
 from recsys.training import sampler, trainer
 from recsys.training.choice import search
 from recsys.training.dataset import Dataset
-from recsys.training.export import TrainedModel
 from recsys.training.objectives import OBJECTIVES
+from recsys.training.trained import TrainedModel
 from recsys.training.trainer import train
 
 Build = Callable[..., Dataset]

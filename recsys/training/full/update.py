@@ -16,7 +16,6 @@ from recsys.popularity import DAY_S
 from recsys.progress import SILENT, Progress
 from recsys.training import health
 from recsys.training.dataset import Dataset
-from recsys.training.export import TrainedModel
 from recsys.training.finish import Finish, finish
 from recsys.training.full.basis import Basis
 from recsys.training.full.lesson import learn
@@ -25,6 +24,7 @@ from recsys.training.full.step import SHARES, choose_step
 from recsys.training.laps import Laps
 from recsys.training.mined import mined
 from recsys.training.rows import QueryRows
+from recsys.training.trained import TrainedModel
 
 logger = logging.getLogger(__name__)
 
