@@ -13,20 +13,27 @@ from recsys.config import Feature
 from recsys.encoder.values import projection
 from recsys.progress import Stage
 
+FETCH_ROWS = 50_000
+"""A batch, where rows have no features."""
+
 _Connection = psycopg.Connection[Any]
 _Row = tuple[Any, ...]
 
 
 def stream(
-    conn: _Connection, what: str, query: sql.Composed, size: int, stage: Stage
+    conn: _Connection,
+    what: str,
+    query: sql.Composed,
+    stage: Stage,
+    size: int | None = None,
 ) -> Generator[list[_Row]]:
-    """Yield batches of rows from a binary server-side cursor."""
+    """Yield batches of rows from a binary server-side cursor; default FETCH_ROWS."""
     with (
         errors_of(what),
         conn.cursor(name="recsys_training", binary=True) as cursor,
     ):
         cursor.execute(query)
-        while rows := cursor.fetchmany(size):
+        while rows := cursor.fetchmany(size or FETCH_ROWS):
             yield rows
             stage.advance(len(rows))
 

@@ -13,7 +13,7 @@ import pytest
 
 from recsys.config import Feature, Interactions, ModelConfig, Source
 from recsys.errors import SourceError, TrainingError
-from recsys.training import data
+from recsys.training import data, reading
 from recsys.training.data import read
 
 ITEMS = Source(
@@ -71,7 +71,7 @@ def shop(db: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
 def test_everything_arrives_once(
     shop: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data, "FETCH_ROWS", 7)
+    monkeypatch.setattr(reading, "FETCH_ROWS", 7)
     monkeypatch.setattr(data, "_FETCH_WITH_FEATURES", 7)
 
     dataset = read(shop, CONFIG)

@@ -16,9 +16,10 @@ from toys import make_config
 
 from recsys.config import Feature, Interactions, NegativesConfig, Source
 from recsys.errors import TrainingError
-from recsys.training import blocks, columns, data
+from recsys.training import blocks, columns
 from recsys.training.columns import Column
 from recsys.training.dataset import Dataset
+from recsys.training.interactions import Arrays, Collector
 from recsys.training.rows import QueryRows, query_rows
 
 START = 1.7e9
@@ -135,8 +136,8 @@ def test_memory_for_rows_does_not_grow_with_interactions() -> None:
 def test_memory_for_reading_does_not_grow_with_interactions() -> None:
     config = make_config()
 
-    def read(batches: int) -> data._Arrays:
-        found = data._Interactions({i: i for i in range(50)}, config, START)
+    def read(batches: int) -> Arrays:
+        found = Collector({i: i for i in range(50)}, config, START)
         for number in range(batches):
             batch = [(n % 200, n % 50, START - n, "", None) for n in range(5000)]
             batch[number] = (None, 3, None, "", None)
