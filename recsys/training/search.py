@@ -14,39 +14,24 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
-
 from recsys.config import ModelConfig, TrainConfig
 from recsys.errors import TrainingError
-from recsys.progress import Progress, Stage
+from recsys.progress import Progress
 from recsys.training import study as studies
-from recsys.training.choice.tried import biases_of, first_settings
 from recsys.training.dataset import Dataset
-from recsys.training.evaluation import Judge
-from recsys.training.loop import LEAST_BATCH, STEPS_PER_EPOCH, Epoch, fit
-from recsys.training.metrics import score_of
-from recsys.training.model import Towers
-from recsys.training.rows import fit_rows
-from recsys.training.settings import Settings
-from recsys.training.space import Dimension, from_json, space, to_json
-from recsys.training.split import held_out
-from recsys.training.study import Study, Trial, TrialRow
-from recsys.training.svd import first_rows
+from recsys.training.loop import LEAST_BATCH, STEPS_PER_EPOCH
+from recsys.training.space import space, to_json
+from recsys.training.study import Study, TrialRow
+from recsys.training.trials import Clock, Look, Runner, TimeOver
 
 logger = logging.getLogger(__name__)
 
-_LOOKS = 6
-# A budget is meant for about this many whole fits; bad ones end early and make it more.
-_WHOLE_FITS = 15
-_FEWEST_EPOCHS = 6
-# The final fit of 'recsys train' has about this share of train.budget_s.
-_FIT_SHARE = 0.55
 # A study says nothing about other data; late events may add this share.
 _DRIFT = 0.01
 
@@ -85,19 +70,6 @@ class Found:
     confirmation: Confirmation | None = None
 
 
-@dataclass(slots=True)
-class _Look:
-    """The best look at one fit so far."""
-
-    score: float = -math.inf
-    epoch: int = 0
-    metrics: dict[str, float] = field(default_factory=dict[str, float])
-
-
-class _Deadline(Exception):
-    """The time of the search is over in the middle of a trial."""
-
-
 def search(
     dataset: Dataset,
     model: ModelConfig,
@@ -131,7 +103,7 @@ def search(
         # recsys.toml may have changed since: a study compares what it began with.
         begun = replace(model.train, **_plain(study.facts["config"]))
         model = replace(model, train=begun)
-    runner = _Runner(dataset, model)
+    runner = Runner(dataset, model)
     if not study.settled:
         _set_up(study, runner, dataset, model.train, only, budget_s)
     _check_data(study, dataset)
@@ -141,7 +113,7 @@ def search(
     total = trials if budget_s is None else max(1, round(budget_s))
     interrupted = False
     with progress.stage("tune", total) as stage:
-        clock = _Clock(stage, started, deadline, seconds=budget_s is not None)
+        clock = Clock(stage, started, deadline, seconds=budget_s is not None)
         try:
             _run(study, runner, clock, trials)
             confirmation = _confirm(study, runner, clock)
@@ -160,7 +132,7 @@ def search(
 
 def _set_up(
     study: Study,
-    runner: _Runner,
+    runner: Runner,
     dataset: Dataset,
     config: TrainConfig,
     only: Sequence[str],
@@ -200,159 +172,7 @@ def _check_data(study: Study, dataset: Dataset) -> None:
         )
 
 
-@dataclass(slots=True)
-class _Clock:
-    """Tells the progress bar, and when to stop."""
-
-    stage: Stage
-    started: float
-    deadline: float
-    seconds: bool
-    _shown: int = 0
-
-    @property
-    def over(self) -> bool:
-        return time.perf_counter() >= self.deadline
-
-    def left_s(self) -> float:
-        return self.deadline - time.perf_counter()
-
-    def tick(self, note: str) -> None:
-        if not self.seconds:
-            return self.stage.advance(0, note)
-        passed = int(time.perf_counter() - self.started)
-        self.stage.advance(passed - self._shown, note)
-        self._shown = passed
-        return None
-
-    def trial_done(self) -> None:
-        if not self.seconds:
-            self.stage.advance(1)
-
-
-class _Runner:
-    """Fits trials on the training part and judges them on the validation slice."""
-
-    def __init__(self, dataset: Dataset, model: ModelConfig) -> None:
-        config = model.train
-        cut = held_out(dataset, config)
-        if not len(cut.users):
-            raise TrainingError(
-                "no user can be validated on, so settings cannot be compared",
-                hint="Tuning needs users with interactions before and after the cut:"
-                " raise train.validation, or collect more data.",
-            )
-        self.dataset = dataset
-        self.model = model
-        self.config = config
-        self.rows = fit_rows(dataset, cut.train, cut.end, config)
-        self.judge = Judge(dataset, self.rows, cut, config.seed)
-        self.epochs = 0
-        self.space: list[Dimension] = []
-        settings = first_settings(model)
-        self.current: dict[str, Any] = {
-            name: getattr(settings, name, getattr(config, name))
-            for name in type(config).__dataclass_fields__
-        }
-        self._start: dict[int, torch.Tensor] = {}
-
-    def take(self, study: Study) -> None:
-        """Take over what the study compares."""
-        self.epochs = int(study.facts["epochs"])
-        self.space = from_json(study.facts["space"])
-
-    def affordable(self, budget_s: float | None) -> int:
-        """Return the epochs of a trial: those of a real fit, or what time allows."""
-        config = self.config
-        if config.epochs:
-            return config.epochs
-        epoch_s = self._epoch_s()
-        real = _FIT_SHARE * config.budget_s / epoch_s
-        if budget_s is not None:
-            real = min(real, budget_s / _WHOLE_FITS / epoch_s)
-        return max(min(_FEWEST_EPOCHS, config.max_epochs),
-                   min(config.max_epochs, int(real)))  # fmt: skip
-
-    def _epoch_s(self) -> float:
-        """Measure an epoch with its share of a look."""
-        seconds: list[float] = []
-
-        def after(epoch: Epoch, towers: Towers) -> bool:
-            del towers
-            seconds.append(epoch.seconds)
-            return False
-
-        self._fit(first_settings(self.model), 1, self.config.seed, after)
-        return max(seconds[0], 1e-4)
-
-    def trial(self, trial: Trial, clock: _Clock, best: float) -> _Look:
-        """Run one trial; it may be ended early.
-
-        Raises:
-            _Deadline: The time is over.
-            studies.Pruned: The learning curve is below that of the others.
-        """
-        values = {d.name: trial.suggest(d) for d in self.space}
-
-        def seen(look: _Look, epoch: int, score: float) -> None:
-            top = max(best, look.score)
-            shown = f"trial {trial.number}: {score:.4f} at {epoch}, best {top:.4f}"
-            clock.tick(shown)
-            if trial.report(score, epoch) and epoch < self.epochs:
-                raise studies.Pruned
-
-        return self.judged(values, self.config.seed, seen, clock)
-
-    def judged(
-        self,
-        values: Mapping[str, Any],
-        seed: int,
-        seen: Callable[[_Look, int, float], None],
-        clock: _Clock,
-    ) -> _Look:
-        """Fit once and return the best look at it.
-
-        Raises:
-            _Deadline: The time is over.
-        """
-        train = replace(self.config, **values)
-        settings = first_settings(replace(self.model, train=train))
-        biases = biases_of(settings, self.rows)
-        every = max(1, math.ceil(self.epochs / _LOOKS))
-        best = _Look()
-
-        def after(epoch: Epoch, towers: Towers) -> bool:
-            if clock.over and not epoch.last:
-                raise _Deadline
-            if epoch.number % every and not epoch.last:
-                return False
-            found = self.judge.score(towers, biases)
-            score, place = max((score_of(m), i) for i, m in enumerate(found))
-            if score > best.score:
-                best.score, best.epoch = score, epoch.number
-                best.metrics = found[place]
-            seen(best, epoch.number, score)
-            return False
-
-        self._fit(settings, self.epochs, seed, after)
-        return best
-
-    def _fit(
-        self,
-        settings: Settings,
-        epochs: int,
-        seed: int,
-        after: Callable[[Epoch, Towers], bool],
-    ) -> None:
-        if settings.dim not in self._start:
-            self._start[settings.dim] = first_rows(
-                self.rows, settings.dim, self.config.seed
-            )
-        start = self._start[settings.dim]
-        fit(self.dataset, self.rows, settings, epochs, seed, start, after)
-
-
-def _run(study: Study, runner: _Runner, clock: _Clock, trials: int | None) -> None:
+def _run(study: Study, runner: Runner, clock: Clock, trials: int | None) -> None:
     """Run trials until the budget or the number is used up."""
     done = 0
     while (trials is None or done < trials) and _worth_starting(study, clock):
@@ -363,7 +183,7 @@ def _run(study: Study, runner: _Runner, clock: _Clock, trials: int | None) -> No
             look = runner.trial(trial, clock, _score(best))
         except studies.Pruned:
             trial.end("pruned", seconds=time.perf_counter() - started)
-        except _Deadline:
+        except TimeOver:
             trial.end("unfinished", seconds=time.perf_counter() - started)
             return
         except TrainingError as exc:
@@ -382,7 +202,7 @@ def _run(study: Study, runner: _Runner, clock: _Clock, trials: int | None) -> No
         clock.trial_done()
 
 
-def _worth_starting(study: Study, clock: _Clock) -> bool:
+def _worth_starting(study: Study, clock: Clock) -> bool:
     """Begin a trial only when it can show something, the first one in any case."""
     whole = [row.seconds for row in study.rows() if row.state == "complete"]
     if not whole:
@@ -391,7 +211,7 @@ def _worth_starting(study: Study, clock: _Clock) -> bool:
     return clock.left_s() > 2.5 * median(whole)
 
 
-def _confirm(study: Study, runner: _Runner, clock: _Clock) -> Confirmation | None:
+def _confirm(study: Study, runner: Runner, clock: Clock) -> Confirmation | None:
     """Fit today's settings and the best ones again, with another seed."""
     rows = study.rows()
     best = _best(rows)
@@ -401,7 +221,7 @@ def _confirm(study: Study, runner: _Runner, clock: _Clock) -> Confirmation | Non
     if first is None or first.state != "complete":
         return None
 
-    def seen(look: _Look, epoch: int, score: float) -> None:
+    def seen(look: Look, epoch: int, score: float) -> None:
         clock.tick(f"confirming: {score:.4f} at {epoch}, {look.score:.4f}")
 
     seed = runner.config.seed + 1
@@ -410,7 +230,7 @@ def _confirm(study: Study, runner: _Runner, clock: _Clock) -> Confirmation | Non
             runner.judged(row.settings, seed, seen, clock).score
             for row in (first, best)
         ]
-    except _Deadline:
+    except TimeOver:
         return None
     found = Confirmation(*scores)
     study.note("confirmation", {"best": best.number, "current_score": found.current,
