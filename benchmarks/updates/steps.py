@@ -19,9 +19,10 @@ from benchmarks.updates import daily
 from recsys import _db, versions
 from recsys.types import ItemId
 from recsys.updates import run as updates
+from recsys.updates.encoding import read_problem
 from recsys.updates.learner import Catalogue, Pace
 from recsys.updates.objective import Float32, unit
-from recsys.updates.problem import Problem, read_problem
+from recsys.updates.problem import Problem
 from recsys.updates.reading import News, read_news
 from recsys.worker.apply import LoadedItems
 

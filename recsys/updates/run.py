@@ -20,16 +20,13 @@ from recsys._untimed import no_news
 from recsys.errors import TrainingError, UnknownModel
 from recsys.progress import SILENT, Progress
 from recsys.updates import log, publish
+from recsys.updates.encoding import read_problem
+from recsys.updates.examples import examples
 from recsys.updates.id_rows import NewRows
 from recsys.updates.learner import Catalogue, Moving, Pace, learn
 from recsys.updates.log import Position, Record
 from recsys.updates.objective import unit
-from recsys.updates.problem import (
-    Problem,
-    columns_of_users,
-    examples,
-    read_problem,
-)
+from recsys.updates.problem import Problem, columns_of_users
 from recsys.updates.products import one_thread
 from recsys.updates.reading import News, read_news
 from recsys.updates.settings import UpdateConfig
