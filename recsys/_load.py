@@ -19,7 +19,7 @@ from typing import Any
 
 import psycopg
 
-from recsys import _copy, _db, _late, _sql
+from recsys import _copy, _db, _late, _phase, _sql
 from recsys._db import Connection
 from recsys._items import Encoded, ItemEncoder
 from recsys._source import source_errors
@@ -308,11 +308,7 @@ def _store(
     conn.execute(limit, (_ROW_TIMEOUT,))
     written = _insert(conn, encoder, encoded)
     conn.execute(limit, (_LOCK_TIMEOUT,))
-    conn.execute(
-        "update recsys.model_version set rows_done = rows_done + %s"
-        " where model = %s and number = %s",
-        (read, version.model, version.number),
-    )
+    _phase.advance(conn, version, read)
     return written
 
 

@@ -21,28 +21,25 @@ from psycopg import sql
 
 from recsys import (
     _calibration,
-    _copy,
+    _completion,
     _db,
     _index,
     _late,
-    _load,
-    _sql,
+    _learned,
+    _phase,
     artifacts,
-    capture_check,
-    embeddings,
     rollout,
     versions,
 )
+from recsys._completion import Completion
 from recsys._db import Connection
 from recsys._guard import exclusive
 from recsys._items import ItemEncoder
-from recsys._source import source_errors
 from recsys.errors import (
     ArtifactError,
     ConfigError,
     DatabaseUnavailable,
     RecsysError,
-    SourceError,
     UnknownModel,
     UnknownVersion,
     VersionStateError,
@@ -52,11 +49,8 @@ from recsys.versions import ModelVersion
 
 logger = logging.getLogger(__name__)
 
-_MAX_PASSES = 5
 _FINISH_ATTEMPTS = 12
 """Of five seconds each: hours of loading are not lost to a lock."""
-_FOLLOWED = 1_000
-"""So few differing items are left to the workers, when triggers queue the changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,33 +180,36 @@ class _Backfill:
     ) -> None:
         self.dsn = dsn
         self.version = version
-        self.config = version.config
         self.progress = progress
         self.workers = workers
         self.max_load = max_load
         self.seconds: dict[str, float] = {}
-        self.loaded = 0
 
     def run(self) -> BackfillReport:
         with _db.connect(self.dsn) as writer:
-            encoder = ItemEncoder(writer, self.version)
+            completion = Completion(
+                self.dsn,
+                ItemEncoder(writer, self.version),
+                self.workers,
+                self.max_load,
+                self.progress,
+            )
             self._begin(writer)
             with self._timed("load"):
-                self._load_lean(writer)
-                self._load_id_embeddings(writer)
-                self._phase(writer, "loading")
-                self._complete(writer, encoder)
+                _learned.load(writer, self.version, self.progress)
+                _phase.begin(writer, self.version, "loading")
+                loaded = completion.run(writer)
             with self._timed("index"):
-                self._phase(writer, "indexing")
+                _phase.begin(writer, self.version, "indexing")
                 # Workers that do not know of it finish their batches.
                 _late.lock_out(writer, self.version)
                 writer.commit()
                 one = self.max_load < 1
                 _index.build(self.dsn, self.version, self.progress, alone=one)
                 _late.catch_up(writer, self.version, self.max_load)
-                self._complete(writer, encoder)
+                loaded += completion.run(writer)
             with self._timed("verify"):
-                self._phase(writer, "verifying")
+                _phase.begin(writer, self.version, "verifying")
                 _late.queue_rest(writer, self.version)
                 writer.commit()
                 # Exact scan and index must be asked about the same vectors.
@@ -222,7 +219,7 @@ class _Backfill:
         return BackfillReport(
             model=self.version.model,
             number=self.version.number,
-            loaded=self.loaded,
+            loaded=loaded,
             item_count=item_count,
             ef_search=found.ef_search,
             ann_recall=found.recall,
@@ -262,164 +259,10 @@ class _Backfill:
             )
         conn.commit()
 
-    def _phase(self, conn: Connection, phase: str, total: int | None = None) -> None:
-        conn.execute(
-            "update recsys.model_version set phase = %s, rows_done = 0,"
-            " rows_total = %s, phase_started_at = clock_timestamp(), error = null"
-            " where model = %s and number = %s",
-            (phase, total, self.version.model, self.version.number),
-        )
-        conn.commit()
-
-    def _load_lean(self, writer: Connection) -> None:
-        """Put where SQL finds it what the query tower makes of popularity."""
-        sha256 = self.version.artifacts.get("weights")
-        lean: list[float] = []
-        if sha256 is not None:
-            lean = embeddings.lean(artifacts.get(writer, sha256))
-        writer.execute(
-            "update recsys.model_version set lean = %s"
-            " where model = %s and number = %s",
-            (
-                lean,
-                self.version.model,
-                self.version.number,
-            ),
-        )
-        writer.commit()
-
-    def _load_id_embeddings(self, writer: Connection) -> None:
-        """Put the learned rows into their table, all or nothing."""
-        table = f"id_embedding_{self.version.suffix}"
-        row = writer.execute(
-            sql.SQL("select exists (select from {})").format(_name(table))
-        ).fetchone()
-        if row and row[0]:
-            writer.commit()
-            return
-        content = artifacts.get(writer, self.version.artifacts["embeddings"])
-        learned = embeddings.unpack(content, self.config.item_id, self.config.train.dim)
-        with self.progress.stage("Loading ID embeddings", len(learned.item_ids)) as s:
-            _copy.copy_rows(
-                writer,
-                table,
-                self.config.item_id,
-                learned.item_ids,
-                [learned.served, learned.history, learned.bias],
-            )
-            s.advance(len(learned.item_ids))
-        writer.execute(
-            "update recsys.model_version set default_query = %s"
-            " where model = %s and number = %s",
-            (
-                [float(x) for x in learned.default_query],
-                self.version.model,
-                self.version.number,
-            ),
-        )
-        writer.execute(sql.SQL("analyze {}").format(_name(table)))
-        writer.commit()
-
-    def _complete(self, writer: Connection, encoder: ItemEncoder) -> None:
-        """Load until the source and the vectors name the same items.
-
-        Items may come and go while we load; each pass is one snapshot. What still
-        differs after the last pass is left to the workers, if there are any. It is
-        queued again: who queued every item after a TRUNCATE did not know the items
-        that we had read and not yet written.
-        """
-        for attempt in range(_MAX_PASSES):
-            source_count, _, missing, orphaned = self._coverage(writer)
-            if source_count == 0:
-                raise SourceError(
-                    "the item source returns no items",
-                    hint="Run items.sql of recsys.toml by hand.",
-                )
-            if missing == 0 and orphaned == 0:
-                return
-            if (
-                attempt
-                and missing + orphaned <= _FOLLOWED
-                and self._is_followed(writer)
-            ):
-                self._leave_the_rest(writer)
-                return
-            if missing:
-                self._phase(writer, "loading", missing)
-                self._load_missing(encoder, missing)
-            if orphaned:
-                self._delete_orphans(writer)
-            for table in ("item_vector", "item_embedding"):
-                writer.execute(
-                    sql.SQL("analyze {}").format(
-                        _name(f"{table}_{self.version.suffix}")
-                    )
-                )
-            writer.commit()
-        if self._is_followed(writer):
-            self._leave_the_rest(writer)
-            return
-        raise VersionStateError(
-            "the item source changes faster than the backfill can follow",
-            hint=f"Run 'recsys watch {self.version.model}' and 'recsys worker': then"
-            " changes reach the version by themselves.",
-        )
-
-    def _leave_the_rest(self, conn: Connection) -> None:
-        capture_check.queue_differences(conn, self.version)
-        conn.commit()
-
-    def _is_followed(self, conn: Connection) -> bool:
-        """Whether triggers queue what changes, so that workers bring the rest."""
-        row = conn.execute(
-            "select capture = 'triggers' from recsys.change_status where model = %s",
-            (self.version.model,),
-        ).fetchone()
-        conn.commit()
-        return bool(row and row[0])
-
-    def _coverage(self, conn: Connection) -> tuple[int, int, int, int]:
-        with source_errors("items"):
-            row = conn.execute(
-                sql.SQL("select * from {}()").format(
-                    _name(f"_coverage_{self.version.suffix}")
-                )
-            ).fetchone()
-        conn.commit()
-        return tuple(row) if row else (0, 0, 0, 0)
-
-    def _delete_orphans(self, conn: Connection) -> None:
-        """Delete the vectors of items that the source no longer has.
-
-        No worker may write between the look at the source and the delete: a vector it
-        brings back for an item that came back would be lost.
-        """
-        conn.execute(
-            "select recsys._lock_buckets(%s, (select array_agg(b::smallint)"
-            " from generate_series(0, 63) as b))",
-            (self.version.model,),
-        )
-        for table in ("item_vector", "item_embedding"):
-            conn.execute(
-                _sql.trusted(
-                    f"delete from recsys.{table}_{self.version.suffix} as v"
-                    " where not exists (select from"
-                    f" ({self.config.items.sql}\n) as s"
-                    f" where s.item_id::{self.config.item_id} = v.item_id)"
-                )
-            )
-        conn.commit()
-
-    def _load_missing(self, encoder: ItemEncoder, total: int) -> None:
-        with self.progress.stage("Encoding items", total) as stage:
-            for loaded in _load.load_missing(
-                self.dsn, encoder, workers=self.workers, max_load=self.max_load
-            ):
-                self.loaded += loaded
-                stage.advance(loaded)
-
     def _finish(self, conn: Connection, found: _calibration.Calibration) -> int:
-        source_count, item_count, missing, orphaned = self._coverage(conn)
+        source_count, item_count, missing, orphaned = _completion.coverage(
+            conn, self.version
+        )
         for attempt in range(_FINISH_ATTEMPTS):
             try:
                 with rollout.locking(conn, self.version.model):

@@ -20,6 +20,7 @@ import world
 
 from recsys import (
     Recommender,
+    _completion,
     _db,
     _index,
     _load,
@@ -30,7 +31,7 @@ from recsys import (
     schema,
     versions,
 )
-from recsys import backfill as filling
+from recsys._completion import Completion
 from recsys.backfill import BackfillReport, backfill
 from recsys.config import IdType, ModelConfig, from_mapping
 from recsys.errors import (
@@ -297,17 +298,18 @@ def test_items_that_come_and_go_between_the_passes_are_followed(
     dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     building(dsn)
-    original, calls = filling._Backfill._load_missing, []
+    original, calls = Completion._load_missing, []
 
-    def load(self: Any, *args: Any) -> None:
-        original(self, *args)
+    def load(self: Any, *args: Any) -> int:
+        loaded = original(self, *args)
         if not calls:
             with _db.connect(dsn) as conn:
                 conn.execute("delete from product where id in (1, 2, 3)")
                 world.add_products(conn, "bigint", [901, 902])
         calls.append(True)
+        return loaded
 
-    monkeypatch.setattr(filling._Backfill, "_load_missing", load)
+    monkeypatch.setattr(Completion, "_load_missing", load)
     backfill(dsn, "shop", 1)
 
     with _db.connect(dsn) as conn:
@@ -321,14 +323,15 @@ def test_a_source_that_never_rests_is_an_error_not_a_loop(
     dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     building(dsn, items=30)
-    original, numbers = filling._Backfill._load_missing, iter(range(1000, 2000))
+    original, numbers = Completion._load_missing, iter(range(1000, 2000))
 
-    def load(self: Any, *args: Any) -> None:
-        original(self, *args)
+    def load(self: Any, *args: Any) -> int:
+        loaded = original(self, *args)
         with _db.connect(dsn) as conn:
             world.add_products(conn, "bigint", [next(numbers)])
+        return loaded
 
-    monkeypatch.setattr(filling._Backfill, "_load_missing", load)
+    monkeypatch.setattr(Completion, "_load_missing", load)
     with pytest.raises(VersionStateError, match="faster") as caught:
         backfill(dsn, "shop", 1)
 
@@ -607,12 +610,12 @@ def test_a_lock_at_the_very_end_loses_no_work(
     """A promotion in work holds the model's row, longer than one lock_timeout."""
     building(dsn, items=30)
     monkeypatch.setattr(rollout, "_LOCK_TIMEOUT", "200ms")
-    coverage = filling._Backfill._coverage
+    coverage = _completion.coverage
     waited: list[float] = []
     with _db.connect(dsn) as promotion:
 
-        def look(self: Any, conn: Any) -> Any:
-            found = coverage(self, conn)
+        def look(conn: Any, version: Any) -> Any:
+            found = coverage(conn, version)
             phase = conn.execute("select phase from recsys.model_version").fetchone()
             conn.commit()
             if phase == ("verifying",) and not waited:
@@ -621,7 +624,7 @@ def test_a_lock_at_the_very_end_loses_no_work(
                 threading.Timer(0.7, promotion.rollback).start()
             return found
 
-        monkeypatch.setattr(filling._Backfill, "_coverage", look)
+        monkeypatch.setattr(_completion, "coverage", look)
         report = backfill(dsn, "shop", 1)
 
     assert report.item_count == 30
