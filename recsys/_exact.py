@@ -11,10 +11,11 @@ import psycopg
 from numpy.typing import NDArray
 from psycopg.rows import tuple_row
 
-from recsys import _db, _sql, versions
+from recsys import _db, _sql
 from recsys._db import Connection
 from recsys._interests import merge, sure_places
 from recsys._served import Answer
+from recsys.ids import collation
 from recsys.progress import SILENT, Progress
 from recsys.types import ItemId
 from recsys.versions import ModelVersion
@@ -127,7 +128,7 @@ def _blocks(
     query = _sql.trusted(
         f"select v.item_id, halfvec_send(v.embedding)"
         f" from recsys.item_vector_{version.suffix} as v{shared}"
-        f" order by v.item_id{versions.collation(version.config.item_id)}"
+        f" order by v.item_id{collation(version.config.item_id)}"
     )
     # A cursor of the server's: a million vectors need not be here at once.
     with (

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
-from recsys import _sql, versions
+from recsys import _sql
 from recsys._db import Connection
+from recsys._history import weight_expression
 from recsys._source import source_errors
 from recsys.config import ModelConfig
 from recsys.types import ItemId
@@ -27,7 +28,7 @@ def popularity(
     """
     config = version.config
     columns = tuple(version.spec.get("columns", ()))
-    weight = versions.weight_expression(config, columns)
+    weight = weight_expression(config, columns)
     conditions = [f"{_sql.escaped(weight)} > 0"]
     parameters: list[float] = []
     for bound, operator in ((before, "<"), (since, ">=")):

@@ -14,6 +14,7 @@ from typing import Any
 
 from recsys import _sql, versions
 from recsys._db import Connection
+from recsys._history import weight_expression
 from recsys._source import source_errors
 from recsys.config import ModelConfig
 from recsys.errors import ConfigError
@@ -138,7 +139,7 @@ def _target(config: ModelConfig, columns: tuple[str, ...]) -> str:
     """Return the SQL condition under which an interaction counts as a hit."""
     targets = config.interactions.targets
     if not targets or "kind" not in columns:
-        return f"{versions.weight_expression(config, columns)} > 0"
+        return f"{weight_expression(config, columns)} > 0"
     return f"source.kind::text in ({', '.join(map(_sql.literal, targets))})"
 
 

@@ -19,9 +19,12 @@ What such an index finds is re-ranked by the whole vectors.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from recsys.config import IndexConfig, ModelConfig
+from recsys.ids import collation
 
 _LEVELS_FROM, _LEVELS_TO = -1.0, 1.0
 """Popularity beyond is cut off for the choice of candidates, never for the score."""
@@ -97,6 +100,50 @@ def index_key(index: IndexConfig, dim: int) -> IndexKey:
         f"::halfvec({kept + 1})"
     )
     return IndexKey(short, short, "<#>", "halfvec_ip_ops", 8 + 2 * kept + 2, False)
+
+
+def ordering(config: ModelConfig) -> dict[str, Any]:
+    """Return what recsys._candidates must know of an index over less than vectors."""
+    key = index_key(config.index, config.train.dim)
+    if key.whole:
+        return {}
+    by = {
+        "item": key.item.format(v="v.embedding"),
+        "operator": key.operator,
+        "query": key.query.format(v="$1"),
+    }
+    return {"ordering": by}
+
+
+def near(config: ModelConfig, suffix: str) -> str:
+    """Return the SQL of the candidates that the index gives: item_id, distance.
+
+    Where the index is over less than the whole vectors, those that it finds are
+    re-ranked, and more of them for a longer list.
+    """
+    key = index_key(config.index, config.train.dim)
+    lines = [
+        "select v.item_id, v.embedding <#> p_query as distance",
+        f"from recsys.item_vector_{suffix} as v",
+        "where v.item_id <> all (p_exclude)",
+        f"order by {key.distance('v.embedding', 'p_query')}",
+    ]
+    if key.whole:
+        return _indented([*lines, "limit p_k"], 16)
+    depth = "greatest(p_k, ceil(p_ef * greatest(1, p_k / 20.0) ^ 0.7)::integer)"
+    lines = [
+        "select short.item_id, short.distance",
+        f"from ({_indented([*lines, f'limit {depth}'], 6)}) as short",
+        f"order by short.distance, short.item_id{collation(config.item_id)}",
+        "limit p_k",
+    ]
+    return _indented(lines, 16)
+
+
+def _indented(lines: Sequence[str], spaces: int) -> str:
+    """Join lines; all but the first are indented."""
+    text = "\n".join(lines)
+    return text.replace("\n", "\n" + " " * spaces)
 
 
 def _binary(kept: int, dim: int) -> IndexKey:

@@ -10,13 +10,14 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys import _index_key, _sql, artifacts, retrieval, versions
+from recsys import _history, _index_key, _sql, artifacts, retrieval
 from recsys._db import Connection, Halfvec
 from recsys._interests import sure_places
 from recsys._queries import queries
 from recsys._tower import QueryTower
 from recsys.encoder.values import json_projection
 from recsys.errors import SourceError
+from recsys.ids import collation
 from recsys.progress import Progress
 from recsys.retrieval import Found
 from recsys.types import ItemId, UserId
@@ -142,13 +143,13 @@ def _restricted_state(version: ModelVersion, only: str) -> bytes:
     more = "".join(f", known.{name}" for name in retrieval.more_columns(config))
     body = (
         "with every as materialized ("
-        f"{versions.taste(config, columns=columns)}), item as materialized ("
+        f"{_history.taste(config, columns=columns)}), item as materialized ("
         f" select every.* from every where exists (select from"
         f" recsys.item_embedding_{only} as loaded"
         " where loaded.item_id = every.item_id))"
         " select (select array_agg(every.item_id) from every) as seen,"
-        f" past.* from (select {versions.history_aggregates(config)} from ("
-        f"{versions.newest_history(config, version.suffix)}) as newest) as past"
+        f" past.* from (select {_history.history_aggregates(config)} from ("
+        f"{_history.newest_history(config, version.suffix)}) as newest) as past"
     )
     return _sql.trusted(
         "select m.generation, known.seen, known.weights, known.history,"
@@ -169,13 +170,13 @@ def newest_items(
     """Return what a user liked last, newest first, to show beside a list."""
     config = version.config
     columns = tuple(version.spec.get("columns", ()))
-    taste = _sql.escaped(versions.taste(config, columns=columns))
+    taste = _sql.escaped(_history.taste(config, columns=columns))
     rows = conn.execute(
         _sql.trusted(
             f"select item.item_id from (select %s::{config.user_id} as p_user,"
             f" %s::float8 as p_before) as given, lateral ({taste}) as item"
             " where item.weight > 0 order by item.liked_at desc nulls last,"
-            f" item.item_id{versions.collation(config.item_id)} limit %s"
+            f" item.item_id{collation(config.item_id)} limit %s"
         ),
         (user, before.timestamp() if before else None, limit),
     ).fetchall()

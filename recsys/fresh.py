@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from recsys import _sql, artifacts, popularity, versions
 from recsys._db import Connection
+from recsys._history import weight_expression
 from recsys._source import source_errors
 from recsys.errors import RecsysError
 from recsys.popularity import DAY_S, HALF_LIVES_D, Counts, Trend
@@ -153,7 +154,7 @@ def _chosen_query(version: ModelVersion, end: float, now: float, kind: str) -> s
     """Write the statement of ``_chosen``: item, new users, and H sums."""
     config = version.config
     columns = tuple(version.spec.get("columns", ()))
-    weight = versions.weight_expression(config, columns)
+    weight = weight_expression(config, columns)
     # An infinite time is an unknown one, in training too.
     time = (
         "case when isfinite(source.occurred_at)"

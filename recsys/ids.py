@@ -57,3 +57,11 @@ def _storable(text: str) -> bool:
         return b"\x00" not in text.encode()
     except UnicodeEncodeError:
         return False
+
+
+def collation(id_type: IdType) -> str:
+    """Return the collation that orders text ids alike in every database and in Python.
+
+    Ids of other types have their own order.
+    """
+    return ' collate "C"' if id_type == "text" else ""

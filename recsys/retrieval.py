@@ -33,8 +33,8 @@ from recsys.errors import (
     SourceError,
     VersionStateError,
 )
+from recsys.ids import collation
 from recsys.types import ItemId, UserId
-from recsys.versions import collation
 
 RISERS = 200
 """Items that rose most today and are candidates of every search without a filter."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,13 +17,18 @@ from psycopg.rows import dict_row
 
 from recsys import _sql
 from recsys._db import Connection, translated
-from recsys._index_key import index_key
+from recsys._history import (
+    history_aggregates,
+    newest_history,
+    sequence_values,
+    taste,
+)
+from recsys._index_key import near, ordering
 from recsys.config import IdType, ModelConfig, model_from_dict
 from recsys.encoder.values import json_projection
 from recsys.errors import ConfigError, UnknownModel, UnknownVersion
+from recsys.ids import collation
 
-_MAX_EVENTS = 20_000
-"""Newest events of a user that a request reads: a bound on one user's cost."""
 LOCK_TIMEOUT = "5s"
 """Nobody queues behind a promotion or drop that itself waits for another."""
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,23}")
@@ -107,7 +112,7 @@ def create_statements(plan: VersionPlan) -> list[str]:
     """
     config = plan.config
     values = _template_values(plan, config)
-    spec = {**plan.spec, **_ordering(config)}
+    spec = {**plan.spec, **ordering(config)}
     register = "select recsys._register_version({})".format(
         ", ".join(
             _sql.literal(value)
@@ -132,19 +137,6 @@ def create_statements(plan: VersionPlan) -> list[str]:
         _sql.render("model/state.sql", values),
         _sql.render("model/search.sql", values),
     ]
-
-
-def _ordering(config: ModelConfig) -> dict[str, Any]:
-    """Return what recsys._candidates must know of an index over less than vectors."""
-    key = index_key(config.index, config.train.dim)
-    if key.whole:
-        return {}
-    by = {
-        "item": key.item.format(v="v.embedding"),
-        "operator": key.operator,
-        "query": key.query.format(v="$1"),
-    }
-    return {"ordering": by}
 
 
 def drop_statements(
@@ -194,196 +186,8 @@ def _template_values(plan: VersionPlan, config: ModelConfig) -> dict[str, str]:
         "taste": taste(config, columns=plan.spec.get("columns", ())),
         "newest": newest_history(config, plan.suffix),
         "aggregates": history_aggregates(config),
-        **_sequence_values(config, plan.suffix),
+        **sequence_values(config, plan.suffix),
     }
-
-
-def near(config: ModelConfig, suffix: str) -> str:
-    """Return the SQL of the candidates that the index gives: item_id, distance.
-
-    Where the index is over less than the whole vectors, those that it finds are
-    re-ranked, and more of them for a longer list.
-    """
-    key = index_key(config.index, config.train.dim)
-    lines = [
-        "select v.item_id, v.embedding <#> p_query as distance",
-        f"from recsys.item_vector_{suffix} as v",
-        "where v.item_id <> all (p_exclude)",
-        f"order by {key.distance('v.embedding', 'p_query')}",
-    ]
-    if key.whole:
-        return _indented([*lines, "limit p_k"], 16)
-    depth = "greatest(p_k, ceil(p_ef * greatest(1, p_k / 20.0) ^ 0.7)::integer)"
-    lines = [
-        "select short.item_id, short.distance",
-        f"from ({_indented([*lines, f'limit {depth}'], 6)}) as short",
-        f"order by short.distance, short.item_id{collation(config.item_id)}",
-        "limit p_k",
-    ]
-    return _indented(lines, 16)
-
-
-def _indented(lines: Sequence[str], spaces: int) -> str:
-    """Join lines; all but the first are indented."""
-    text = "\n".join(lines)
-    return text.replace("\n", "\n" + " " * spaces)
-
-
-def _sequence_values(config: ModelConfig, suffix: str) -> dict[str, str]:
-    """Return what the state functions of encoders other than the mean have more."""
-    query = config.query
-    values = {"columns": "", "values": "", "session_aggregates": ""}
-    values |= {"session_vector": "", "session_join": ""}
-    if query.sequential or query.clustered:
-        values["columns"] = ", ages float8[], kinds integer[]"
-        values["values"] = ", past.ages, past.kinds"
-        values["session_aggregates"] = (
-            ",\n                array_agg((-1)::float8) as ages, array_agg(0) as kinds"
-        )
-    if query.clustered:
-        values["columns"] += ", vectors bytea"
-        values["values"] += ", past.vectors"
-        values["session_vector"] = ", v.embedding as served"
-        values["session_join"] = (
-            f"\n        join recsys.item_vector_{suffix} as v"
-            " on v.item_id = given.item_id"
-        )
-        values["session_aggregates"] += (
-            ",\n                string_agg(halfvec_send(session.served), ''::bytea"
-            " order by session.position) as vectors"
-        )
-    return values
-
-
-def recent_events(config: ModelConfig, *, columns: tuple[str, ...]) -> str:
-    """Return the SQL of one user's newest events: item_id, occurred_at, weight."""
-    timed = "occurred_at" in columns
-    # An infinite time is an unknown one, in training too.
-    time = "case when isfinite(source.occurred_at) then source.occurred_at end"
-    time = time if timed else "null::timestamptz"
-    kind = ""
-    if config.query.sequential or config.query.clustered:
-        kind = f"\n                   {kind_expression(config, columns)} as kind,"
-    lines = [
-        f"            select source.item_id::{config.item_id} as item_id,{kind}",
-        f"                   {time} as occurred_at,",
-        f"                   {weight_expression(config, columns)}::real as weight",
-        f"            from ({config.interactions.sql}\n            ) as source",
-        "            where source.user_id = p_user and source.item_id is not null",
-    ]
-    if timed:
-        lines += [
-            "              and (p_before is null or source.occurred_at is null",
-            "                   or extract(epoch from source.occurred_at) < p_before)",
-            "            order by source.occurred_at desc nulls last",
-        ]
-    lines.append(f"            limit {_MAX_EVENTS}")
-    return "\n".join(lines)
-
-
-def taste(config: ModelConfig, *, columns: tuple[str, ...]) -> str:
-    """Return the SQL of one user's items: item_id, weight, liked_at, perhaps kind.
-
-    The kind is that of the newest event of positive weight.
-    """
-    kind = ""
-    if config.query.sequential or config.query.clustered:
-        kind = (
-            "               (array_agg(event.kind order by"
-            " event.occurred_at desc nulls last, event.kind)"
-            " filter (where event.weight > 0))[1] as kind,\n"
-        )
-    return (
-        "        select event.item_id, max(event.weight) as weight,\n"
-        f"{kind}"
-        "               max(event.occurred_at) filter (where event.weight > 0)"
-        " as liked_at\n"
-        "        from (\n"
-        f"{recent_events(config, columns=columns)}\n"
-        "        ) as event\n"
-        "        group by event.item_id"
-    )
-
-
-def newest_history(config: ModelConfig, suffix: str) -> str:
-    """Return the SQL of the history: weight, embedding and packed, newest first.
-
-    The inner order lets the join stop at the limit: a user with 20,000 items costs no
-    20,000 look-ups.
-    """
-    order = f"liked_at desc nulls last, item_id{collation(config.item_id)}"
-    kind = age = vector = ""
-    if config.query.sequential or config.query.clustered:
-        kind = ", item.kind"
-        age = (
-            ", liked.kind,\n                   case when liked.liked_at is null then -1"
-            " else greatest(0, coalesce(p_before, extract(epoch from now())::float8)"
-            " - extract(epoch from liked.liked_at)::float8) end as age"
-        )
-    join = ""
-    if config.query.clustered:
-        vector = ", halfvec_send(v.embedding) as vector"
-        join = (
-            f"            join recsys.item_vector_{suffix} as v"
-            " on v.item_id = liked.item_id\n"
-        )
-    return (
-        f"            select liked.weight{age}, h.embedding,"
-        f" halfvec_send(h.embedding) as packed{vector}\n"
-        f"            from (select item.item_id, item.weight, item.liked_at{kind}"
-        " from item where item.weight > 0\n"
-        f"                  order by {order}) as liked\n"
-        f"            join recsys.item_embedding_{suffix} as h"
-        f" on h.item_id = liked.item_id\n{join}"
-        "            order by liked.liked_at desc nulls last,"
-        f" liked.item_id{collation(config.item_id)}\n"
-        f"            limit {config.history}"
-    )
-
-
-def history_aggregates(config: ModelConfig) -> str:
-    """Return the SQL that packs the history, over rows of it called newest."""
-    text = (
-        "array_agg(newest.weight) as weights,"
-        " string_agg(newest.packed, ''::bytea) as history"
-    )
-    if config.query.sequential or config.query.clustered:
-        text += ", array_agg(newest.age) as ages, array_agg(newest.kind) as kinds"
-    if config.query.clustered:
-        text += ", string_agg(newest.vector, ''::bytea) as vectors"
-    return text
-
-
-def collation(id_type: IdType) -> str:
-    """Return the collation that orders text ids alike in every database and in Python.
-
-    Ids of other types have their own order.
-    """
-    return ' collate "C"' if id_type == "text" else ""
-
-
-def weight_expression(config: ModelConfig, columns: tuple[str, ...]) -> str:
-    """Return the SQL expression of an interaction's weight from its kind."""
-    weights = config.interactions.weights
-    if not weights or "kind" not in columns:
-        return "1"
-    cases = " ".join(
-        f"when {_sql.literal(kind)} then {float(weight)!r}"
-        for kind, weight in weights.items()
-    )
-    return f"(case source.kind::text {cases} else 0 end)"
-
-
-def kind_expression(config: ModelConfig, columns: tuple[str, ...]) -> str:
-    """Return the SQL expression of a kind's number: from 1, 0 for an unknown one."""
-    known = config.query.kinds
-    if not known or "kind" not in columns:
-        return "0"
-    cases = " ".join(
-        f"when {_sql.literal(kind)} then {place}"
-        for place, kind in enumerate(known, start=1)
-    )
-    return f"(case coalesce(source.kind::text, '') {cases} else 0 end)"
 
 
 def next_number(conn: Connection, config: ModelConfig) -> int:

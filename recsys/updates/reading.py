@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys import _db, _sql, versions
+from recsys import _db, _sql
 from recsys._db import Connection
+from recsys._history import recent_events, weight_expression
 from recsys._source import source_errors
 from recsys.config import ModelConfig
 from recsys.encoder.values import projection
@@ -174,7 +175,7 @@ def time_type(conn: Connection, config: ModelConfig) -> str:
 def _news_query(version: ModelVersion, kind: str) -> str:
     config = version.config
     columns = tuple(version.spec.get("columns", ()))
-    weight = versions.weight_expression(config, columns)
+    weight = weight_expression(config, columns)
     named = "source.kind::text" if "kind" in columns else "''"
     target = f"({weight}) > 0"
     if config.interactions.targets:
@@ -241,7 +242,7 @@ def read_events(
         " cross join (select %(before)s::float8 as p_before) as moment"
         # The parameters of recsys._state_<version>, as columns.
         " cross join lateral ("
-        f"{_sql.escaped(versions.recent_events(config, columns=columns))}) as e"
+        f"{_sql.escaped(recent_events(config, columns=columns))}) as e"
     )
     rows: list[Any] = []
     with source_errors("interactions"), _db.binary_cursor(conn) as cur:
