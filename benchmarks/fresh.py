@@ -20,7 +20,7 @@ import world
 from benchmarks import server
 from recsys import _db, retrieval, schema, versions
 from recsys._db import Connection, Halfvec
-from recsys.retrieval import Statements
+from recsys._request_sql import Statements, statements
 
 
 def main() -> None:
@@ -46,9 +46,9 @@ def main() -> None:
                 (options.rising,),
             )
             conn.execute("analyze recsys.item_trend")
-            statements = retrieval.statements("shop_1", model, 1)
+            sql = statements("shop_1", model, 1)
             ef_search = versions.get(conn, "shop", 1).ef_search or 100
-            seconds = ask(conn, statements, ef_search, options.requests)
+            seconds = ask(conn, sql, ef_search, options.requests)
     for q in (50, 99):
         plain, risen = (1e3 * np.percentile(some, q) for some in seconds)
         print(f"p{q}: {plain:.2f} ms, with what rose {risen:.2f} ms,", end=" ")
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def ask(
-    conn: Connection, statements: Statements, ef_search: int, requests: int
+    conn: Connection, sql: Statements, ef_search: int, requests: int
 ) -> tuple[list[float], list[float]]:
     """Return the seconds of searches without and with what rose."""
     rng = np.random.default_rng(0)
@@ -66,9 +66,7 @@ def ask(
         query = np.append(unit / np.linalg.norm(unit), 1).astype(np.float32)
         for place, weight in enumerate((0.0, 1.0)):
             started = time.perf_counter()
-            retrieval.search(
-                conn, statements, Halfvec(query), 20, [], ef_search, weight
-            )
+            retrieval.search(conn, sql, Halfvec(query), 20, [], ef_search, weight)
             if number >= 20:
                 seconds[place].append(time.perf_counter() - started)
     return seconds

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys import _copy, _db, _sql, artifacts, retrieval
+from recsys import _copy, _db, _request_sql, _sql, artifacts, retrieval
 from recsys._db import Connection, Halfvec
 from recsys._index_key import provisional
 from recsys._queries import queries
@@ -153,7 +153,7 @@ def users_queries(
             f" order by hashtextextended(user_id::text, 0) limit {size:d}"
         )
     ).fetchall()
-    statements = retrieval.statements(suffix, config)
+    statements = _request_sql.statements(suffix, config)
     for (user,) in users:
         state = retrieval.state(conn, statements, user, None)
         if state is None or len(state.seen) > _MOST_SEEN:

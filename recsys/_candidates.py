@@ -15,6 +15,7 @@ from recsys import _db, _index_key, _interests, filters, retrieval
 from recsys._arguments import check_ids, check_k
 from recsys._db import Connection, Halfvec
 from recsys._loaded import Loaded
+from recsys._request_sql import Look, Seen
 from recsys.errors import ConfigError, SourceError
 from recsys.filters import Normalised, Query
 from recsys.retrieval import Found
@@ -271,7 +272,7 @@ def effort(version: Loaded, target: float | None) -> tuple[bool, int]:
 
 def _look(
     conn: Connection, wanted: Wanted, query: Halfvec, exclude: list[ItemId]
-) -> retrieval.Look:
+) -> Look:
     """Return what the database is asked for; the effort is still open."""
 
     def text(given: Normalised | None, name: str) -> str | None:
@@ -279,7 +280,7 @@ def _look(
 
     rules = wanted.rules or _NO_RULES
     among = text(wanted.among, "among")
-    return retrieval.Look(
+    return Look(
         query=query,
         exclude=exclude,
         named=list(wanted.amounts),
@@ -317,7 +318,7 @@ def _considered(wanted: Wanted) -> int:
     return max(chosen, least)
 
 
-def _page(wanted: Wanted, found: retrieval.Seen, dim: int) -> Found:
+def _page(wanted: Wanted, found: Seen, dim: int) -> Found:
     """Return the page that the rules make of the candidates."""
     rules = wanted.rules or _NO_RULES
     ids, scores = found.item_ids, np.array(found.scores, np.float64)
@@ -358,7 +359,7 @@ def _bonus(
     return bonus
 
 
-def _freshness(fresh: Fresh, found: retrieval.Seen) -> NDArray[np.float64]:
+def _freshness(fresh: Fresh, found: Seen) -> NDArray[np.float64]:
     """Return the bonus of each item; an infinite time is an unknown one."""
     times = dict(zip(found.time_ids or (), found.times or (), strict=True))
     known = [times.get(item) for item in found.item_ids]

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
-from recsys.retrieval import Found, Seen
+from recsys._request_sql import Seen
+from recsys.retrieval import Found
 from recsys.types import ItemId
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys import artifacts, retrieval, versions
+from recsys import _request_sql, artifacts, retrieval, versions
 from recsys._db import Connection
 from recsys._queries import queries
 from recsys._tower import QueryTower
@@ -30,7 +30,7 @@ class Loaded:
     config: ModelConfig
     tower: QueryTower
     ef_search: int
-    statements: retrieval.Statements
+    statements: _request_sql.Statements
     recall_curve: Sequence[tuple[int, float]] = ()
 
     def query(
@@ -168,7 +168,7 @@ class LoadedVersions:
             config=config,
             tower=tower,
             ef_search=row.ef_search,
-            statements=retrieval.statements(
+            statements=_request_sql.statements(
                 versions.suffix(self.model, number),
                 config,
                 number if "trend" in row.spec else None,

@@ -10,7 +10,7 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys import _history, _index_key, _sql, artifacts, retrieval
+from recsys import _history, _index_key, _request_sql, _sql, artifacts, retrieval
 from recsys._db import Connection, Halfvec
 from recsys._interests import sure_places
 from recsys._queries import queries
@@ -71,7 +71,7 @@ class Served:
         self.before = before
         self._only = only
         config = version.config
-        self._statements = retrieval.statements(version.suffix, config)
+        self._statements = _request_sql.statements(version.suffix, config)
         if only is not None:
             self._statements = replace(
                 self._statements, state=_restricted_state(version, only)
@@ -140,7 +140,7 @@ def _restricted_state(version: ModelVersion, only: str) -> bytes:
             f"(select {fields} from ({config.users.sql}\n) as source"
             " where source.user_id = given.p_user limit 1)"
         )
-    more = "".join(f", known.{name}" for name in retrieval.more_columns(config))
+    more = "".join(f", known.{name}" for name in _request_sql.more_columns(config))
     body = (
         "with every as materialized ("
         f"{_history.taste(config, columns=columns)}), item as materialized ("

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from recsys import _candidates, _db, retrieval
+from recsys import _candidates, _db, _request_sql, retrieval
 from recsys._loaded import Loaded, LoadedVersions
 from recsys.errors import ConfigError, SourceError
 from recsys.rules import Fresh, Rules
@@ -741,10 +741,10 @@ def test_a_backfill_keeps_the_recall_that_it_measured(
 def test_the_second_request_begins_where_the_first_one_ended(
     catalogue: Catalogue, conn: _db.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks: list[tuple[retrieval.Look, retrieval.Seen]] = []
+    looks: list[tuple[_request_sql.Look, _request_sql.Seen]] = []
     asked = retrieval.candidates
 
-    def watched(*given: Any) -> retrieval.Seen:
+    def watched(*given: Any) -> _request_sql.Seen:
         looks.append((given[2], asked(*given)))
         return looks[-1][1]
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import world
 
-from recsys import Recommender, _db, artifacts, fresh, retrieval, versions
+from recsys import Recommender, _db, _request_sql, artifacts, fresh, retrieval, versions
 from recsys.errors import RecsysError
 from recsys.popularity import HALF_LIVES_D, Counts, Trend
 from recsys.worker.tasks import TASKS
@@ -316,7 +316,7 @@ def test_a_null_among_the_excluded_hides_no_riser(shop: Shop) -> None:
 
     with _db.connect(shop.dsn) as conn:
         version = versions.get(conn, "shop", 1)
-        sql = retrieval.statements(version.suffix, version.config, 1)
+        sql = _request_sql.statements(version.suffix, version.config, 1)
         query = _db.Halfvec(np.zeros(version.dim, np.float32))
         found, _ = retrieval.search(conn, sql, query, 5, [None], 100, 1.0)  # type: ignore[list-item]
 
@@ -335,7 +335,7 @@ def test_text_ids_are_looked_up_by_the_primary_key(server: str, template: str) -
             " $$ select '{}'::text[], '{}'::real[] $$;"
             "analyze recsys.item_vector_plan"
         )
-        sql = retrieval.statements("plan", world.shop_config("text"), 1)
+        sql = _request_sql.statements("plan", world.shop_config("text"), 1)
         assert sql.fresh is not None
         plan = conn.execute(b"explain " + sql.fresh, ("[1,2,3]", 5, ["item 1"], 9, 1.0))
         lines = [str(row[0]) for row in plan]

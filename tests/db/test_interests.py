@@ -9,7 +9,7 @@ import psycopg
 import pytest
 import world
 
-from recsys import Recommender, _db, _interests, retrieval
+from recsys import Recommender, _db, _interests, _request_sql, retrieval
 from recsys._db import Halfvec
 from recsys.rules import Rules
 
@@ -62,7 +62,7 @@ def test_each_interest_is_sure_of_its_places(model: Recommender, shop: str) -> N
 
 def test_a_page_of_several_interests_is_one_statement_on_the_index(shop: str) -> None:
     config = world.shop_config(query={"interests": 3})
-    sql = retrieval.statements("shop_1", config)
+    sql = _request_sql.statements("shop_1", config)
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(3, world.DIM + 1)).astype(np.float32)
     with _db.connect(shop) as conn:

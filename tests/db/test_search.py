@@ -12,7 +12,7 @@ import pytest
 import world
 from numpy.typing import NDArray
 
-from recsys import Recommender, _db, filters, retrieval, versions
+from recsys import Recommender, _db, _request_sql, filters, retrieval, versions
 from recsys._db import Halfvec
 from recsys.errors import ConfigError, SourceError
 from recsys.types import ItemId
@@ -66,7 +66,7 @@ def search(
     among: Any = None,
     ef_search: int = 40,
 ) -> tuple[list[ItemId], list[float]]:
-    sql = retrieval.statements("shop_1", world.shop_config())
+    sql = _request_sql.statements("shop_1", world.shop_config())
     if among is None:
         ef_search = max(ef_search, min(1000, 2 * k))
         items, scores = retrieval.search(
@@ -79,7 +79,7 @@ def search(
     found = retrieval.candidates(
         conn,
         sql,
-        retrieval.Look(
+        _request_sql.Look(
             query=Halfvec(query),
             exclude=list(exclude),
             named=[],

@@ -25,6 +25,7 @@ from recsys import (
 )
 from recsys._db import Halfvec
 from recsys._loaded import Loaded, LoadedVersions
+from recsys._request_sql import Look
 from recsys.backfill import backfill
 from recsys.errors import VersionStateError
 from recsys.rules import Rules
@@ -197,7 +198,7 @@ def test_a_filtered_page_has_the_same_recall(
 def test_a_filter_that_half_pass_makes_the_search_read_twice_as_deep(
     catalogue: Catalogue, conn: _db.Connection
 ) -> None:
-    look = retrieval.Look(
+    look = Look(
         query=Halfvec(queries(1)[0]), exclude=[], named=[], pinned=[], never=[],
         buried=[], wish=20, ef_search=catalogue.version.ef_search, first=None,
         whole=False, among="select id from product where shelf % 2 = 0",

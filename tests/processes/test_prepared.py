@@ -5,7 +5,7 @@ from __future__ import annotations
 from pooler import pooler
 from web import expected
 
-from recsys import Recommender, _db, retrieval
+from recsys import Recommender, _db, _request_sql
 from recsys._own import OwnConnections
 from recsys.config import from_mapping
 
@@ -60,7 +60,7 @@ def test_ids_arrive_as_they_are(shop: str) -> None:
         {"model": {"shop": {"items": {"sql": "select 1 as item_id"},
                             "interactions": {"sql": "select 1 as user_id"}}}}
     ).model("shop")  # fmt: skip
-    statements = retrieval.statements("shop_1", given)
+    statements = _request_sql.statements("shop_1", given)
     with _db.connect(shop) as conn, _db.binary_cursor(conn) as cur:
         rows = [
             cur.execute("select %s::bigint[]", (statements.array(ids),)).fetchone()
