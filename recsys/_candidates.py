@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import ClassVar, cast
+from typing import ClassVar, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,18 @@ from recsys.types import ItemId
 
 Boost = Mapping[ItemId, float] | Query
 """Amounts added to scores: by item, or a query of two columns, item id and amount."""
+
+
+class Search(TypedDict):
+    """What a request says of its items, as it is passed on; see ``wanted``."""
+
+    among: Query | None
+    boost: Boost | None
+    rules: Rules | None
+    min_score: float | None
+    recall_target: float | None
+
+
 _NO_RULES = Rules()
 _WHOLE = re.compile(
     r"\b(limit|fetch|offset|over|distinct\s+on|having|random|nextval)\b", re.IGNORECASE

@@ -11,44 +11,41 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from functools import partial
 from typing import Self
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys import _candidates, _db, _deadline, retrieval
+from recsys import _candidates, retrieval
 from recsys._arguments import (
-    check_context,
     check_ids,
     check_request_id,
     check_timeout,
     shown_before,
     unit_of,
 )
-from recsys._candidates import Boost
+from recsys._candidates import Boost, Search
 from recsys._db import Connection
 from recsys._engine import Engine
 from recsys._fallback import plea
 from recsys._loaded import LoadedVersions, Turn
 from recsys._replicas import MAX_LAG_S, reads_of
+from recsys._request import ForUser, Interaction, LikeItem
 from recsys.connections import place_of, source_of
-from recsys.errors import ConfigError, UnknownItem
 from recsys.filters import Query
 from recsys.impressions import (
     Entry,
     ImpressionLog,
     Mode,
     check_value,
-    record_outcome,
 )
 from recsys.observe import Stopwatch
 from recsys.rules import Rules
-from recsys.types import ItemId, Page, Recommendation, UserId
+from recsys.types import ItemId, Page, UserId
 
 
 class Recommender:
@@ -187,16 +184,15 @@ class Recommender:
         unit = unit_of(user_id, unit)
         earlier = shown_before(after)
         own = tuple(exclude)
-        excluded = (*earlier, *own)
+        search: Search = {
+            "among": among,
+            "boost": boost,
+            "rules": rules,
+            "min_score": min_score,
+            "recall_target": recall_target,
+        }
         wanted = _candidates.wanted(
-            k,
-            exclude=excluded,
-            among=among,
-            boost=boost,
-            rules=rules,
-            min_score=min_score,
-            recall_target=recall_target,
-            source=self._source,
+            k, exclude=(*earlier, *own), source=self._source, **search
         )
         again = partial(
             self.recommend,
@@ -204,34 +200,23 @@ class Recommender:
             unit=unit,
             history=history,
             context=context,
-            among=among,
             exclude=own,
             exclude_seen=exclude_seen,
-            boost=boost,
-            min_score=min_score,
-            recall_target=recall_target,
-            rules=rules,
             timeout_ms=timeout_ms,
+            **search,
         )
         more = partial(_next, again, k)
-
-        def ask(conn: Connection, turn: Turn, watch: Stopwatch) -> Page | None:
-            version = turn.version
-            check_ids(version.config, user_id, history, excluded)
-            check_context(version.config, context)
-            watch.asking(version, among, history)
-            state = retrieval.state(conn, version.statements, user_id, history)
-            watch.state_ms = watch.lap()
-            if state is None or state.generation != turn.generation:
-                return None
-            query = version.query(state, context)
-            watch.tower_ms = watch.lap()
-            _deadline.check()
-            seen = state.seen if exclude_seen else ()
-            found = _candidates.find(conn, version, query, wanted, seen)
-            watch.candidates_ms = watch.lap()
-            return self._page(turn, found, earlier, more)
-
+        ask = ForUser(
+            model=self.model,
+            wanted=wanted,
+            earlier=earlier,
+            more=more,
+            user_id=user_id,
+            history=history,
+            context=context,
+            among=among,
+            exclude_seen=exclude_seen,
+        )
         entry = Entry(
             self.impressions,
             self.model,
@@ -303,51 +288,33 @@ class Recommender:
         unit = unit_of(None, unit)
         earlier = shown_before(after)
         own = tuple(exclude)
-        excluded = (item_id, *earlier, *own)
+        search: Search = {
+            "among": among,
+            "boost": boost,
+            "rules": rules,
+            "min_score": min_score,
+            "recall_target": recall_target,
+        }
         wanted = _candidates.wanted(
-            k,
-            exclude=excluded,
-            among=among,
-            boost=boost,
-            rules=rules,
-            min_score=min_score,
-            recall_target=recall_target,
-            source=self._source,
+            k, exclude=(item_id, *earlier, *own), source=self._source, **search
         )
         again = partial(
             self.similar_items,
             item_id,
             unit=unit,
-            among=among,
             exclude=own,
-            boost=boost,
-            min_score=min_score,
-            recall_target=recall_target,
-            rules=rules,
             timeout_ms=timeout_ms,
+            **search,
         )
         more = partial(_next, again, k)
-
-        def ask(conn: Connection, turn: Turn, watch: Stopwatch) -> Page | None:
-            version = turn.version
-            check_ids(version.config, None, excluded, [])
-            watch.asking(version, among)
-            start = retrieval.direction(conn, version.statements, item_id)
-            watch.state_ms = watch.lap()
-            if start is None or start[0] != turn.generation:
-                return None
-            if start[1] is None:
-                raise UnknownItem(
-                    f"item {item_id} has no vector in model {self.model!r} "
-                    f"version {version.number}"
-                )
-            vector = _db.unpack_halfvecs(start[1], version.tower.dim + 1)[0]
-            query = vector.astype(np.float32)
-            _deadline.check()
-            found = _candidates.find(conn, version, query, wanted)
-            watch.candidates_ms = watch.lap()
-            return self._page(turn, found, earlier, more)
-
+        ask = LikeItem(
+            model=self.model,
+            wanted=wanted,
+            earlier=earlier,
+            more=more,
+            item_id=item_id,
+            among=among,
+        )
         entry = Entry(
             self.impressions,
             self.model,
@@ -396,42 +363,17 @@ class Recommender:
         check_request_id(request_id)
         worth = check_value(value)
         wanted = request_id is not None or worth is not None
-        outcome = wanted or self.impressions.mode != "off"
-
-        def ask(conn: Connection, turn: Turn, _: Stopwatch) -> bool | None:
-            config = turn.version.config
-            if retrieval.generation(conn, self.model) != turn.generation:
-                return None
-            check_ids(config, user_id, [item_id], [])
-            weights = config.interactions.weights
-            if weights and kind not in weights:
-                raise ConfigError(
-                    f"kind {kind!r} has no weight in model {self.model!r}",
-                    hint=f"Kinds: {', '.join(weights)}.",
-                )
-            with conn.transaction() if outcome else nullcontext():
-                retrieval.record(
-                    conn,
-                    config,
-                    user_id=user_id,
-                    item_id=item_id,
-                    kind=kind,
-                    occurred_at=occurred_at or datetime.now(UTC),
-                    request_id=request_id,
-                )
-                if outcome and not record_outcome(
-                    conn,
-                    self.model,
-                    user_id=user_id,
-                    item_id=item_id,
-                    kind=kind,
-                    value=worth,
-                    request_id=request_id,
-                    occurred_at=occurred_at,
-                ):
-                    self.impressions.outcome_lost()
-            return True
-
+        ask = Interaction(
+            model=self.model,
+            impressions=self.impressions,
+            user_id=user_id,
+            item_id=item_id,
+            kind=kind,
+            occurred_at=occurred_at,
+            request_id=request_id,
+            value=worth,
+            outcome=wanted or self.impressions.mode != "off",
+        )
         self._engine.write(self._source, ask, unit, self._timeout_ms)
         # Until the database is asked again, what it would leave out.
         if self._engine.fallback:
@@ -507,24 +449,6 @@ class Recommender:
 
     def _budget(self, timeout_ms: float | None) -> float | None:
         return self._timeout_ms if timeout_ms is None else check_timeout(timeout_ms)
-
-    def _page(
-        self,
-        turn: Turn,
-        found: retrieval.Found,
-        earlier: tuple[ItemId, ...],
-        more: Callable[[Page, int | None], Page],
-    ) -> Page:
-        return Page(
-            items=tuple(map(Recommendation, found[0], found[1])),
-            request_id=uuid4(),
-            model=self.model,
-            version=turn.version.number,
-            experiment=turn.assignment.experiment,
-            arm=turn.assignment.arm,
-            earlier=earlier,
-            _more=more,
-        )
 
 
 def _next(
