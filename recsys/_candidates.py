@@ -3,173 +3,33 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from hashlib import blake2b
-from typing import ClassVar, TypedDict, cast
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recsys import _db, _index_key, _interests, filters, retrieval
-from recsys._arguments import check_ids, check_k
+from recsys._arguments import check_ids
 from recsys._db import Connection, Halfvec
 from recsys._loaded import Loaded
 from recsys._request_sql import Look, Seen
-from recsys.errors import ConfigError, SourceError
-from recsys.filters import Normalised, Query
+from recsys._wanted import NO_RULES, Wanted
+from recsys.errors import SourceError
+from recsys.filters import Normalised
 from recsys.retrieval import Found
 from recsys.rules import (
-    MOST_CANDIDATES,
-    MOST_ITEMS,
     Candidates,
     Fresh,
-    Rules,
-    check_number,
     order,
 )
 from recsys.types import ItemId
 
-Boost = Mapping[ItemId, float] | Query
-"""Amounts added to scores: by item, or a query of two columns, item id and amount."""
-
-
-class Search(TypedDict):
-    """What a request says of its items, as it is passed on; see ``wanted``."""
-
-    among: Query | None
-    boost: Boost | None
-    rules: Rules | None
-    min_score: float | None
-    recall_target: float | None
-
-
-_NO_RULES = Rules()
 _WHOLE = re.compile(
     r"\b(limit|fetch|offset|over|distinct\s+on|having|random|nextval)\b", re.IGNORECASE
 )
 """What may keep Postgres from asking a filter about a few items only."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What one request asks of the search, checked and without a connection.
-
-    Attributes:
-        k: List length.
-        exclude: Items never returned, pinned ones neither.
-        among: The filter, or None.
-        nothing: The filter is known to match nothing.
-        amounts: Boosts by item.
-        boost: Query of boosts, or None.
-        rules: What the page must look like, or None.
-        per: Query of the keys of the rules.
-        times: Query of the times of the rules.
-        min_score: Least score of the model.
-        recall_target: Recall of this request; None: that of the version.
-    """
-
-    k: int
-    exclude: tuple[ItemId, ...] = ()
-    among: Normalised | None = None
-    nothing: bool = False
-    amounts: Mapping[ItemId, float] = field(default_factory=dict[ItemId, float])
-    boost: Normalised | None = None
-    rules: Rules | None = None
-    per: Normalised | None = None
-    times: Normalised | None = None
-    min_score: float | None = None
-    recall_target: float | None = None
-
-    @property
-    def plain(self) -> bool:
-        """Whether the k nearest are what is asked for, without more."""
-        return (
-            self.among is None
-            and self.rules is None
-            and not self.amounts
-            and self.boost is None
-            and self.min_score is None
-        )
-
-
-def wanted(
-    k: int,
-    *,
-    exclude: Iterable[ItemId] = (),
-    among: Query | None = None,
-    boost: Boost | None = None,
-    rules: Rules | None = None,
-    min_score: float | None = None,
-    recall_target: float | None = None,
-    source: object = None,
-) -> Wanted:
-    """Check what a request asks of the search.
-
-    Args:
-        k: List length.
-        exclude: Items never returned.
-        among: Only these items.
-        boost: Amounts added to scores.
-        rules: What the page must look like.
-        min_score: Least score of the model.
-        recall_target: Recall of this request.
-        source: Where the statements will run.
-
-    Raises:
-        ConfigError: An argument is out of range or of the wrong type.
-    """
-    check_k(k)
-    if rules is not None and not isinstance(rules, Rules):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ConfigError(f"rules must be Rules, got {type(rules).__name__}")
-    eligible = None if among is None else filters.normalise(among, 1, source)
-    nothing = among is not None and eligible is None
-    amounts, boost_query = _boosts(boost, source)
-    per = times = None
-    if rules is not None and rules.per is not None:
-        per = filters.normalise(rules.per, 2, source, name="rules.per")
-    if rules is not None and rules.fresh is not None:
-        times = filters.normalise(
-            rules.fresh.times, 2, source, name="rules.fresh.times"
-        )
-    if min_score is not None:
-        min_score = check_number("min_score", min_score)
-    if recall_target is not None:
-        recall_target = check_number("recall_target", recall_target)
-        if not 0 < recall_target <= 1:
-            raise ConfigError(
-                f"recall_target must be above 0 and at most 1, got {recall_target!r}",
-                hint="1 is the exact scan.",
-            )
-    return Wanted(
-        k=k,
-        exclude=tuple(exclude),
-        among=eligible,
-        nothing=nothing,
-        amounts=amounts,
-        boost=boost_query,
-        rules=rules,
-        per=per,
-        times=times,
-        min_score=min_score,
-        recall_target=recall_target,
-    )
-
-
-def _boosts(
-    boost: Boost | None, source: object
-) -> tuple[Mapping[ItemId, float], Normalised | None]:
-    if boost is None:
-        return {}, None
-    if not isinstance(boost, Mapping):
-        return {}, filters.normalise(boost, 2, source, name="boost")
-    given = cast("Mapping[ItemId, float]", boost)
-    if len(given) > MOST_ITEMS:
-        raise ConfigError(
-            f"boost names {len(given)} items, the most is {MOST_ITEMS}",
-            hint="Pass a query of two columns, item id and amount.",
-        )
-    return {i: check_number("boost", amount) for i, amount in given.items()}, None
 
 
 def find(
@@ -193,7 +53,7 @@ def find(
         ConfigError: An id is not of the model's type.
         SourceError: A query of the application fails.
     """
-    check_ids(version.config, None, None, _named(wanted))
+    check_ids(version.config, None, None, wanted.named)
     if wanted.nothing:
         return [], []
     exact, ef_search = effort(version, wanted.recall_target)
@@ -257,11 +117,6 @@ def _find_each(
     return _page(wanted, _interests.pooled(found), version.tower.dim)
 
 
-def _named(wanted: Wanted) -> list[ItemId]:
-    rules = wanted.rules or _NO_RULES
-    return [*wanted.exclude, *wanted.amounts, *rules.pin, *rules.bury]
-
-
 def effort(version: Loaded, target: float | None) -> tuple[bool, int]:
     """Return whether the scan is exact, and else the candidates of the index.
 
@@ -290,7 +145,7 @@ def _look(
     def text(given: Normalised | None, name: str) -> str | None:
         return None if given is None else filters.literal(conn, given, name=name)
 
-    rules = wanted.rules or _NO_RULES
+    rules = wanted.rules or NO_RULES
     among = text(wanted.among, "among")
     return Look(
         query=query,
@@ -299,7 +154,7 @@ def _look(
         pinned=list(rules.pin),
         never=list(wanted.exclude),
         buried=list(rules.bury),
-        wish=_considered(wanted),
+        wish=wanted.considered,
         ef_search=None,
         first=None,
         whole=among is not None and _WHOLE.search(among) is not None,
@@ -314,25 +169,9 @@ def _look(
     )
 
 
-def _considered(wanted: Wanted) -> int:
-    """Return how many eligible items the order of the page is made of.
-
-    Each boosted item may leave the first k, or take a place among them.
-    """
-    rules = wanted.rules or _NO_RULES
-    least = wanted.k + len(wanted.amounts)
-    reordered = (
-        wanted.boost is not None or rules.fresh is not None or rules.mmr is not None
-    )
-    if not reordered:
-        return least
-    chosen = rules.candidates or min(MOST_CANDIDATES, max(100, 10 * wanted.k))
-    return max(chosen, least)
-
-
 def _page(wanted: Wanted, found: Seen, dim: int) -> Found:
     """Return the page that the rules make of the candidates."""
-    rules = wanted.rules or _NO_RULES
+    rules = wanted.rules or NO_RULES
     ids, scores = found.item_ids, np.array(found.scores, np.float64)
     scores += [wanted.amounts.get(item, 0.0) for item in ids]
     scores += _bonus(ids, found.amount_ids, found.amounts)
@@ -405,7 +244,7 @@ class _Memory:
         )
         # A filter may be a list of ids of any length.
         digest = blake2b(what.encode(), digest_size=16).digest()
-        self._key = version.statements.suffix, digest, _considered(wanted)
+        self._key = version.statements.suffix, digest, wanted.considered
 
     def first(self, ef_search: int) -> int | None:
         known = self._known.get(self._key)

@@ -18,7 +18,6 @@ import psycopg
 
 from recsys import _breaker, _candidates, _deadline, observe, retrieval, schema
 from recsys._breaker import Breaker
-from recsys._candidates import Wanted
 from recsys._db import Connection
 from recsys._deadline import Deadline
 from recsys._fallback import (
@@ -34,6 +33,7 @@ from recsys._fallback import (
 from recsys._loaded import LoadedVersions, Turn
 from recsys._own import ConnectionLost, OwnConnections, savepoint
 from recsys._replicas import LATE, Behind, Reads, breaker_of
+from recsys._wanted import Wanted
 from recsys.connections import ConnectionSource
 from recsys.errors import ConfigError, DatabaseUnavailable, RecsysError
 from recsys.impressions import Entry, ImpressionLog, NotLogged

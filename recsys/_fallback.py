@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from psycopg import errors as pg
 from psycopg.pq import TransactionStatus
 
-from recsys._candidates import Wanted
 from recsys._db import callers_fault
 from recsys._deadline import DeadlineExceeded
 from recsys._key import key_of, of_session
+from recsys._wanted import Wanted
 from recsys.errors import DatabaseUnavailable, RecsysError
 from recsys.types import ItemId, Page, Recommendation, UserId
 

@@ -17,9 +17,9 @@ import numpy as np
 
 from recsys import _candidates, _db, _deadline, retrieval
 from recsys._arguments import check_context, check_ids
-from recsys._candidates import Wanted
 from recsys._db import Connection
 from recsys._loaded import Turn
+from recsys._wanted import Wanted
 from recsys.errors import ConfigError, UnknownItem
 from recsys.filters import Query
 from recsys.impressions import ImpressionLog, record_outcome

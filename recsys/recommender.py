@@ -20,7 +20,7 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys import _candidates, retrieval
+from recsys import _candidates, _wanted, retrieval
 from recsys._arguments import (
     check_ids,
     check_request_id,
@@ -28,13 +28,13 @@ from recsys._arguments import (
     shown_before,
     unit_of,
 )
-from recsys._candidates import Boost, Search
 from recsys._db import Connection
 from recsys._engine import Engine
 from recsys._fallback import plea
 from recsys._loaded import LoadedVersions, Turn
 from recsys._replicas import MAX_LAG_S, reads_of
 from recsys._request import ForUser, Interaction, LikeItem
+from recsys._wanted import Boost, Search
 from recsys.connections import place_of, source_of
 from recsys.filters import Query
 from recsys.impressions import (
@@ -191,7 +191,7 @@ class Recommender:
             "min_score": min_score,
             "recall_target": recall_target,
         }
-        wanted = _candidates.wanted(
+        wanted = _wanted.wanted(
             k, exclude=(*earlier, *own), source=self._source, **search
         )
         again = partial(
@@ -295,7 +295,7 @@ class Recommender:
             "min_score": min_score,
             "recall_target": recall_target,
         }
-        wanted = _candidates.wanted(
+        wanted = _wanted.wanted(
             k, exclude=(item_id, *earlier, *own), source=self._source, **search
         )
         again = partial(
@@ -422,7 +422,7 @@ class Recommender:
             if state is None or state.generation != turn.generation:
                 return None
             query = version.query(state, None)
-            _candidates.find(conn, version, query, _candidates.wanted(20))
+            _candidates.find(conn, version, query, _wanted.wanted(20))
             return version.number
 
         return self._engine.read(self._source, ask)

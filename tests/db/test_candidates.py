@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from recsys import _candidates, _db, _request_sql, retrieval
+from recsys import _candidates, _db, _request_sql, _wanted, retrieval
 from recsys._loaded import Loaded, LoadedVersions
 from recsys.errors import ConfigError, SourceError
 from recsys.rules import Fresh, Rules
@@ -78,7 +78,7 @@ def find(
 ) -> tuple[list[ItemId], list[float]]:
     # Exact, so that what differs from the slow reading is no recall of the index.
     options.setdefault("recall_target", 1)
-    wanted = _candidates.wanted(k, **options)
+    wanted = _wanted.wanted(k, **options)
     ids, found = _candidates.find(conn, catalogue.version, query(seed), wanted, seen)
     return list(ids), list(found)
 
@@ -609,16 +609,16 @@ def test_the_query_that_fails_is_named(
         lambda: Fresh(BRANDS, timedelta(0), 1),
         lambda: Fresh(BRANDS, 7, 1),  # type: ignore[arg-type]
         lambda: Fresh(BRANDS, timedelta(1), float("inf")),
-        lambda: _candidates.wanted(5, rules={"mmr": 1}),  # type: ignore[arg-type]
-        lambda: _candidates.wanted(5, among=17),
-        lambda: _candidates.wanted(5, among=("select 1", "x")),
-        lambda: _candidates.wanted(5, among=("select 1", [], [])),
-        lambda: _candidates.wanted(5, boost={1: "2"}),
-        lambda: _candidates.wanted(5, boost={1: float("nan")}),
-        lambda: _candidates.wanted(5, boost=dict.fromkeys(range(1001), 1.0)),
-        lambda: _candidates.wanted(5, min_score=float("inf")),
-        lambda: _candidates.wanted(5, recall_target=0),
-        lambda: _candidates.wanted(5, recall_target=1.1),
+        lambda: _wanted.wanted(5, rules={"mmr": 1}),  # type: ignore[arg-type]
+        lambda: _wanted.wanted(5, among=17),
+        lambda: _wanted.wanted(5, among=("select 1", "x")),
+        lambda: _wanted.wanted(5, among=("select 1", [], [])),
+        lambda: _wanted.wanted(5, boost={1: "2"}),
+        lambda: _wanted.wanted(5, boost={1: float("nan")}),
+        lambda: _wanted.wanted(5, boost=dict.fromkeys(range(1001), 1.0)),
+        lambda: _wanted.wanted(5, min_score=float("inf")),
+        lambda: _wanted.wanted(5, recall_target=0),
+        lambda: _wanted.wanted(5, recall_target=1.1),
     ],
 )
 def test_wishes_that_make_no_sense_are_refused(make: Any) -> None:
@@ -636,7 +636,7 @@ def test_wishes_that_make_no_sense_are_refused(make: Any) -> None:
 )
 def test_what_is_no_query_is_refused_with_one_that_is(options: Any, hint: str) -> None:
     with pytest.raises(ConfigError, match="must be a query") as caught:
-        _candidates.wanted(5, **options)
+        _wanted.wanted(5, **options)
 
     assert re.search(hint, caught.value.hint)
 

@@ -19,6 +19,7 @@ from recsys import (
     _candidates,
     _db,
     _index_key,
+    _wanted,
     retrieval,
     rollout,
     versions,
@@ -183,7 +184,7 @@ def test_a_filtered_page_has_the_same_recall(
         item: catalogue.vectors[item]
         for (item,) in conn.execute(among.encode()).fetchall()
     }
-    wanted = _candidates.wanted(20, among=among)
+    wanted = _wanted.wanted(20, among=among)
     recalls = []
 
     for query in queries():
@@ -224,7 +225,7 @@ def test_rules_and_the_least_score_see_the_whole_vectors(
     least = float(catalogue.vectors[order[9]] @ rounded) - 1e-4
 
     def ask(**options: Any) -> list[ItemId]:
-        wanted = _candidates.wanted(20, **options)
+        wanted = _wanted.wanted(20, **options)
         return list(_candidates.find(conn, catalogue.version, query, wanted)[0])
 
     assert found_share(ask(min_score=least), order[:10]) >= 0.9

@@ -11,9 +11,9 @@ from uuid import UUID, uuid4
 import pytest
 
 from recsys import _fallback, _key
-from recsys._candidates import wanted
 from recsys._fallback import Memory, Plea, plea
 from recsys._key import key_of
+from recsys._wanted import wanted
 from recsys.rules import Rules
 from recsys.types import ItemId, Page, Recommendation
 

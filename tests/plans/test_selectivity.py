@@ -16,7 +16,7 @@ import pytest
 import world
 from numpy.typing import NDArray
 
-from recsys import _candidates, _copy, _db
+from recsys import _candidates, _copy, _db, _wanted
 from recsys._loaded import Loaded, LoadedVersions
 from recsys.rules import Rules
 
@@ -104,7 +104,7 @@ def fill(
 def answered(
     big: Big, conn: _db.Connection, n: int, *, k: int = K, **options: Any
 ) -> tuple[list[Any], float]:
-    wanted = _candidates.wanted(k, **options)
+    wanted = _wanted.wanted(k, **options)
     start = time.perf_counter()
     ids, _ = _candidates.find(conn, big.version, big.queries[n], wanted)
     return list(ids), (time.perf_counter() - start) * 1e3
