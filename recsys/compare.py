@@ -138,55 +138,37 @@ def compare(
         VersionStateError: A version failed, is retired or has nothing loaded, or the
             base is not ready.
     """
-    if not 1 <= k <= 1000:
-        raise ConfigError(f"k must be from 1 to 1000, got {k}")
-    if max_users < 1:
-        raise ConfigError(f"the number of users must be positive, got {max_users}")
-    if cutoff is not None and holdout is not None:
-        raise ConfigError("pass either a cut-off or a holdout")
-    gate, from_file = gate or Gate(), holdout is not None
+    _check(k, max_users, cutoff, holdout)
+    gate = gate or Gate()
     if cutoff is not None and cutoff.tzinfo is None:
         cutoff = cutoff.replace(tzinfo=UTC)
     with _one_snapshot(conn):
         pair = _pair.find(conn, model, number, base)
-        unknown = _pair.untold(conn, pair) if holdout is None else ()
-        holdout = holdout or _pair.later(conn, pair, cutoff)
-        relevant = {user: took for user, took in holdout.relevant.items() if took}
-        users = _pair.sample(relevant, max_users, seed)
-        if not users:
-            raise _pair.nothing(holdout.before)
-        wanted = [relevant[user] for user in users]
-        asked = _measure.ask(
-            conn, pair, users, holdout.before, max(k, HIT_DEPTH), progress
-        )
-        found = _measure.measure(
-            conn, pair, asked, wanted, holdout.before,
-            k=k, seed=seed, progress=progress,
-        )  # fmt: skip
-        examples = _examples(conn, pair, users, wanted, holdout.before, found)
+        told = _measured(conn, pair, cutoff, holdout, k, max_users, seed, progress)
+    found = told.found
     passed, verdict = _gate.judge(
         gate,
         _gate.Facts(
             number=number,
             base=found.base,
-            users=len(users),
-            population=len(relevant),
+            users=told.users,
+            population=told.population,
             metrics=found.metrics,
             quality=f"ndcg@{k}",
             recall_target=pair.candidate.config.index.recall_target,
             ann_high=found.ann_high,
             limited=pair.limit,
-            unknown=unknown,
-            from_file=from_file,
+            unknown=told.unknown,
+            from_file=holdout is not None,
         ),
     )
     return Comparison(
         model=model,
         number=number,
         base_number=pair.base.number if pair.base else None,
-        cutoff=holdout.before,
-        users=len(users),
-        hits=sum(map(len, wanted)),
+        cutoff=told.before,
+        users=told.users,
+        hits=told.hits,
         k=k,
         sample_percent=pair.sample_percent,
         limited=pair.limit is not None,
@@ -195,8 +177,75 @@ def compare(
         metrics=found.metrics,
         gate={**asdict(gate), "seed": seed},
         # Of many seeds one asks the users that suit the candidate.
-        standard=not gate.weaker and (seed == 0 or len(users) == len(relevant)),
-        examples=examples,
+        standard=not gate.weaker and (seed == 0 or told.users == told.population),
+        examples=told.examples,
+    )
+
+
+def _check(
+    k: int, max_users: int, cutoff: datetime | None, holdout: Holdout | None
+) -> None:
+    if not 1 <= k <= 1000:
+        raise ConfigError(f"k must be from 1 to 1000, got {k}")
+    if max_users < 1:
+        raise ConfigError(f"the number of users must be positive, got {max_users}")
+    if cutoff is not None and holdout is not None:
+        raise ConfigError("pass either a cut-off or a holdout")
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """What both answered.
+
+    Attributes:
+        found: The metrics, and the lists.
+        users: Users that were asked.
+        population: Users that could have been.
+        hits: Pairs of those asked that count.
+        before: Histories end and hits begin here.
+        unknown: Versions of which it is not known what they were trained on.
+        examples: Lists of some.
+    """
+
+    found: Found
+    users: int
+    population: int
+    hits: int
+    before: datetime | None
+    unknown: tuple[int, ...]
+    examples: tuple[Example, ...]
+
+
+def _measured(
+    conn: Connection,
+    pair: Pair,
+    cutoff: datetime | None,
+    holdout: Holdout | None,
+    k: int,
+    max_users: int,
+    seed: int,
+    progress: Progress,
+) -> _Measured:
+    """Ask both versions in the caller's snapshot."""
+    unknown = _pair.untold(conn, pair) if holdout is None else ()
+    holdout = holdout or _pair.later(conn, pair, cutoff)
+    relevant = {user: took for user, took in holdout.relevant.items() if took}
+    users = _pair.sample(relevant, max_users, seed)
+    if not users:
+        raise _pair.nothing(holdout.before)
+    wanted = [relevant[user] for user in users]
+    asked = _measure.ask(conn, pair, users, holdout.before, max(k, HIT_DEPTH), progress)
+    found = _measure.measure(
+        conn, pair, asked, wanted, holdout.before, k=k, seed=seed, progress=progress
+    )
+    return _Measured(
+        found=found,
+        users=len(users),
+        population=len(relevant),
+        hits=sum(map(len, wanted)),
+        before=holdout.before,
+        unknown=unknown,
+        examples=_examples(conn, pair, users, wanted, holdout.before, found),
     )
 
 
