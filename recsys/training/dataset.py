@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,13 +157,10 @@ class Dataset:
         item_index = index_of(catalogue, "item_id")
         item = np.array([item_index.get(i, -1) for i in item_list], np.int32)
         known = item >= 0
-        user_index: dict[UserId, int] = {}
-        user = np.array(
-            [user_index.setdefault(u, len(user_index)) for u in user_list], np.int32
-        )
-        names = _distinct(list(kinds)) if kinds is not None else [""]
-        code = {name: place for place, name in enumerate(names)}
-        kind = np.array([code[k] for k in kinds or [""] * len(user)], np.int16)
+        met, user = _numbered(user_list, np.int32)
+        names, kind = [""], np.zeros(len(user), np.int16)
+        if kinds is not None:
+            names, kind = _numbered(kinds, np.int16)
         time = np.full(len(user), np.nan) if times is None else np.asarray(times, "f8")
         value = None
         if config.interactions.value and values is not None:
@@ -174,24 +171,14 @@ class Dataset:
             raise SourceError("users, items, times, kinds and values differ in length")
         time, future = known_times(time, now)
         until = latest(time)
-        items_side = users_side = contexts_side = None
-        context: NDArray[np.int32] | None = None
-        if config.items.features:
-            items_side = _side(config, "item", item_columns or {}, catalogue, until)
-        if config.users.features:
-            ids = _plain(user_ids) if user_ids is not None else list(user_index)
-            encoded = _side(config, "user", user_columns or {}, ids, until)
-            users_side = encoded.reordered(ids, list(user_index))
-        if config.context.features:
-            columns = context_columns or {}
-            rows, context = _distinct_rows(config, columns, len(user))
-            fitted = fit_side(config.context.features, [columns], until)
-            contexts_side = encode_rows("context", fitted, [(rows, _height(rows))])
-            context = context[known]
+        encoded_items = _side(config, "item", item_columns or {}, catalogue, until)
+        wearers = _plain(user_ids) if user_ids is not None else met
+        encoded = _side(config, "user", user_columns or {}, wearers, until)
+        contexts, context = _contexts(config, context_columns or {}, len(user), until)
         weight, target = kind_weights(config.interactions, names)
         return cls(
             item_ids=catalogue,
-            user_ids=list(user_index),
+            user_ids=met,
             user=user[known],
             item=item[known],
             time=time[known],
@@ -199,10 +186,10 @@ class Dataset:
             kinds=tuple(names),
             kind_weight=weight,
             kind_target=target,
-            context=context,
-            items=items_side,
-            users=users_side,
-            contexts=contexts_side,
+            context=None if context is None else context[known],
+            items=encoded_items,
+            users=None if encoded is None else encoded.reordered(wearers, met),
+            contexts=contexts,
             dropped=int((~known).sum()),
             until=until,
             value=_value(config.interactions, None if value is None else value[known]),
@@ -285,8 +272,10 @@ def _side(
     columns: Columns,
     ids: Sequence[Hashable],
     until: float | None,
-) -> EncodedSide:
+) -> EncodedSide | None:
     source = config.items if side == "item" else config.users
+    if not source.features:
+        return None
     missing = [f.name for f in source.features if f.name not in columns]
     if missing:
         raise SourceError(f"{side} feature columns are missing: {', '.join(missing)}")
@@ -294,21 +283,22 @@ def _side(
     return encode_rows(side, fitted, [(columns, len(ids))])
 
 
-def _distinct_rows(
-    config: ModelConfig, columns: Columns, count: int
-) -> tuple[Mapping[str, Sequence[object]], NDArray[np.int32]]:
-    names = [f.name for f in config.context.features]
-    index: dict[tuple[object, ...], int] = {}
-    rows = zip(*(columns[name] for name in names), strict=True)
-    place = np.array([index.setdefault(row, len(index)) for row in rows], np.int32)
+def _contexts(
+    config: ModelConfig, columns: Columns, count: int, until: float | None
+) -> tuple[EncodedSide | None, NDArray[np.int32] | None]:
+    """Return the encoded distinct contexts, and which of them each interaction has."""
+    features = config.context.features
+    if not features:
+        return None, None
+    rows, place = _numbered(
+        list(zip(*(columns[feature.name] for feature in features), strict=True)),
+        np.int32,
+    )
     if len(place) != count:
         raise SourceError("context columns differ in length from the interactions")
-    values = list(index)
-    return {n: [row[j] for row in values] for j, n in enumerate(names)}, place
-
-
-def _height(columns: Mapping[str, Sequence[object]]) -> int:
-    return len(next(iter(columns.values())))
+    distinct = {f.name: [row[j] for row in rows] for j, f in enumerate(features)}
+    fitted = fit_side(features, [columns], until)
+    return encode_rows("context", fitted, [(distinct, len(rows))]), place
 
 
 def _plain(ids: Sequence[_Id] | NDArray[np.generic]) -> list[_Id]:
@@ -319,3 +309,12 @@ def _plain(ids: Sequence[_Id] | NDArray[np.generic]) -> list[_Id]:
 
 def _distinct(values: Sequence[_Id]) -> list[_Id]:
     return list(dict.fromkeys(values))
+
+
+def _numbered(
+    values: Sequence[_Id], kind: type[np.signedinteger[Any]]
+) -> tuple[list[_Id], NDArray[Any]]:
+    """Return the distinct values, and the place of each."""
+    index: dict[_Id, int] = {}
+    places = [index.setdefault(value, len(index)) for value in values]
+    return list(index), np.array(places, kind)
