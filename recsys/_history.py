@@ -4,10 +4,27 @@ from __future__ import annotations
 
 from recsys import _sql
 from recsys.config import ModelConfig
+from recsys.encoder.values import json_projection
 from recsys.ids import collation
 
 _MAX_EVENTS = 20_000
 """Newest events of a user that a request reads: a bound on one user's cost."""
+
+
+def user_features(config: ModelConfig, user: str) -> str:
+    """Return the SQL of a user's features as jsonb, null without any.
+
+    Args:
+        config: Declares them.
+        user: SQL of the user's id.
+    """
+    if not config.users.features:
+        return "null::jsonb"
+    fields = json_projection(config.users.features, "source")
+    return (
+        f"(select {fields} from ({config.users.sql}\n) as source"
+        f" where source.user_id = {user} limit 1)"
+    )
 
 
 def sequence_values(config: ModelConfig, suffix: str) -> dict[str, str]:

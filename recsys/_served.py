@@ -15,7 +15,6 @@ from recsys._db import Connection, Halfvec
 from recsys._interests import sure_places
 from recsys._queries import queries
 from recsys._tower import QueryTower
-from recsys.encoder.values import json_projection
 from recsys.errors import SourceError
 from recsys.ids import collation
 from recsys.progress import Progress
@@ -133,13 +132,7 @@ def _restricted_state(version: ModelVersion, only: str) -> bytes:
     """Return the state statement with histories of the items that ``only`` has."""
     config = version.config
     columns = tuple(version.spec.get("columns", ()))
-    features = "null::jsonb"
-    if config.users.features:
-        fields = json_projection(config.users.features, "source")
-        features = (
-            f"(select {fields} from ({config.users.sql}\n) as source"
-            " where source.user_id = given.p_user limit 1)"
-        )
+    features = _history.user_features(config, "given.p_user")
     more = "".join(f", known.{name}" for name in _request_sql.more_columns(config))
     body = (
         "with every as materialized ("

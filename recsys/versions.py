@@ -22,10 +22,10 @@ from recsys._history import (
     newest_history,
     sequence_values,
     taste,
+    user_features,
 )
 from recsys._index_key import near, ordering
 from recsys.config import IdType, ModelConfig, model_from_dict
-from recsys.encoder.values import json_projection
 from recsys.errors import ConfigError, UnknownModel, UnknownVersion
 from recsys.ids import collation
 
@@ -161,13 +161,6 @@ def _template_values(plan: VersionPlan, config: ModelConfig) -> dict[str, str]:
     sources = (config.items.sql, config.users.sql, config.interactions.sql)
     if any("$function$" in source for source in sources):
         raise ConfigError("a source may not contain the text $function$")
-    features = "null::jsonb"
-    if config.users.features:
-        fields = json_projection(config.users.features, "source")
-        features = (
-            f"(select {fields} from ({config.users.sql}\n) as source"
-            " where source.user_id = p_user limit 1)"
-        )
     return {
         "s": plan.suffix,
         "suffix_literal": _sql.literal(plan.suffix),
@@ -180,7 +173,7 @@ def _template_values(plan: VersionPlan, config: ModelConfig) -> dict[str, str]:
         "vector_dim": str(config.train.dim + 1),
         "history": str(config.history),
         "items": config.items.sql + "\n",
-        "features": features,
+        "features": user_features(config, "p_user"),
         "collate": collation(config.item_id),
         "near": near(config, plan.suffix),
         "taste": taste(config, columns=plan.spec.get("columns", ())),
