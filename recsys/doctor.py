@@ -14,15 +14,14 @@ from recsys import (
     _doctor_pooler,
     _index,
     _sql,
-    artifacts,
     config,
+    rollout,
     schema,
     versions,
 )
 from recsys._db import Connection
 from recsys._finding import Finding
 from recsys._source import source_errors
-from recsys._tower import ItemTower, QueryTower
 from recsys.errors import RecsysError
 from recsys.settings import Settings
 from recsys.versions import ModelVersion
@@ -181,7 +180,7 @@ def _version(conn: Connection, version: ModelVersion) -> Iterator[Finding]:
             f"recsys backfill {version.model} {version.number}",
         )
     try:
-        _load_towers(conn, version)
+        rollout.run_towers(conn, version)
     except RecsysError as exc:
         yield _failure(name, exc)
         return
@@ -199,24 +198,6 @@ def _version(conn: Connection, version: ModelVersion) -> Iterator[Finding]:
     yield _storage(name, version, row)
     yield from _request(conn, name, version)
     yield from _coverage(conn, name, version)
-
-
-def _load_towers(conn: Connection, version: ModelVersion) -> None:
-    """Load both towers as a request and the backfill do, and run them once."""
-    import numpy as np
-
-    settings, dim = version.config, version.config.train.dim
-    query = QueryTower.of(
-        artifacts.get(conn, version.artifacts["query_tower"]), settings
-    )
-    query.encode_one(np.empty((0, dim), np.float32), np.empty(0, np.float32))
-    item = ItemTower(
-        artifacts.get(conn, version.artifacts["item_tower"]),
-        settings.items.features,
-        dim,
-    )
-    zeros = np.zeros((1, dim), np.float32)
-    item.encode({}, 1, zeros, zeros, np.zeros(1, np.float32))
 
 
 def _storage(

@@ -102,6 +102,25 @@ def check_percent(percent: float | str | Decimal) -> Decimal:
     return share
 
 
+def run_towers(conn: Connection, version: versions.ModelVersion) -> None:
+    """Load both towers as requests and the backfill do, and ask each once.
+
+    Raises:
+        ArtifactError: One is missing, damaged or does not fit the version.
+    """
+    config, dim = version.config, version.config.train.dim
+    query = QueryTower.of(artifacts.get(conn, version.artifacts["query_tower"]), config)
+    query.encode_one(np.empty((0, dim), np.float32), np.empty(0, np.float32))
+    item = ItemTower(
+        artifacts.get(conn, version.artifacts["item_tower"]),
+        config.items.features,
+        dim,
+    )
+    nothing = np.zeros((1, dim), np.float32)
+    missing = {feature.name: [None] for feature in config.items.features}
+    item.encode(missing, 1, nothing, nothing, np.full(1, np.nan, np.float32))
+
+
 def check_towers(conn: Connection, version: versions.ModelVersion) -> None:
     """Load both towers and ask each once, before anybody is served by them.
 
@@ -110,20 +129,8 @@ def check_towers(conn: Connection, version: versions.ModelVersion) -> None:
     """
     if version.state not in ("ready", "serving"):
         return  # the state's own error says more
-    config, dim = version.config, version.config.train.dim
     try:
-        query = QueryTower.of(
-            artifacts.get(conn, version.artifacts["query_tower"]), config
-        )
-        query.encode_one(np.empty((0, dim), np.float32), np.empty(0, np.float32))
-        item = ItemTower(
-            artifacts.get(conn, version.artifacts["item_tower"]),
-            config.items.features,
-            dim,
-        )
-        nothing = np.zeros((1, dim), np.float32)
-        missing = {feature.name: [None] for feature in config.items.features}
-        item.encode(missing, 1, nothing, nothing, np.full(1, np.nan, np.float32))
+        run_towers(conn, version)
     except ArtifactError as exc:
         raise ArtifactError(
             f"the towers of version {version.number} of model {version.model!r} do not "
