@@ -64,11 +64,9 @@ def power(
         In [0, 1], for a two-sided test.
     """
     _check(difference, deviation, share)
-    bound = (
-        sequence_factor(users, alpha, users) if sequential else critical_value(alpha)
-    )
+    bound = _bound(users, alpha, sequential=sequential)
     shift = abs(difference) / (deviation * math.sqrt(1 / (users * share * (1 - share))))
-    return _NORMAL.cdf(shift - bound) + _NORMAL.cdf(-shift - bound)
+    return _beyond(shift, bound)
 
 
 def users_needed(
@@ -145,16 +143,23 @@ def detectable(
     if users <= 0:
         raise ConfigError("the number of users must be positive", hint="Pass users.")
     # The power of a fixed number of users depends on difference / deviation only.
-    bound = (
-        sequence_factor(users, alpha, users) if sequential else critical_value(alpha)
-    )
+    bound = _bound(users, alpha, sequential=sequential)
     error = deviation / math.sqrt(users * share * (1 - share))
     low, high = 0.0, bound + 40.0
     for _ in range(200):
         z = (low + high) / 2
-        found = _NORMAL.cdf(z - bound) + _NORMAL.cdf(-z - bound)
-        low, high = (low, z) if found >= target else (z, high)
+        low, high = (low, z) if _beyond(z, bound) >= target else (z, high)
     return high * error
+
+
+def _bound(users: float, alpha: float, *, sequential: bool) -> float:
+    """Return beyond how many standard errors a difference is found."""
+    return sequence_factor(users, alpha, users) if sequential else critical_value(alpha)
+
+
+def _beyond(shift: float, bound: float) -> float:
+    """Return how often a standard normal moved by ``shift`` is beyond the bounds."""
+    return _NORMAL.cdf(shift - bound) + _NORMAL.cdf(-shift - bound)
 
 
 def plan(

@@ -17,7 +17,6 @@ from sqlalchemy import (
     DateTime,
     Double,
     Integer,
-    Numeric,
     Text,
     Uuid,
     func,
@@ -26,6 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.selectable import TableValuedAlias
 from sqlalchemy.types import TypeEngine
 
+from recsys.sqlalchemy.views import experiment_health
 from recsys.types import ItemId, UserId
 
 _TIME = DateTime(timezone=True)
@@ -119,15 +119,11 @@ def experiment_health_at(experiment: str, moment: datetime) -> TableValuedAlias:
     return func.recsys.experiment_health_at(
         literal(experiment, Text), literal(moment, _TIME)
     ).table_valued(
-        Column("arm", Text),
-        Column("share", Numeric),
-        Column("users", BigInteger),
-        Column("expected", Double),
-        Column("first_exposure_at", _TIME),
-        Column("last_exposure_at", _TIME),
-        Column("sample_ratio_p", Double),
-        Column("mismatch", Boolean),
-        Column("note", Text),
+        *(
+            Column(column.name, column.type)
+            for column in experiment_health.columns
+            if column.name != "experiment"
+        )
     )
 
 
