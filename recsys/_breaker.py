@@ -15,7 +15,7 @@ import logging
 import os
 from time import monotonic
 
-from recsys._fallback import Reason, reason_of
+from recsys._reason import Reason, reason_of
 from recsys.artifacts import StillLoading
 from recsys.errors import (
     DatabaseUnavailable,

@@ -25,13 +25,11 @@ from recsys._fallback import (
     POPULAR_MOST_S,
     Memory,
     Plea,
-    Reason,
-    check_session,
     popular_query,
-    reason_of,
 )
 from recsys._loaded import LoadedVersions, Turn
 from recsys._own import ConnectionLost, OwnConnections, savepoint
+from recsys._reason import Reason, check_session, reason_of
 from recsys._replicas import LATE, Behind, Reads, breaker_of
 from recsys._wanted import Wanted
 from recsys.connections import ConnectionSource

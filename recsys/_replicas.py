@@ -27,10 +27,10 @@ from psycopg.conninfo import conninfo_to_dict
 
 from recsys import _breaker, _deadline
 from recsys._deadline import Deadline
-from recsys._fallback import reason_of
 from recsys._loaded import LoadedVersions
 from recsys._own import ConnectionLost, OwnConnections
 from recsys._position import Position, lag_s, position
+from recsys._reason import reason_of
 from recsys.connections import ConnectionSource
 from recsys.errors import ConfigError, RecsysError
 

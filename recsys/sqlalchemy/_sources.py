@@ -15,8 +15,8 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from recsys import _db, schema
-from recsys._fallback import SessionUnusable
 from recsys._own import ENDED, ConnectionLost
+from recsys._reason import SessionUnusable
 from recsys.errors import ConfigError, DatabaseUnavailable
 
 _FORKED: weakref.WeakSet[Engine] = weakref.WeakSet()

@@ -11,10 +11,10 @@ import psycopg
 import pytest
 from psycopg import errors as pg
 
-from recsys import _breaker, _fallback
+from recsys import _breaker
 from recsys._breaker import Breaker, CircuitOpen
 from recsys._deadline import DeadlineExceeded
-from recsys._fallback import reason_of
+from recsys._reason import SessionUnusable, reason_of
 from recsys.errors import (
     ConfigError,
     DatabaseUnavailable,
@@ -144,7 +144,7 @@ def test_a_trial_that_fails_opens_it_for_twice_as_long() -> None:
         SourceError("filter"),
         ConfigError("k"),
         pg.InFailedSqlTransaction("aborted"),
-        _fallback.SessionUnusable("x", "connection busy", ""),
+        SessionUnusable("x", "connection busy", ""),
         KeyError("a bug"),
     ],
 )

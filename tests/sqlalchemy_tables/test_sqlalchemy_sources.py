@@ -38,8 +38,8 @@ from sqlalchemy.orm import (
 from sqlalchemy.types import TypeEngine
 
 from recsys import Page, Recommendation, Recommender, _breaker
-from recsys._fallback import SessionUnusable
 from recsys._own import ConnectionLost
+from recsys._reason import SessionUnusable
 from recsys.errors import ConfigError, DatabaseUnavailable, SourceError
 from recsys.sqlalchemy import EngineSource, SessionSource, instances, source
 
