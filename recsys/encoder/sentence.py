@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys._tower import load_onnxruntime
+from recsys._onnx import load_onnxruntime
 from recsys.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys._tower import load_onnxruntime
+from recsys._onnx import load_onnxruntime
 from recsys.config import Feature
 from recsys.encoder.fit import FittedSide, fit
 from recsys.encoder.graph import encoder_model

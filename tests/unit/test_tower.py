@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from encoder_reference import item, query, random_weights
 
-from recsys import _tower
+from recsys import _onnx, _tower
 from recsys._tower import ItemTower, QueryTower
 from recsys.config import Feature
 from recsys.encoder import FittedSide, fit
@@ -205,14 +205,14 @@ def test_columns_of_another_length_are_refused(items):
 def test_many_threads_make_one_session(monkeypatch):
     tower = QueryTower(query_tower(DIM, NONE, NONE, WEIGHTS), (), (), DIM)
     loads, found = [], []
-    load = _tower._load
+    load = _onnx._load
 
     def slow_load(*args):
         loads.append(1)
         time.sleep(0.05)  # long enough for every thread to arrive
         return load(*args)
 
-    monkeypatch.setattr(_tower, "_load", slow_load)
+    monkeypatch.setattr(_onnx, "_load", slow_load)
     gate = threading.Barrier(8)
 
     def work():
@@ -236,12 +236,12 @@ def test_another_process_id_makes_another_session(monkeypatch):
     tower = QueryTower(query_tower(DIM, NONE, NONE, WEIGHTS), (), (), DIM)
     before = tower.encode_one(random(3, DIM), np.ones(3))
     inherited = tower._session._held
-    monkeypatch.setattr(_tower.os, "getpid", lambda: 1)
+    monkeypatch.setattr(_onnx.os, "getpid", lambda: 1)
 
     after = tower.encode_one(random(3, DIM), np.ones(3))
 
     assert tower._session._held is not inherited
-    assert inherited in _tower._INHERITED
+    assert inherited in _onnx._INHERITED
     np.testing.assert_array_equal(before, after)
 
 
@@ -252,14 +252,14 @@ def test_a_forked_child_encodes(tmp_path):
     script = f"""
         import os, sys
         import numpy as np
-        from recsys import _tower
+        from recsys import _onnx, _tower
         model = open({str(model)!r}, "rb").read()
         used = _tower.QueryTower(model, (), (), {DIM})
         fresh = _tower.QueryTower(model, (), (), {DIM})
         history, weights = np.ones((2, {DIM})), np.ones(2)
         expected = used.encode_one(history, weights)
         parents = used._session._held
-        _tower._LOCKS[0].acquire()
+        _onnx._LOCKS[0].acquire()
         child = os.fork()
         if not child:
             same = all(
