@@ -17,7 +17,7 @@ from twofold import NEW, QUIET, Twofold, add_items, assert_consistent, even, mom
 
 from recsys import versions
 from recsys.errors import SourceError, TrainingError
-from recsys.updates import reading, run
+from recsys.updates import guarded, reading, run
 from recsys.updates.products import one_thread
 from recsys.updates.settings import UpdateConfig
 
@@ -212,7 +212,7 @@ def test_the_step_that_ranks_the_newest_best_is_taken(
     shop: Twofold, monkeypatch: pytest.MonkeyPatch, steps: tuple[float, float]
 ) -> None:
     """Ten times the length of a row is too far, whichever is tried first."""
-    monkeypatch.setattr(run, "_STEPS", steps)
+    monkeypatch.setattr(guarded, "_STEPS", steps)
     shop.happen([(u, i) for i in (2, 4, 6, 8) for u in range(1, 40, 2)], at_s=10)
     shop.happen([(u, i) for i in (2, 4) for u in range(2, 26, 2)], at_s=1000)
 
@@ -230,7 +230,7 @@ def test_where_nobody_can_judge_the_careful_step_is_taken(shop: Twofold) -> None
 
     assert done.state == "published"
     assert done.metrics is not None
-    assert done.metrics["lr"] == pytest.approx(0.1 * run._STEPS[-1])
+    assert done.metrics["lr"] == pytest.approx(0.1 * guarded._STEPS[-1])
 
 
 def test_candidate_and_base_are_updated_each_on_its_own_rows(shop: Twofold) -> None:
