@@ -20,6 +20,7 @@ from recsys import _breaker, _candidates, _deadline, observe, retrieval, schema
 from recsys._breaker import Breaker
 from recsys._db import Connection
 from recsys._deadline import Deadline
+from recsys._entry import Entry
 from recsys._fallback import (
     POPULAR_K,
     POPULAR_MOST_S,
@@ -34,7 +35,7 @@ from recsys._replicas import LATE, Behind, Reads, breaker_of
 from recsys._wanted import Wanted
 from recsys.connections import ConnectionSource
 from recsys.errors import ConfigError, DatabaseUnavailable, RecsysError
-from recsys.impressions import Entry, ImpressionLog, NotLogged
+from recsys.impressions import ImpressionLog, NotLogged
 from recsys.types import Page, Recommendation
 
 logger = logging.getLogger("recsys")

@@ -30,6 +30,7 @@ from recsys._arguments import (
 )
 from recsys._db import Connection
 from recsys._engine import Engine
+from recsys._entry import Entry
 from recsys._fallback import plea
 from recsys._loaded import LoadedVersions, Turn
 from recsys._replicas import MAX_LAG_S, reads_of
@@ -37,12 +38,7 @@ from recsys._request import ForUser, Interaction, LikeItem
 from recsys._wanted import Boost, Search
 from recsys.connections import place_of, source_of
 from recsys.filters import Query
-from recsys.impressions import (
-    Entry,
-    ImpressionLog,
-    Mode,
-    check_value,
-)
+from recsys.impressions import ImpressionLog, Mode, check_value
 from recsys.observe import Stopwatch
 from recsys.rules import Rules
 from recsys.types import ItemId, Page, UserId

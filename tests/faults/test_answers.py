@@ -13,9 +13,10 @@ import pytest
 from island import Island
 
 from recsys import Recommender, _db, _fallback, observe, rollout
+from recsys._entry import Entry
 from recsys.assignment import Assignment
 from recsys.connections import place_of, source_of
-from recsys.impressions import Entry, ImpressionLog
+from recsys.impressions import ImpressionLog
 from recsys.observe import Answered
 from recsys.rules import Rules
 from recsys.types import Page
