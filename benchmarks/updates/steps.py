@@ -18,6 +18,7 @@ from benchmarks.report import Row
 from benchmarks.updates import daily
 from recsys import _db, versions
 from recsys.types import ItemId
+from recsys.updates import guarded
 from recsys.updates import run as updates
 from recsys.updates.encoding import read_problem
 from recsys.updates.learner import Catalogue, Pace
@@ -68,7 +69,7 @@ class _Way:
         """Go on with a part."""
         every = np.ones(len(news), np.bool_)
         pace = Pace(tau, self.lr, self.passes)
-        moving = updates._pass(problem, news, every, problem.moving, pace)
+        moving = guarded.learned(problem, news, every, problem.moving, pace)
         vectors = unit(moving.served + moving.served_rest)[0]
         past = moving.history + moving.history_rest
         self.rows |= {
@@ -125,9 +126,9 @@ def _rank(
     problem: Problem, news: News, begin: datetime, rises: dict[str, float]
 ) -> dict[str, float | int]:
     """Rank for the users of a part, with what had risen before it."""
-    bias = updates._masked(problem).bias.copy()
+    bias = guarded.masked(problem).bias.copy()
     bias += np.array([rises.get(str(item), 0.0) for item in problem.items], np.float32)
     catalogue = Catalogue(problem.catalogue.vectors, bias)
     every = np.ones(len(news), np.bool_)
-    found = updates._examine(problem, news, every, begin.timestamp(), catalogue)
+    found = guarded.examine(problem, news, every, begin.timestamp(), catalogue)
     return found.means()

@@ -81,7 +81,7 @@ def learn(
             f"NDCG@20 on the newest interactions fell by {-difference:.4f}, more"
             f" than {config.guard:g} standard errors ({error:.4f})"
         )
-    moving = _pass(problem, news, ~older, best.moving, best.pace)
+    moving = learned(problem, news, ~older, best.moving, best.pace)
     if not (np.isfinite(moving.served).all() and np.isfinite(moving.history).all()):
         reason = "the rows are not finite: lower update.lr"
     return metrics, NewRows(problem.ids, moving.served, moving.history), reason
@@ -91,7 +91,7 @@ def _try(
     problem: Problem, news: News, older: NDArray[np.bool_], cut: float, pace: Pace
 ) -> _Trial:
     """Learn from the older part, and rank the newer one."""
-    moving = _pass(problem, news, older, problem.moving, pace)
+    moving = learned(problem, news, older, problem.moving, pace)
     catalogue = _with(problem, moving)
     found = examine(problem, news, ~older, cut, catalogue, moving)
     return _Trial(pace, moving, found)
@@ -104,7 +104,7 @@ def _older(news: News) -> tuple[NDArray[np.bool_], float]:
     return (older, cut) if older.any() else (np.ones(len(news), np.bool_), math.inf)
 
 
-def _pass(
+def learned(
     problem: Problem,
     news: News,
     chosen: NDArray[np.bool_],

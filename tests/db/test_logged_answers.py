@@ -14,7 +14,7 @@ import pytest
 import world
 from world import Shop
 
-from recsys import Recommender, _db, guardrails, recommender, rollout
+from recsys import Recommender, _db, _request, guardrails, rollout
 from recsys.errors import (
     ArtifactError,
     ConfigError,
@@ -397,7 +397,7 @@ def test_an_outcome_of_now_is_timed_by_the_server(
         def now(cls, tz: object = None) -> datetime:
             return datetime.now(UTC) - timedelta(hours=2)
 
-    monkeypatch.setattr(recommender, "datetime", Behind)
+    monkeypatch.setattr(_request, "datetime", Behind)
     with Recommender("shop", dsn=shop.dsn) as model:
         model.record(7, 42, "view", value=3)
         model.record(
