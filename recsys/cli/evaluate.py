@@ -8,10 +8,11 @@ from pathlib import Path
 import click
 
 from recsys import evaluate, newcomers, versions
+from recsys._certainty import doubt
 from recsys._db import Connection, connect
 from recsys.cli._options import Moment
 from recsys.cli.bars import Bars, say
-from recsys.cli.output import METRIC, format_option, metric_rows, write_rows
+from recsys.cli.output import format_option, write_metrics
 from recsys.errors import ConfigError
 from recsys.settings import Settings
 
@@ -103,10 +104,18 @@ def _expected(
 
 
 def _show(result: evaluate.Evaluation, name: str, fmt: str) -> None:
-    say(f"{result.users:,} users, {result.hits:,} hits, k = {result.k}")
+    say(
+        f"{result.model} {result.number}: {result.users:,} users, {result.hits:,} hits,"
+        f" k = {result.k}"
+    )
+    whole = result.metrics
+    if result.segments and fmt == "table":
+        # As the parts have it; in rows of one metric each it would be one more.
+        whole = {m: {**of, "users": result.users} for m, of in whole.items()}
     parts = {f"{name}: {part}": each for part, each in result.segments.items()}
-    metrics = {name: result.metrics, **parts}
-    write_rows(metric_rows(result.model, result.number, metrics), fmt, columns=METRIC)
+    write_metrics(result.model, result.number, {name: whole, **parts}, fmt)
+    if left_open := doubt(result.users):
+        say(f"Warning: {left_open}.")
 
 
 def _warn_of_seen(conn: Connection, model: str, number: int, after: datetime) -> None:

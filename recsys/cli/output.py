@@ -56,6 +56,50 @@ def metric_rows(
     ]  # fmt: skip
 
 
+def write_metrics(
+    model: str, number: int, metrics: Mapping[str, Mapping[str, Any]], fmt: str
+) -> None:
+    """Print the metrics of a version: one a row, or as a table one method a row.
+
+    Args:
+        model: Name of the model.
+        number: The version.
+        metrics: Slice -> method -> metric.
+        fmt: "table", "csv" or "json".
+    """
+    rows = metric_rows(model, number, metrics)
+    if fmt != "table":
+        write_rows(rows, fmt, columns=METRIC)
+        return
+    for table in _by_method(rows):
+        write_rows(table, fmt)
+
+
+def _by_method(rows: Sequence[Row]) -> list[list[Row]]:
+    """Return one row for each slice and method; a table for what has other metrics."""
+    wide: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        values = wide.setdefault((row["slice"], row["method"]), {})
+        count = row["metric"] == "users"
+        values[row["metric"]] = int(row["value"]) if count else row["value"]
+    tables: list[list[Row]] = []
+    for (slice_name, method), values in wide.items():
+        row = {"slice": slice_name, "method": method, **values}
+        for table in tables:
+            if table[0].keys() & values.keys():
+                table.append(row)
+                break
+        else:
+            tables.append([row])
+    return [_aligned(table) for table in tables]
+
+
+def _aligned(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows with the same keys, in the order in which they first appear."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [{name: row.get(name) for name in names} for row in rows]
+
+
 def write_rows(rows: Sequence[Row], fmt: str, *, columns: Sequence[str] = ()) -> None:
     """Print rows, all with the same keys, on stdout.
 

@@ -17,7 +17,7 @@ from recsys.cli import _malloc
 from recsys.cli._options import Lengths, Moment
 from recsys.cli.backfill import fill
 from recsys.cli.bars import Bars, say
-from recsys.cli.output import METRIC, format_option, metric_rows, write_rows
+from recsys.cli.output import format_option, write_metrics
 from recsys.cli.updates import update_now
 from recsys.errors import ConfigError
 from recsys.report.remarks import remarks
@@ -166,7 +166,7 @@ def _lengths(dims: Sequence[int]) -> str:
 def _tell(trained: pipeline.Trained, fmt: str) -> None:
     """Print the metrics of a new version, and what is to be said of its training."""
     model, number = trained.plan.model, trained.plan.number
-    write_rows(metric_rows(model, number, trained.plan.metrics), fmt, columns=METRIC)
+    write_metrics(model, number, trained.plan.metrics, fmt)
     for text in (*remarks(trained.report), *_verdicts(trained.report)):
         say(f"{model} {number}: {text}")
     if trained.revision:

@@ -18,12 +18,21 @@ MINED = {
 
 
 def remarks(report: Row) -> list[str]:
-    """Return what a fit had of new interactions and of negatives of single queries.
+    """Return how many users judged, and what a fit had of news and of own negatives.
 
     Args:
         report: The report of a training; one of an older release says less.
     """
-    return [*_news(report), *_mined(report)]
+    return [*_judges(report), *_news(report), *_mined(report)]
+
+
+def _judges(report: Row) -> list[str]:
+    """Say of how many users the metrics are."""
+    users = report.get("validation", {}).get("users")
+    if not users:
+        return []
+    who = "1 user" if users == 1 else f"{users:,} users"
+    return [f"measured on {who} of the validation slice"]
 
 
 def _news(report: Row) -> list[str]:

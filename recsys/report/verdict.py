@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from recsys._certainty import FEW, doubt
 from recsys._learning_config import TELLING_EPOCHS, noise
 from recsys.training.metrics import score_of
 
@@ -63,6 +64,7 @@ def verdicts(report: Row) -> list[Verdict]:
         *_collapsed(report),
         *_unstable(report),
         *_floor(report),
+        *_few(report),
         *_fit(report),
         *_dead(report),
         *_data(report),
@@ -145,6 +147,16 @@ def chosen_looks(report: Row) -> list[Row]:
 def _alike(one: Row, other: Row) -> bool:
     """Return whether two fits had the same settings."""
     return all(one.get(name) == other.get(name) for name in TRIED)
+
+
+def _few(report: Row) -> list[Verdict]:
+    """Say where the validation slice is too small to tell."""
+    users = report.get("validation", {}).get("users", 0)
+    left_open = doubt(users) if users else None
+    if left_open is None:
+        return []
+    advice = f"Raise train.validation, or wait for at least {FEW} users in the slice."
+    return [Verdict("judged by few", False, f"{left_open}.", advice)]
 
 
 def _fit(report: Row) -> list[Verdict]:

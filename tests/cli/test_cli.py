@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -278,7 +279,40 @@ def test_evaluate_prints_metrics_through_the_served_path(
         for method in ("model", "exact", "most_popular", "popular_30d")
         for metric in ("recall@20", "ndcg@20", "hr@10")
     }
-    assert "2 users, 3 hits" in result.err
+    assert "shop 1: 2 users, 3 hits" in result.err
+    assert "Warning: only 2 users were measured" in result.err
+    assert "each metric may lie 0.71 off" in result.err
+
+
+def test_a_table_of_segments_has_a_row_for_each_and_a_column_for_each_metric(
+    run: Run, shop_dsn: str
+) -> None:
+    command = ("evaluate", "shop", "1", "--after", "2026-02-15", "--segments")
+
+    shown = run("--dsn", shop_dsn, *command)
+    plain = run("--dsn", shop_dsn, *command, "--format", "json")
+
+    heads = [line.split() for line in shown.out.splitlines() if " method " in line]
+    assert heads == [
+        ["slice", "method", "recall@20", "ndcg@20", "hr@10", "users"],
+        ["slice", "method", "coverage@20", "gini@20", "popularity_lift@20"],
+    ]
+    # Cells are apart by three blanks, and a part may have one in its name.
+    cells = [re.split(r"\s{2,}", line.strip()) for line in shown.out.splitlines()]
+    rows = {tuple(row[:2]): row[2:] for row in cells if len(row) in (5, 6)}
+    found = {(row["slice"], row["method"]) for row in json.loads(plain.out)}
+    assert {key for key in rows if key[0] != "slice"} == found
+    assert ("holdout: regular users", "most_popular") in found
+    values = {
+        (row["slice"], row["method"], row["metric"]): row["value"]
+        for row in json.loads(plain.out)
+    }
+    for (part, method), shown_values in rows.items():
+        if part not in ("slice", "holdout: lists"):
+            assert shown_values[0] == f"{values[part, method, 'recall@20']:.4f}"
+            assert shown_values[3].isdigit()
+    # As before: one metric a row, and nothing that the stored ones have not.
+    assert ("holdout", "model", "users") not in values
 
 
 def test_the_whole_way_from_a_csv_to_recommendations(

@@ -28,3 +28,10 @@ def test_a_training_from_the_start_without_them_says_nothing(
     mined: dict[str, int],
 ) -> None:
     assert remarks({"data": {"interactions": 12_000}, "mined": mined}) == []
+
+
+@pytest.mark.parametrize(("users", "who"), [(1, "1 user"), (2_345, "2,345 users")])
+def test_a_training_says_how_many_users_judged(users: int, who: str) -> None:
+    said = remarks({"validation": {"users": users, "model": {"recall@20": 0.5}}})
+
+    assert said == [f"measured on {who} of the validation slice"]

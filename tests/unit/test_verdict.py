@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 
+from recsys._certainty import doubt
 from recsys.report.verdict import verdicts
 
 HEALTHY: dict[str, Any] = {
@@ -51,6 +53,32 @@ def scores(*values: float) -> list[dict[str, Any]]:
          "recall@20": v, "ndcg@20": v}
         for i, v in enumerate(values)
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("users", "off"), [(1, "1.00"), (4, "0.50"), (99, "0.10")])
+def test_a_slice_of_few_users_is_named_with_what_it_leaves_open(
+    users: int, off: str
+) -> None:
+    found = verdicts(but(validation__users=users))
+
+    assert [verdict.name for verdict in found] == ["judged by few"]
+    assert f"each metric may lie {off} off" in found[0].detail
+    assert "train.validation" in found[0].advice
+    assert names(but(validation__users=100)) == ["healthy"]
+
+
+def test_a_metric_of_few_users_is_as_far_off_as_is_said() -> None:
+    """The worst case: each user a hit or none, with even chances."""
+    rng = np.random.default_rng(0)
+    users = 25
+    off = np.abs(rng.integers(0, 2, (20_000, users)).mean(1) - 0.5)
+
+    said = doubt(users)
+
+    assert said is not None
+    bound = float(said.removesuffix(" off").rsplit(" ", 1)[1])
+    assert bound == pytest.approx(2 * 0.5 / users**0.5)
+    assert 0.9 < (off <= bound).mean() < 0.99  # two standard errors
 
 
 def test_a_healthy_fit_is_called_so() -> None:
