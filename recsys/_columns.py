@@ -15,7 +15,7 @@ from psycopg import sql
 
 from recsys._db import Connection
 from recsys.config import Feature, IdType, Interactions, ModelConfig, Source
-from recsys.encoder.values import projection
+from recsys.encoder.values import number_of, projection
 from recsys.errors import SourceError
 
 ID_TYPES: Mapping[IdType, tuple[str, ...]] = {
@@ -25,8 +25,6 @@ ID_TYPES: Mapping[IdType, tuple[str, ...]] = {
 }
 TIMES = ("timestamptz", "timestamp", "date")
 NUMBERS = ("int2", "int4", "int8", "float4", "float8", "numeric")
-# What a cast to float8 takes; digits alone are nearly all that is there.
-_NUMBER = r"^\s*[+-]?(\d+\.?\d*(e[+-]?\d+)?|\.\d+(e[+-]?\d+)?|nan|inf(inity)?)\s*$"
 _LONGEST_VALUE = 40
 _OPTIONAL = ("occurred_at", "kind")
 _TYPE_OF = {name: "number" for name in NUMBERS} | {name: "time" for name in TIMES}
@@ -212,9 +210,9 @@ def _check_feature(
     """
     name = feature.name
     if feature.type == "number" and column in ID_TYPES["text"]:
-        value = _value(conn, what, source, name, unlike=_NUMBER)
-        if value is None:
+        if _castable(conn, source, name):
             return
+        value = _no_number(conn, what, source, name)
     elif _readable(conn, source, feature):
         return
     else:
@@ -240,20 +238,43 @@ def _readable(conn: Connection, source: str, feature: Feature) -> bool:
     return True
 
 
-def _value(
-    conn: Connection, what: str, source: str, name: str, *, unlike: str | None = None
-) -> str | None:
+def _castable(conn: Connection, source: str, name: str) -> bool:
+    """Say whether Postgres takes every text of a column for a number."""
+    query = sql.SQL("select count(s.{}::float8) from {}")
+    try:
+        with conn.transaction():
+            conn.execute(query.format(sql.Identifier(name), source_table(source)))
+    except psycopg.DataError:
+        return False
+    return True
+
+
+def _no_number(conn: Connection, what: str, source: str, name: str) -> str | None:
+    """Return the beginning of a text that is no number; None where all are.
+
+    Postgres says that there is one, and not which in every language.
+    """
+    query = sql.SQL("select s.{0}::text from {1} where s.{0} is not null")
+    with errors_of(what), conn.transaction(), conn.cursor(name="recsys_texts") as cur:
+        cur.execute(query.format(sql.Identifier(name), source_table(source)))
+        for (text,) in cur:
+            try:
+                number_of(text)
+            except ValueError:
+                return text[:_LONGEST_VALUE]
+    return None
+
+
+def _value(conn: Connection, what: str, source: str, name: str) -> str | None:
     """Return the beginning of some value of a column, as text; None without any."""
-    query = sql.SQL("select left(s.{0}::text, {1}) from {2} where s.{0} is not null")
+    query = sql.SQL(
+        "select left(s.{0}::text, {1}) from {2} where s.{0} is not null limit 1"
+    )
     known = query.format(
         sql.Identifier(name), sql.Literal(_LONGEST_VALUE), source_table(source)
     )
-    if unlike is not None:
-        known += sql.SQL(" and s.{}::text !~* {}").format(
-            sql.Identifier(name), sql.Literal(unlike)
-        )
     with errors_of(what):
-        row = conn.execute(known + sql.SQL(" limit 1")).fetchone()
+        row = conn.execute(known).fetchone()
     return None if row is None else str(row[0])
 
 
@@ -265,7 +286,7 @@ def _advice(feature: Feature, column: str, what: str) -> str:
     if feature.type == "categories":
         other = 'say what separates its values, such as separator = ","'
     elif feature.type == "number":
-        other = f"select a number as {name} in {what}"
+        other = f"select a number that float8 holds as {name} in {what}"
     elif fits == "number":
         other = f"select to_timestamp({name}) as {name} in {what}"
     else:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, time
@@ -44,6 +45,15 @@ MAX_KEY = 512
 _MAX_JOINED = MAX_LIST * (MAX_KEY + 1)
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _SQL_SEPARATOR = r"E'\x1f'"
+_BLANKS = " \t\n\v\f\r"
+_NOT_FINITE = re.compile(r"[+-]?(nan|inf(inity)?)", re.IGNORECASE)
+_DECIMAL = re.compile(
+    r"[+-]?(?P<digits>\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE
+)
+_HEX = re.compile(
+    r"[+-]?0x(?P<digits>[\da-f]+\.?[\da-f]*|\.[\da-f]+)(p[+-]?\d+)?",
+    re.ASCII | re.IGNORECASE,
+)
 
 
 def input_name(side: Side, feature: Feature) -> str:
@@ -243,11 +253,35 @@ def _strings(values: list[str]) -> NDArray[Any]:
     return array
 
 
+def number_of(text: str) -> float:
+    """Return the float8 that Postgres casts a text to.
+
+    Raises:
+        ValueError: It casts none: the text is no number, or one that is too large or
+            too small for a float8.
+    """
+    word = text.strip(_BLANKS)
+    if _NOT_FINITE.fullmatch(word):
+        return float(word)
+    decimal, other = _DECIMAL.fullmatch(word), _HEX.fullmatch(word)
+    found = decimal or other
+    if found is None:
+        raise ValueError(f"no number: {text!r}")
+    try:
+        number = float(word) if decimal else float.fromhex(word)
+    except OverflowError:
+        number = math.inf
+    if math.isinf(number) or (not number and found["digits"].strip("0.")):
+        raise ValueError(f"out of range: {text!r}")
+    return number
+
+
 def _number(feature: Feature, value: object) -> float:
     if value is None:
         return math.nan
     try:
-        number = float(cast(Any, value))
+        # A text is what the projection would have made of it.
+        number = number_of(value) if isinstance(value, str) else float(cast(Any, value))
     except OverflowError:
         return math.nan
     except (TypeError, ValueError) as exc:

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from recsys.config import Feature, Interactions, ModelConfig, Source
+from recsys.encoder.values import number_of
 from recsys.errors import SourceError, TrainingError
 from recsys.training import data, reading
 from recsys.training.data import read
@@ -237,7 +238,7 @@ def test_features_of_users_and_contexts_are_looked_at_before_anything_is_read(
 def test_text_that_reads_as_a_number_is_one(shop: psycopg.Connection[Any]) -> None:
     query = (
         "select id as item_id, (array['1', ' -2.5 ', '.5e3', '3.', 'NaN', '-inf',"
-        " null])[1 + id % 7] as price from product"
+        " null, '0x1F'])[1 + id % 8] as price from product"
     )
     config = replace(CONFIG, items=Source(query, (Feature("price", "number"),)))
 
@@ -247,15 +248,49 @@ def test_text_that_reads_as_a_number_is_one(shop: psycopg.Connection[Any]) -> No
     assert len(dataset.items) == 30
 
 
-@pytest.mark.parametrize("text", ["", "1,5", "1e", ".", "0x1f", "1 2", "--1"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "1,5", "1e", ".", "0x", "0x1G", "1 2", "--1", "1_000", "1e400", "1e-400"],
+)
 def test_what_no_cast_takes_is_no_number(
     shop: psycopg.Connection[Any], text: str
 ) -> None:
-    query = f"select 1 as item_id, '{text}'::text as price"
+    query = (
+        "select 1 as item_id, '7'::text as price union all"
+        f" select 2, '{text}' union all select 3, '0x1F'"
+    )
     config = replace(CONFIG, items=Source(query, (Feature("price", "number"),)))
 
-    with pytest.raises(SourceError, match="'price' is declared as number"):
+    with pytest.raises(SourceError) as caught:
         read(shop, config)
+
+    said = "'price' is declared as number, but its column in items.sql is of type text"
+    assert f"{said}, such as {text!r}" in str(caught.value)
+    assert "a number that float8 holds as price in items.sql" in caught.value.hint
+
+
+def test_a_text_is_the_number_that_postgres_casts_it_to(
+    shop: psycopg.Connection[Any],
+) -> None:
+    signs, blanks = ["", "-", "+"], ["{}", " {}\t\n", "\v\f\r{}"]
+    words = [
+        "0", "1", "1.", ".5", "1.5e3", "1e308", "1e309", "1E+400", "1e-320", "1e-400",
+        "0e-999", "0x1F", "0X.8", "0x1.8p1", "0x1p1024", "0x1p-1080", "0x0p-9999",
+        "inf", "Infinity", "NaN", "infin", "0x", "0b1", "1_000", "1,5", ".", "e5", "",
+        "1f", "1d", "\u0661", "1e5.", "9" * 400,
+    ]  # fmt: skip
+    for text in (b.format(s + w) for w in words for s in signs for b in blanks):
+        try:
+            with shop.transaction():
+                row = shop.execute("select (%s::text)::float8", (text,)).fetchone()
+        except psycopg.DataError:
+            row = None
+
+        if row is None:
+            with pytest.raises(ValueError, match=r"no number|out of range"):
+                number_of(text)
+        else:
+            assert repr(number_of(text)) == repr(row[0]), text
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,8 @@ def test_a_list_is_cut_whatever_its_form():
         (3, 3.0),
         (True, 1.0),
         ("4.5", 4.5),
+        ("0x1F", 31.0),
+        ("1e300", math.nan),
         (np.float32(0.5), 0.5),
         (None, math.nan),
         (math.nan, math.nan),
@@ -150,11 +152,14 @@ def test_vector_of_wrong_length_names_feature_and_lengths():
 
 
 @pytest.mark.parametrize(
-    ("feature", "value"), [(PRICE, "cheap"), (MADE, object()), (IMAGE, "{{1},{2}}")]
+    ("feature", "value"),
+    [(PRICE, "cheap"), (PRICE, "1e400"), (MADE, object()), (IMAGE, "{{1},{2}}")],
 )
-def test_wrong_type_names_the_feature(feature, value):
-    with pytest.raises(SourceError, match=feature.name):
+def test_wrong_type_names_the_feature_and_the_value(feature, value):
+    with pytest.raises(SourceError, match=feature.name) as caught:
         one(feature, value)
+
+    assert repr(str(value)[:40]) in str(caught.value)
 
 
 def test_absent_columns_are_missing_and_lengths_are_checked():
