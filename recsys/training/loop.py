@@ -137,7 +137,7 @@ def fit(
     device = device or resolve(settings.device)
     generator = torch.Generator().manual_seed(seed)
     if source is None and settings.query.sequential:
-        source = sequence_rows(dataset, rows.to(device.where), settings, seed)
+        source = sequence_rows(dataset, rows.to(device.where), settings)
     recency = math.inf
     if isinstance(source, SequenceRows):
         recency, settings = source.most_recency, source.paced(settings)
@@ -161,6 +161,7 @@ def fit(
         narrow=sparse,
         near=near and near.to(device.where),
         teacher=teacher and teacher.to(device.where),
+        masks=(towers.taste.masks, start.shape[1]),
     )
     descent = Descent(towers, settings, team, sparse=sparse)
     run = _Fit(

@@ -92,7 +92,8 @@ class Towers(nn.Module):
         empty = step.places < 0
         if not len(step.history.values):
             return rows.new_zeros(len(empty), rows.shape[1]), empty
-        return self.taste.every(rows, step.history)[step.places.clamp(min=0)], empty
+        every = self.taste.every(rows, step.history, step.masks)
+        return every[step.places.clamp(min=0)], empty
 
     def item_rows(self, items: Tensor) -> tuple[Tensor, Tensor]:
         """Return the content part of both rows of items; each of shape (n, d)."""

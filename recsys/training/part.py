@@ -27,7 +27,7 @@ def part(step: Step, rank: int, size: int) -> Step:
     count = len(step.user)
     first, last = rank * count // size, (rank + 1) * count // size
     context = None if step.context is None else step.context[first:last]
-    history, places = _history(step, first, last)
+    history, places, masks = _history(step, first, last)
     cut = Step(
         user=step.user[first:last],
         context=context,
@@ -35,6 +35,7 @@ def part(step: Step, rank: int, size: int) -> Step:
         used=step.used,
         batch=_batch(step.batch, first, last),
         places=places,
+        masks=masks,
     )
     # Without content an item that only others need costs nothing.
     return cut if step.used is None or step.used.content is None else _needed(cut)
@@ -45,19 +46,26 @@ def share(mine: Step, whole: Step) -> Tensor:
     return mine.batch.weight.sum() / whole.batch.weight.sum().clamp_min(TINY)
 
 
-def _history(step: Step, first: int, last: int) -> tuple[Selection, Tensor | None]:
-    """Return the histories of some queries, and the places of those in them."""
+def _history(
+    step: Step, first: int, last: int
+) -> tuple[Selection, Tensor | None, Tensor | None]:
+    """Return the histories of some queries, the places of those in them, and masks."""
     history = step.history
     if step.places is None:
-        return _lists(history, first, last), None
+        return _lists(history, first, last), None, None
     places = step.places[first:last]
     known = places[places >= 0]
     if not len(known):
-        return _lists(history, 0, 0), places
+        return _lists(history, 0, 0), places, None
     lists = history.owner[torch.stack([known.min(), known.max()])]
     begin, end = int(lists[0]), int(lists[1]) + 1
+    masks = step.masks
+    if masks is not None:
+        entries = _bounds(history.start, len(history.values), begin, end)
+        masks = masks[slice(*entries)]
     moved = places - history.start[begin]
-    return _lists(history, begin, end), torch.where(places >= 0, moved, -1)
+    moved = torch.where(places >= 0, moved, -1)
+    return _lists(history, begin, end), moved, masks
 
 
 def _lists(all_: Selection, first: int, last: int) -> Selection:

@@ -15,14 +15,28 @@ DROP = 0.1
 
 
 class Taste(nn.Module):
-    """What encodes histories; one of the classes below."""
+    """What encodes histories; one of the classes below.
+
+    Attributes:
+        masks: Places that dropout is at, S; 0 without dropout.
+    """
+
+    masks = 0
 
     def forward(self, rows: Tensor, history: Selection) -> Tensor:
         """Return the taste of B histories, shape (B, d) or (B, K, d)."""
         raise NotImplementedError
 
-    def every(self, rows: Tensor, history: Selection) -> Tensor:
-        """Return the taste at each entry: of the history from there on, (n, d)."""
+    def every(
+        self, rows: Tensor, history: Selection, masks: Tensor | None = None
+    ) -> Tensor:
+        """Return the taste at each entry: of the history from there on, (n, d).
+
+        Args:
+            rows: History-side item rows, shape (R, d).
+            history: Their entries, by row.
+            masks: What dropout makes of them, shape (n, S, d); None drops nothing.
+        """
         raise NotImplementedError
 
     def named(self) -> dict[str, Tensor]:
@@ -114,16 +128,23 @@ class SequenceQuery(Taste):
         super().__init__()
         kinds = len(config.kinds)
         self.encoder = SequenceEncoder(config, dim, kinds, most_recency, generator)
+        self.masks = self.encoder.masks
 
     def forward(self, rows: Tensor, history: Selection) -> Tensor:
         """Return the taste of B histories, shape (B, d); 0 for an empty one."""
         past, items, _ = self._dense(history, repeats=False)
         return self.encoder(F.embedding(items, rows), past)[:, 0]
 
-    def every(self, rows: Tensor, history: Selection) -> Tensor:
+    def every(
+        self, rows: Tensor, history: Selection, masks: Tensor | None = None
+    ) -> Tensor:
         """Return the taste at each entry: of the history from there on, (n, d)."""
         past, items, place = self._dense(history, repeats=True)
-        found = self.encoder(F.embedding(items, rows), past, DROP)
+        if masks is not None:
+            dense = masks.new_zeros(items.numel(), *masks.shape[1:])
+            dense[place] = masks
+            masks = dense.view(*items.shape, *masks.shape[1:])
+        found = self.encoder(F.embedding(items, rows), past, masks)
         return found.flatten(0, 1)[place]
 
     def named(self) -> dict[str, Tensor]:

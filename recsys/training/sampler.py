@@ -11,6 +11,7 @@ from recsys.training.companions import Companions
 from recsys.training.device import Device
 from recsys.training.negatives import Neighbours, SharedSample
 from recsys.training.objectives.batch import LossBatch, Own, Pairs, Taught, log_share
+from recsys.training.query import DROP
 from recsys.training.ragged import Selection
 from recsys.training.rows import QueryRows
 from recsys.training.settings import Settings
@@ -20,6 +21,8 @@ from recsys.training.teacher import Teacher
 # Share of queries whose whole history is hidden, so that the default query, user
 # features and contexts learn to stand alone.
 HIDDEN = 0.02
+# Share of sequences trained as a session is served: without times, kinds or weights.
+SESSIONS = 0.15
 # A user of 100,000 items takes part with this many of them per step, drawn anew.
 MOST_TARGETS = 2_000
 _LEAST_SAMPLE = 1024
@@ -67,6 +70,8 @@ class Sampler:
         narrow: Whether steps leave out the items that they do not use, as with content.
         near: Where further positives come from; None: there are none.
         teacher: Whom to learn from besides; None: there is nobody.
+        masks: Places that dropout is at inside the encoder of histories, S, and the
+            numbers at each, d.
     """
 
     def __init__(
@@ -81,7 +86,9 @@ class Sampler:
         narrow: bool = False,
         near: Companions | None = None,
         teacher: Teacher | None = None,
+        masks: tuple[int, int] = (0, 0),
     ) -> None:
+        self._masks = masks
         self._teacher = teacher
         self._near = near if settings.companions > 0 else None
         self._source = source
@@ -108,14 +115,15 @@ class Sampler:
         targets = queries.targets.sample(MOST_TARGETS, self._generator)
         queries = replace(queries, targets=targets)
         batch = self._compare(queries)
-        history, places = self._hide(queries.history, queries.places)
+        history, places = self._hide(self._as_sessions(queries), queries.places)
+        masks = self._drop(len(history.values)) if places is not None else None
         used = None
         if self._narrow:
             used = self._mark(batch.items(), _paired(batch), history.values)
             history = replace(history, values=self._place[history.values])
             batch = self._local(batch, used.rows)
             self._place[used.rows] = -1
-        return Step(queries.user, queries.context, history, used, batch, places)
+        return Step(queries.user, queries.context, history, used, batch, places, masks)
 
     def _compare(self, queries: Queries) -> LossBatch:
         """Return the comparisons; what its query has met or should find is masked."""
@@ -242,6 +250,31 @@ class Sampler:
 
     def _uniform(self, *shape: int) -> Tensor:
         return torch.rand(shape, generator=self._generator, device=self._where)
+
+    def _as_sessions(self, queries: Queries) -> Selection:
+        """Return the histories, some sequences of them as a session is served."""
+        history = queries.history
+        if queries.places is None:
+            return history
+        session = (self._uniform(len(history.start)) < SESSIONS)[history.owner]
+
+        def without(values: Tensor | None, unknown: float) -> Tensor | None:
+            return None if values is None else values.masked_fill(session, unknown)
+
+        return replace(
+            history,
+            weight=without(history.weight, 1),
+            age=without(history.age, -1),
+            kind=without(history.kind, 0),
+        )
+
+    def _drop(self, entries: int) -> Tensor | None:
+        """Return the masks of dropout inside an encoder, as in ``Step``."""
+        places, dim = self._masks
+        if not places:
+            return None
+        kept = torch.empty(entries, places, dim, device=self._where)
+        return kept.bernoulli_(1 - DROP, generator=self._generator).div_(1 - DROP)
 
     def _hide(
         self, history: Selection, places: Tensor | None

@@ -7,7 +7,9 @@ over a window of a user's events trains all its prefixes.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +64,14 @@ class _Times(nn.Module):
         return torch.where(unknown, self.table[0], low + step * rest)
 
 
+# Masks of the places that dropout is at, in their order; None drops nothing.
+_Masks: TypeAlias = "Iterator[Tensor] | None"
+
+
+def _masked(x: Tensor, masks: _Masks) -> Tensor:
+    return x if masks is None else x * next(masks)
+
+
 class _Block(nn.Module):
     """Causal attention with biases for distance and time, then a hidden layer."""
 
@@ -87,7 +97,7 @@ class _Block(nn.Module):
             self.w2 = nn.Parameter(torch.randn(wide, dim, generator=generator) * _STD)
             self.b2 = nn.Parameter(torch.zeros(dim))
 
-    def forward(self, x: Tensor, pairs: _Pairs, drop: float) -> Tensor:
+    def forward(self, x: Tensor, pairs: _Pairs, masks: _Masks) -> Tensor:
         batch, length, dim = x.shape
         normal = self.norm(x)
 
@@ -100,11 +110,11 @@ class _Block(nn.Module):
         dot = query @ key.transpose(2, 3) / math.sqrt(dim / self.heads)
         mixed = (dot + bias).softmax(3) @ value  # (B, H, L, d / H)
         mixed = mixed.transpose(1, 2).reshape(batch, length, dim)
-        x = x + F.dropout(mixed @ self.out, drop, self.training)
+        x = x + _masked(mixed @ self.out, masks)
         if self.mlp is None:
             return x
         wide = torch.relu(self.mlp(x) @ self.w1 + self.b1)
-        return x + F.dropout(wide @ self.w2 + self.b2, drop, self.training)
+        return x + _masked(wide @ self.w2 + self.b2, masks)
 
     def weights(self, name: str) -> dict[str, Tensor]:
         out: dict[str, Tensor] = {
@@ -191,14 +201,14 @@ class _Blocks(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=EPS)
         # The start is the mean; what the blocks know comes on top of it.
         self.out = nn.Parameter(torch.zeros(dim, dim))
+        self.masks = 1 + len(self.blocks) * (2 if mlp else 1)
 
     def forward(
-        self, rows: Tensor, past: Past, recency: Tensor, pairs: _Pairs, drop: float
+        self, rows: Tensor, past: Past, recency: Tensor, pairs: _Pairs, masks: _Masks
     ) -> Tensor:
-        x = rows + self.kind[past.kinds] + self.pause(recency)
-        x = F.dropout(x, drop, self.training)
+        x = _masked(rows + self.kind[past.kinds] + self.pause(recency), masks)
         for block in self.blocks:
-            x = block(x, pairs, drop)
+            x = block(x, pairs, masks)
         return self.norm(x) @ self.out
 
     def weights(self) -> dict[str, Tensor]:
@@ -223,6 +233,9 @@ class SequenceEncoder(nn.Module):
         kinds: Kinds besides the unknown one.
         most_recency: Longest pause that counts as known, seconds.
         generator: Draws the first weights.
+
+    Attributes:
+        masks: Places that dropout is at, S.
     """
 
     def __init__(
@@ -248,14 +261,16 @@ class SequenceEncoder(nn.Module):
                 self.position[:, 1] = -_SHORT * torch.arange(config.length)
         stacked = name in ("attention", "transformer")
         self.blocks = _Blocks(config, dim, kinds, generator) if stacked else None
+        self.masks = self.blocks.masks if self.blocks else 0
 
-    def forward(self, rows: Tensor, past: Past, drop: float = 0.0) -> Tensor:
+    def forward(self, rows: Tensor, past: Past, masks: Tensor | None = None) -> Tensor:
         """Return what every place of the histories asks for.
 
         Args:
             rows: History rows, shape (B, L, d).
             past: Their weights, times and kinds.
-            drop: Dropout inside the blocks while training.
+            masks: What dropout makes of each number inside the blocks, shape
+                (B, L, S, d); None: nothing is dropped.
 
         Returns:
             Shape (B, L, d): entry i is the query of the history from place i on.
@@ -275,7 +290,8 @@ class SequenceEncoder(nn.Module):
             return self.gate(pools[0], pools[1], recency)
         if self.blocks is None:
             return pools[0]
-        return pools[0] + self.blocks(rows, past, recency, pairs, drop)
+        each = None if masks is None else iter(masks.unbind(2))
+        return pools[0] + self.blocks(rows, past, recency, pairs, each)
 
     def named(self) -> dict[str, Tensor]:
         """Return the weights under the names that the published tower uses."""

@@ -108,6 +108,8 @@ class Step:
         used: The items of the step; None where all of the tables take part.
         batch: What is compared.
         places: As in ``Queries``; -1 where nothing is left of a history.
+        masks: What dropout inside an encoder makes of each entry of ``history``: 0, or
+            more than 1 for what is left, shape (n, S, d); None without dropout.
     """
 
     user: Tensor
@@ -116,3 +118,4 @@ class Step:
     used: Used | None
     batch: LossBatch
     places: Tensor | None = None
+    masks: Tensor | None = None

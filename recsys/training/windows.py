@@ -24,8 +24,6 @@ from recsys.training.settings import Settings
 from recsys.training.step import Queries
 from recsys.training.weights import target_weights
 
-# Share of windows that are trained as a session is served: no times, kinds or weights.
-SESSIONS = 0.15
 # Of a user with more events only the newest are learned from: so many windows.
 _MOST_WINDOWS = 40
 # Every query has a row of logits of its own: a step is many queries, few negatives.
@@ -137,7 +135,7 @@ def _firsts(
 
 
 def sequence_rows(
-    dataset: Dataset, rows: QueryRows, settings: Settings, seed: int
+    dataset: Dataset, rows: QueryRows, settings: Settings
 ) -> SequenceRows:
     """Return the windows that an encoder of sequences learns from.
 
@@ -148,8 +146,7 @@ def sequence_rows(
         raise TrainingError("sequences need the interactions that the rows are made of")
     half_life_s = settings.half_life_days * DAY_S
     events = sequences(dataset, rows.keep, rows, settings.query.kinds, half_life_s)
-    generator = torch.Generator().manual_seed(seed)
-    source = SequenceRows(events, rows, settings.query.length, generator)
+    source = SequenceRows(events, rows, settings.query.length)
     if not len(source):
         raise TrainingError(
             "no user has one interaction after another: there is no order to learn",
@@ -169,22 +166,14 @@ class SequenceRows:
         events: The sequences.
         rows: The same data as sets.
         length: Most events of a window.
-        generator: Draws which windows are trained as sessions.
 
     Attributes:
         queries: Queries of all windows together.
         most_recency: Pauses beyond are rare enough to count as unknown, seconds.
     """
 
-    def __init__(
-        self,
-        events: Sequences,
-        rows: QueryRows,
-        length: int,
-        generator: torch.Generator,
-    ) -> None:
+    def __init__(self, events: Sequences, rows: QueryRows, length: int) -> None:
         self._rows = rows
-        self._generator = generator
         self._where = rows.pop.device
         self._events = events
         # The history of query e are the events from e on, its targets those of the
@@ -288,19 +277,15 @@ class SequenceRows:
         age = np.maximum(moment[owner] - events.time[event], 0.0)
         unknown = (events.time[event] <= UNKNOWN) | (moment[owner] <= UNKNOWN)
         age = np.where(unknown, -1.0, age)
-        drawn = torch.rand(len(begin), generator=self._generator)
-        session = drawn.numpy()[owner] < SESSIONS
         where = self._where
         return Selection(
             values=torch.from_numpy(events.item[event]).to(where),
-            weight=torch.from_numpy(np.where(session, 1, events.weight[event])).to(
-                where, torch.float32
-            ),
+            weight=torch.from_numpy(events.weight[event]).to(where),
             owner=torch.from_numpy(owner).to(where),
             start=torch.from_numpy(begin).to(where),
             counts=torch.from_numpy(counts).to(where),
-            age=torch.from_numpy(np.where(session, -1, age)).to(where, torch.float32),
-            kind=torch.from_numpy(np.where(session, 0, events.kind[event])).to(where),
+            age=torch.from_numpy(age.astype(np.float32)).to(where),
+            kind=torch.from_numpy(events.kind[event]).to(where),
         )
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from test_next_item import chains
+from test_next_item import config as next_config
 from toys import FAST, checkerboard, make_config
 
 from recsys._parent import Parent
@@ -55,6 +57,10 @@ MORE: dict[str, dict[str, Any]] = {
 
 def job(how: str) -> tuple[Dataset, ModelConfig, Parent | None]:
     """The data and the settings, and whom to learn from."""
+    if how == "transformer":
+        config = next_config(encoder=how)
+        config = replace(config, train=replace(config.train, epochs=2))
+        return chains(40)[0], config, None
     if how != "taught":
         dataset, config = board()
         train_ = replace(config.train, **MORE[how])

@@ -12,9 +12,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_next_item import chains
+from test_next_item import config as next_config
 from toys import FAST, checkerboard, make_config
 
-from recsys.config import ContentConfig, Feature, NegativesConfig, Source
+from recsys.config import (
+    ContentConfig,
+    Feature,
+    ModelConfig,
+    NegativesConfig,
+    Source,
+)
 from recsys.errors import ConfigError, TrainingError
 from recsys.progress import Progress
 from recsys.training import checkpoint, loop
@@ -57,11 +65,13 @@ def _every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "EVERY_S", 0.0)
 
 
-def interrupted(board: Build, path: Path, epoch: int = 4) -> None:
+def interrupted(
+    board: Build, path: Path, epoch: int = 4, config: ModelConfig = CONFIG
+) -> None:
     progress: Progress = Stopping(epoch)
     with pytest.raises(KeyboardInterrupt):
         train(
-            board(), CONFIG, progress=progress,
+            board(), config, progress=progress,
             checkpoint=Checkpoint(path, resume=False),
         )  # fmt: skip
 
@@ -84,6 +94,20 @@ def test_a_resumed_training_ends_like_one_that_was_never_interrupted(
     assert curve == [1, 2, 3, 4, 5, 6]
     assert resumed.report["validation"] == whole.report["validation"]
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_a_resumed_transformer_drops_what_it_would_have_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "toy.safetensors"
+    config = next_config(encoder="transformer")
+    dataset = chains(40)[0]
+    whole = train(dataset, config)
+    interrupted(lambda: dataset, path, 2, config)
+
+    resumed = train(dataset, config, checkpoint=Checkpoint(path, resume=True))
+
+    assert np.array_equal(whole.id_served, resumed.id_served)
+    assert np.array_equal(whole.id_history, resumed.id_history)
+    assert whole.query_tower == resumed.query_tower
 
 
 def test_other_data_cannot_be_gone_on_with(board: Build, tmp_path: Path) -> None:

@@ -14,8 +14,11 @@ from recsys.config import from_mapping
 from recsys.errors import TrainingError
 from recsys.training.choice import choose
 from recsys.training.dataset import Dataset
+from recsys.training.device import resolve
 from recsys.training.encoders import sequential
+from recsys.training.query import DROP, taste_of
 from recsys.training.rows import query_rows
+from recsys.training.sampler import SESSIONS, Sampler
 from recsys.training.settings import settings_of
 from recsys.training.trainer import train
 from recsys.training.windows import SequenceRows, sequence_rows, sequences
@@ -69,7 +72,7 @@ def test_no_query_knows_its_future():
     keep = np.ones(n, np.bool_)
     rows = query_rows(dataset, keep, dataset.until, 30)
     events = sequences(dataset, keep, rows, ())
-    source = SequenceRows(events, rows, 12, torch.Generator().manual_seed(0))
+    source = SequenceRows(events, rows, 12)
 
     found = source.take(torch.arange(len(source)))
 
@@ -136,6 +139,77 @@ def test_an_encoder_of_sequences_learns_what_comes_next(encoder):
     assert hits >= 0.5 * ITEMS  # by chance: 0.04
 
 
+@pytest.mark.parametrize("encoder", ["attention", "transformer"])
+def test_fits_of_one_seed_are_equal_bit_by_bit(encoder):
+    dataset, _ = chains(60)
+    settings = config(encoder=encoder)
+    other = replace(settings, train=replace(settings.train, seed=1))
+
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    one = train(dataset, settings)
+    assert torch.equal(torch.get_rng_state(), state)  # the caller's, not a fit's
+    torch.manual_seed(2)
+    again = train(dataset, settings)
+    third = train(dataset, other)
+
+    assert np.array_equal(one.id_served, again.id_served)
+    assert np.array_equal(one.id_history, again.id_history)
+    assert one.query_tower == again.query_tower
+    assert not np.array_equal(one.id_served, third.id_served)
+
+
+def sampler_of(dataset, model, seed=0):
+    """The sampler of a fit of sequences, and its source."""
+    every = np.ones(len(dataset), np.bool_)
+    rows = query_rows(dataset, every, dataset.until, 30)
+    settings = replace(settings_of(model, 0.1, 0.0), query=model.query)
+    source = sequence_rows(dataset, rows, settings)
+    generator = torch.Generator().manual_seed(seed)
+    taste = taste_of(model.query, 16, source.most_recency, generator)
+    sampler = Sampler(
+        source, rows, settings, resolve("cpu"), generator, content=False,
+        masks=(taste.masks, 16),
+    )  # fmt: skip
+    return sampler, source
+
+
+@pytest.mark.parametrize(
+    ("query", "places"),
+    [
+        ({"encoder": "decay"}, 0),
+        ({"encoder": "attention"}, 2),
+        ({"encoder": "transformer", "layers": 3}, 7),
+    ],
+)
+def test_dropout_leaves_out_its_share_of_every_place(query, places):
+    sampler, source = sampler_of(chains(200)[0], config(**query))
+
+    step = sampler.step(torch.arange(len(source)))
+
+    if not places:
+        assert step.masks is None
+        return
+    assert step.masks.shape == (len(step.history.values), places, 16)
+    left = step.masks > 0
+    assert torch.allclose(step.masks[left], torch.tensor(1 / (1 - DROP)))
+    assert left.float().mean((0, 2)).numpy() == pytest.approx(1 - DROP, abs=0.02)
+
+
+def test_a_share_of_the_windows_is_trained_as_a_session_is_served():
+    sampler, source = sampler_of(chains(800)[0], config(encoder="transformer"))
+
+    step = sampler.step(torch.arange(len(source)))
+
+    start = step.history.start[step.history.counts > 0]
+    session = step.history.age[start] == -1
+    assert session.float().mean().item() == pytest.approx(SESSIONS, abs=0.05)
+    inside = torch.isin(step.history.owner, step.history.owner[start[session]])
+    assert (step.history.age[inside] == -1).all()
+    assert (step.history.weight[inside] == 1).all()
+    assert (step.history.weight[~inside] > 1).any()
+
+
 def test_auto_takes_order_where_it_tells_and_the_mean_where_there_is_none():
     dataset, _ = chains()
     unordered, _ = chains(timed=False)
@@ -196,7 +270,7 @@ def step_of_sequences(model, **arrays):
     every = np.ones(len(dataset), np.bool_)
     rows = query_rows(dataset, every, dataset.until, 30)
     settings = settings_of(model, 0.1, 0.0)
-    source = sequence_rows(dataset, rows, settings, 0)
+    source = sequence_rows(dataset, rows, settings)
     return source.take(torch.arange(len(source)))
 
 

@@ -61,7 +61,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.mark.parametrize("how", ["dense", "sparse", "taught"])
+@pytest.mark.parametrize("how", ["dense", "sparse", "taught", "transformer"])
 def test_two_processes_learn_what_one_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
@@ -186,6 +186,7 @@ CASES = {
     "logistic": lambda: plain("logistic"),
     "content": lambda: crew.board()[::-1],
     "distilled": lambda: (*plain("ranking"), crew.half_a_teacher()),
+    "attention": lambda: sequences("attention"),
     "transformer": lambda: sequences("transformer"),
 }
 
@@ -223,7 +224,6 @@ def test_more_processes_than_queries(monkeypatch: pytest.MonkeyPatch) -> None:
 def gradients(
     run: loop._Fit, steps: list[tuple[Step, Any]]
 ) -> tuple[float, dict[str, torch.Tensor]]:
-    run.towers.eval()  # layers drop at random
     run.towers.zero_grad(set_to_none=False)
     total = 0.0
     for step, weight in steps:
