@@ -283,6 +283,10 @@ def _finish(
     conn.execute(sql.SQL("create index on {} ({})").format(name, by_user))
     conn.execute(sql.SQL("create index on {} (item_id)").format(name))
     conn.execute(sql.SQL("analyze {}").format(name))
+    # The SQL functions run as this role, which recsys upgrade creates.
+    role = conn.execute("select to_regrole('recsys_trainer') is not null").fetchone()
+    if role is not None and role[0]:
+        conn.execute(sql.SQL("grant select on {} to recsys_trainer").format(name))
     return columns
 
 

@@ -23,6 +23,7 @@ from benchmarks.peers.job import Job, Measured
 from recsys.cli import _malloc
 
 METRICS = ("recall@20", "ndcg@20")
+_PEERS_DIM = 64
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def main() -> None:
     parser.add_argument("--venvs", type=Path, default=venvs.FOLDER)
     parser.add_argument("--seconds", type=float, default=180, help="per training")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--dim", type=int, default=64, help="0: recsys chooses")
+    parser.add_argument("--dim", type=int, default=_PEERS_DIM, help="0: recsys chooses")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="append the rows as JSON lines")
     options = parser.parse_args()
@@ -139,8 +140,9 @@ def measure(folder: Path, options: argparse.Namespace) -> Iterator[Line]:
         if peer and options.installed and not venvs.installed(peer, options.venvs):
             continue
         with tempfile.TemporaryDirectory(prefix="recsys-peers-") as out:
+            dim = (options.dim or _PEERS_DIM) if peer else options.dim
             asked = Job(
-                METHODS[name].name, folder, Path(out), options.dim, options.seconds,
+                METHODS[name].name, folder, Path(out), dim, options.seconds,
                 options.threads, options.seed,
             )  # fmt: skip
             try:

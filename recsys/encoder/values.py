@@ -48,10 +48,10 @@ _SQL_SEPARATOR = r"E'\x1f'"
 _BLANKS = " \t\n\v\f\r"
 _NOT_FINITE = re.compile(r"[+-]?(nan|inf(inity)?)", re.IGNORECASE)
 _DECIMAL = re.compile(
-    r"[+-]?(?P<digits>\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE
+    r"[+-]?(?P<digits>\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE
 )
 _HEX = re.compile(
-    r"[+-]?0x(?P<digits>[\da-f]+\.?[\da-f]*|\.[\da-f]+)(p[+-]?\d+)?",
+    r"[+-]?0x(?P<digits>[\da-f]+(\.[\da-f]*)?|\.[\da-f]+)(p[+-]?\d+)?",
     re.ASCII | re.IGNORECASE,
 )
 

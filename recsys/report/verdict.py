@@ -24,6 +24,7 @@ _RISING = 0.01
 _LONGER = 1.3
 _SAME_DIRECTION = 0.6
 _FEW_DIRECTIONS = 0.1
+_FEW_ITEMS = 20
 _EXPLODED = 20.0
 _DEAD = 0.1
 _DROPPED = 0.2
@@ -96,6 +97,8 @@ def _steady(report: Row) -> str:
         said = f"still rose to {score:.4f} at epoch {last}; the fit went on to {epochs}"
     else:
         said = f"settled at {score:.4f} within {last} epochs"
+        if epochs > _LONGER * last:
+            said += f", the longest fit that was judged; the published one had {epochs}"
     return f"the validation score {said}. It is above popularity.{spread}"
 
 
@@ -155,7 +158,11 @@ def _few(report: Row) -> list[Verdict]:
     left_open = doubt(users) if users else None
     if left_open is None:
         return []
-    advice = f"Raise train.validation, or wait for at least {FEW} users in the slice."
+    wait = f"wait for at least {FEW} users in the slice."
+    # A full update is judged by the newest of its news, whatever the share says.
+    advice = (
+        wait.capitalize() if "full" in report else f"Raise train.validation, or {wait}"
+    )
     return [Verdict("judged by few", False, f"{left_open}.", advice)]
 
 
@@ -283,7 +290,12 @@ def _collapsed(report: Row) -> list[Verdict]:
     vectors = report.get("health", {}).get("vectors")
     if not vectors:
         return []
-    few = max(1.5, _FEW_DIRECTIONS * vectors["dim"])
+    # A handful of items can fill no more directions than there are of them.
+    if vectors.get("items", math.inf) < _FEW_ITEMS:
+        return []
+    few = max(
+        1.5, _FEW_DIRECTIONS * min(vectors["dim"], vectors.get("items", math.inf))
+    )
     if vectors["cosine"] < _SAME_DIRECTION and vectors["rank"] >= few:
         return []
     return [

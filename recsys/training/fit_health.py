@@ -107,6 +107,7 @@ def embedding_health(rows: Tensor) -> dict[str, float]:
         "dead": 1.0 - float(alive.mean()),
         "cosine": pairs / (n * (n - 1)) if n > 1 else 0.0,
         "rank": math.exp(entropy),
+        "items": float(n),
         "dim": float(found.shape[1]),
     }
 

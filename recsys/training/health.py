@@ -90,17 +90,26 @@ def check_size(dataset: Dataset, dim: int) -> None:
     Raises:
         TrainingError: The tables of a side would take more than an artifact may.
     """
+    side = too_large(dataset, dim)
+    if side is None:
+        return
+    sizes = side.fitted.table_sizes
+    widest = max(sizes, key=lambda name: sizes[name])
+    raise TrainingError(
+        f"the {side.side} features need {sum(sizes.values()):,} learned rows of"
+        f" {dim} numbers, most of them {widest!r}: more than an artifact holds",
+        hint=f"Lower max_size or buckets of {widest!r}, or train.dim.",
+    )
+
+
+def too_large(dataset: Dataset, dim: int) -> EncodedSide | None:
+    """Return the side whose tables would take more than an artifact may, if any."""
     for side in (dataset.items, dataset.users, dataset.contexts):
-        if side is None:
-            continue
-        sizes = side.fitted.table_sizes
-        if 4 * dim * sum(sizes.values()) > LARGEST_MODEL:
-            widest = max(sizes, key=lambda name: sizes[name])
-            raise TrainingError(
-                f"the {side.side} features need {sum(sizes.values()):,} learned rows of"
-                f" {dim} numbers, most of them {widest!r}: more than an artifact holds",
-                hint=f"Lower max_size or buckets of {widest!r}, or train.dim.",
-            )
+        if side is not None:
+            rows = sum(side.fitted.table_sizes.values())
+            if 4 * dim * rows > LARGEST_MODEL:
+                return side
+    return None
 
 
 def _useless(side: EncodedSide) -> Generator[Finding]:

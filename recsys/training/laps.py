@@ -16,6 +16,11 @@ class Laps:
         self._since = time.perf_counter()
         self.seconds: dict[str, float] = {}
 
+    @property
+    def passed_s(self) -> float:
+        """Seconds since the beginning."""
+        return sum(self.seconds.values()) + time.perf_counter() - self._since
+
     def end(self, name: str) -> float:
         """End a part, and begin the next; returns the seconds of all so far."""
         now = time.perf_counter()

@@ -68,7 +68,7 @@ def train(
     if distil_from is not None:
         config = student_of(config)
         teacher = teacher_of(distil_from, dataset, rows)
-    choice = _choice(dataset, config, checkpoint, progress)
+    choice = _choice(dataset, config, checkpoint, progress, laps.passed_s)
     config = replace(config, train=replace(config.train, dim=choice.settings.dim))
     fitted = final_fit(
         dataset,
@@ -115,13 +115,14 @@ def _choice(
     config: ModelConfig,
     checkpoint: Checkpoint | None,
     progress: Progress,
+    spent_s: float,
 ) -> Choice:
     """Choose the settings, or take those of the training that is gone on with."""
     if checkpoint is None:
-        return choose(dataset, config, progress)
+        return choose(dataset, config, progress, spent_s=spent_s)
     if checkpoint.plan is not None:
         return Choice.from_dict(checkpoint.plan, config)
-    choice = choose(dataset, config, progress)
+    choice = choose(dataset, config, progress, spent_s=spent_s)
     checkpoint.plan = choice.to_dict()
     return choice
 

@@ -46,9 +46,9 @@ from recsys.errors import (
 
 SLOW = """
     import sys, time
-    from recsys import backfill
+    from recsys import _load, backfill
     from recsys._tower import ItemTower
-    backfill._CHUNK = 20
+    _load._CHUNK = 20
     encode = ItemTower.encode
     def slow(self, *args):
         print("chunk", flush=True)

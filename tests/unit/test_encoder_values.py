@@ -1,6 +1,7 @@
 """Raw cells to graph inputs: types, missing values, garbage, and the SQL."""
 
 import math
+import time
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
@@ -13,6 +14,7 @@ from recsys.encoder.values import (
     MAX_LIST,
     input_name,
     json_projection,
+    number_of,
     prepare,
     prepare_row,
     projection,
@@ -315,3 +317,15 @@ def test_long_cells_are_cut_on_the_server_without_a_trace(server, cell):
         assert {k: v.tolist() for k, v in found.items()} == {
             k: v.tolist() for k, v in wanted.items()
         }
+
+
+@pytest.mark.parametrize("start", ["1", "0x1"])
+def test_a_long_text_is_refused_at_once(start: str) -> None:
+    # A request may bring what an address says: the digits must be read once.
+    text = start + "1" * 200_000 + "x"
+    began = time.process_time()
+
+    with pytest.raises(ValueError, match="no number"):
+        number_of(text)
+
+    assert time.process_time() - began < 1

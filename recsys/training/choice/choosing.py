@@ -11,12 +11,14 @@ from recsys.config import ModelConfig, TrainConfig
 from recsys.progress import Progress
 from recsys.training.choice.clock import Clock
 from recsys.training.choice.fits import Fits, Run
+from recsys.training.choice.length import may_be_longer
 from recsys.training.choice.result import Choice
 from recsys.training.choice.search import DEFAULT_EPOCHS, Search
 from recsys.training.choice.slice import Slice
 from recsys.training.choice.tried import first_settings
 from recsys.training.dataset import Dataset
 from recsys.training.encoders import first_query, sequential
+from recsys.training.settings import Settings
 from recsys.training.trend import grid
 from recsys.training.validated import validated
 
@@ -29,16 +31,25 @@ _SHARE = 0.4
 _SHARE_WITHOUT_TIMES = 0.2
 
 
-def choose(dataset: Dataset, model: ModelConfig, progress: Progress) -> Choice:
+def choose(
+    dataset: Dataset,
+    model: ModelConfig,
+    progress: Progress,
+    *,
+    spent_s: float = 0.0,
+) -> Choice:
     """Choose the settings of the final fit.
 
     Args:
         dataset: All the data.
         model: What is fixed, and the budget.
         progress: Receives one unit per epoch.
+        spent_s: Seconds of the budget that are gone already.
     """
     started = time.perf_counter()
     config, query = model.train, _query(model)
+    if not may_be_longer(dataset, model):
+        config = replace(config, dim=config.first_dim)
     settings = replace(first_settings(model), query=first_query(query, dataset))
     part = Slice.of(dataset, config)
     if part is None:
@@ -47,14 +58,21 @@ def choose(dataset: Dataset, model: ModelConfig, progress: Progress) -> Choice:
         return Choice(settings, trend, config.epochs or DEFAULT_EPOCHS)
     share = _SHARE_WITHOUT_TIMES if dataset.until is None else _SHARE
     deadline = started + share * config.budget_s
-    clock = Clock(config, deadline, started + USED * config.budget_s)
+    clock = Clock(config, deadline, started + USED * config.budget_s - spent_s)
     others = sequential(query, dataset, settings.dim) if part.cut.by_time else []
     with progress.stage("choose settings") as stage:
         fits = Fits(part, config, clock, stage.advance)
         best = Search(fits, clock, config).best(settings, others)
+        stage.advance(0, _said(best.settings, config))
     choice = _choice(part, fits, best, config)
     logger.info("chose %s, %s, %d epochs", best.settings, choice.trend, choice.epochs)
     return choice
+
+
+def _said(settings: Settings, config: TrainConfig) -> str:
+    """Return what was chosen, in a few words."""
+    length = "" if config.dim else f" dim {settings.dim}"
+    return f"tau {settings.tau:g} dropout {settings.dropout:g}{length}"
 
 
 def _query(model: ModelConfig) -> QueryConfig:

@@ -13,6 +13,7 @@ from recsys.config import TrainConfig
 from recsys.errors import TrainingError
 from recsys.training.choice.clock import LOOKS, Clock
 from recsys.training.choice.fits import Fits, Run
+from recsys.training.choice.length import SLOWER
 from recsys.training.choice.tried import LEAST_DROPOUT, Change, changes
 from recsys.training.encoders import DROPOUT
 from recsys.training.settings import Settings
@@ -54,8 +55,11 @@ class Search:
         """Return the longest fit with the best settings and encoder found."""
         if not self._clock.fixed:
             self._fits.calibrate(settings)
-            self._clock.take_spare()
         others, deadline = self.affordable(others), self._clock.deadline
+        if not others and not self._clock.fixed:
+            # Nobody knows how long the epochs of other encoders take.
+            self._clock.take_spare(1.0 if self._config.dim else SLOWER)
+            deadline = self._clock.deadline
         if others:
             self._clock.deadline -= _ORDER * self._clock.left_s
         best = self._best_of(settings)
@@ -108,9 +112,7 @@ class Search:
     def _compare(self, settings: Settings) -> Run | None:
         """Return the best of the short fits; None when there is nothing to choose."""
         timed = self._fits.part.rows.periods is not None
-        items = len(self._fits.part.rows.items)
-        every = changes(settings, self._config, items, timed=timed)
-        tried, epochs = self._telling(every)
+        tried, epochs = self._telling(changes(settings, self._config, timed=timed))
         if not tried:
             return None
         end = self._clock.end_of_short_fits()

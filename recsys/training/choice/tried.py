@@ -9,6 +9,7 @@ from torch import Tensor
 
 from recsys.config import ModelConfig, TrainConfig
 from recsys.popularity import Trend
+from recsys.training.choice.length import LARGER_DIM
 from recsys.training.matryoshka import fitting
 from recsys.training.rows import QueryRows
 from recsys.training.settings import Settings, settings_of
@@ -19,9 +20,6 @@ DROPOUTS = (0.5, 0.7, 0.3)
 COMPANIONS = (0.0, 0.5)
 LEAST_DROPOUT = 0.15
 """Tried only where the lowest of ``DROPOUTS`` is clearly better than the others."""
-LARGER_DIM = 256
-# Of larger catalogues every row, vector and index entry would take twice as much.
-_FEW_ITEMS = 20_000
 
 
 def first_settings(model: ModelConfig) -> Settings:
@@ -49,15 +47,12 @@ class Change:
         return not least or settings.dropout == min(DROPOUTS)
 
 
-def changes(
-    settings: Settings, config: TrainConfig, items: int, *, timed: bool
-) -> list[Change]:
+def changes(settings: Settings, config: TrainConfig, *, timed: bool) -> list[Change]:
     """Return what is tried one after the other: whatever is not fixed.
 
     Args:
         settings: What is started from.
         config: What is fixed.
-        items: How many are trained.
         timed: Whether query rows are cut by time.
     """
     # Sequences are learned place by place, without companions or times of rows.
@@ -71,8 +66,7 @@ def changes(
         tried += [Change("dropout", share) for share in (*DROPOUTS[1:], LEAST_DROPOUT)]
     if whole and config.companions < 0:
         tried += [Change("companions", weight) for weight in COMPANIONS[1:]]
-    free = not (config.dim or config.epochs or config.prefixes)
-    if whole and free and items <= _FEW_ITEMS:
+    if whole and not config.dim:
         tried.append(Change("dim", LARGER_DIM))
     return tried
 

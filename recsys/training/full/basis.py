@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from recsys._parent import Parent
-from recsys.config import ModelConfig
-from recsys.errors import TrainingError
+from recsys.config import ModelConfig, checked
+from recsys.errors import ConfigError, TrainingError
 from recsys.training.choice.tried import first_settings
 from recsys.training.dataset import Dataset
 from recsys.training.model import Towers
@@ -46,7 +46,7 @@ class Basis:
         """
         if not config.train.dim:
             dim = parent.served.shape[1]
-            config = replace(config, train=replace(config.train, dim=dim))
+            config = _of_length(config, dim)
         _check(config, parent)
         return cls(dataset, config, parent, _settings(config, parent))
 
@@ -70,6 +70,21 @@ class Basis:
         """Return the ids of the trained items, shape (T,)."""
         places: list[int] = rows.items.tolist()
         return [self.dataset.item_ids[place] for place in places]
+
+
+def _of_length(config: ModelConfig, dim: int) -> ModelConfig:
+    """Return the configuration with the length of the parent's vectors.
+
+    Raises:
+        TrainingError: It asks for prefixes or heads that do not go with it.
+    """
+    try:
+        return checked(replace(config, train=replace(config.train, dim=dim)))
+    except ConfigError as exc:
+        raise TrainingError(
+            f"vectors stay as long as those of the parent, {dim}: {exc}",
+            hint="Train from the start: leave out --full.",
+        ) from exc
 
 
 def _check(config: ModelConfig, parent: Parent) -> None:
