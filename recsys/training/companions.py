@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from recsys.training import blocks
 from recsys.training.ragged import Ragged, group
 from recsys.training.rows import QueryRows
-from recsys.training.sparse import coordinates, entries, runs, scaled
+from recsys.training.sparse import coordinates, entries, product, runs, scaled
 
 CLOSEST = 50
 # Of longer histories only the latest count here: they would make most of the pairs, and
@@ -162,7 +162,7 @@ class _Matrix:
         shape = (len(distinct), len(self.counts))
         other = coordinates(*scaled(theirs, self._by_item), shape)
         # Not as CSR: of that product torch 2.13 never frees the result of MKL.
-        return cast(Tensor, torch.sparse.mm(chosen, other))
+        return product(chosen, other)
 
 
 def _cut(counts: Tensor, most: int, longest: int | None = None) -> Iterator[slice]:

@@ -83,3 +83,11 @@ def scaled(lists: Ragged, by_item: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     owner, item, weight = entries(lists)
     by_user = torch.zeros(len(lists)).index_add_(0, owner, weight)
     return owner, item, weight * (by_user[owner] * by_item[item]).rsqrt()
+
+
+def product(one: Tensor, other: Tensor) -> Tensor:
+    """Return the product of two matrices in COO, as COO."""
+    with warnings.catch_warnings():
+        # Torch goes by CSR, and says once that it is new.
+        warnings.filterwarnings("ignore", message="Sparse", category=UserWarning)
+        return cast(Tensor, torch.sparse.mm(one, other))

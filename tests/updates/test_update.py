@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
-from threading import Event
 
 import numpy as np
 import pytest
@@ -314,30 +315,55 @@ def test_products_take_one_thread_while_rows_are_updated(shop: Twofold) -> None:
     assert set(threads.seen) == {1}
 
 
-@pytest.mark.parametrize("first_out", [0, 1])
+TWO_THREADS = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+import numpy
+from threadpoolctl import threadpool_info
+from recsys.updates.products import one_thread
+
+def of_products():
+    return {p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"}
+
+entered, leave = [Event(), Event()], [Event(), Event()]
+
+def inside(place):
+    with one_thread():
+        entered[place].set()
+        assert leave[place].wait(30)
+
+first_out = int(sys.argv[1])
+assert of_products() == {2}
+with ThreadPoolExecutor(2) as pool:
+    both = []
+    for place in (0, 1):
+        both.append(pool.submit(inside, place))
+        assert entered[place].wait(30)
+    for place in (first_out, 1 - first_out):
+        assert of_products() == {1}
+        leave[place].set()
+        both[place].result(30)
+assert of_products() == {2}
+print("done")
+"""
+
+
+@pytest.mark.parametrize("first_out", ["0", "1"])
 def test_updates_in_two_threads_leave_the_threads_that_they_found(
-    first_out: int,
+    first_out: str,
 ) -> None:
-    entered = [Event(), Event()]
-    leave = [Event(), Event()]
+    # In a process that begins with two: OpenBLAS makes no more than it began with.
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_THREADS, first_out],
+        env={**os.environ, "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
-    def inside(place: int) -> None:
-        with one_thread():
-            entered[place].set()
-            assert leave[place].wait(30)
-
-    with threadpool_limits(limits=2, user_api="blas"), ThreadPoolExecutor(2) as pool:
-        both = []
-        for place in (0, 1):
-            both.append(pool.submit(inside, place))
-            assert entered[place].wait(30)
-        assert set(of_products()) == {1}
-        for place in (first_out, 1 - first_out):
-            assert set(of_products()) == {1}
-            leave[place].set()
-            both[place].result(30)
-
-        assert set(of_products()) == {2}
+    assert (done.stdout, done.stderr) == ("done\n", "")
 
 
 def test_an_update_that_fails_leaves_the_threads_that_it_found() -> None:
