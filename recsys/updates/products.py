@@ -14,6 +14,10 @@ class _OneThread:
 
     The limit is one of the whole process. Set and taken back by each, it would stay:
     who comes second finds one thread, and leaves one.
+
+    OpenBLAS (0.3.31) may not listen to a thread other than the one that set its threads
+    first: where that one leaves before another, one thread may stay. Nothing but speed
+    depends on it, and workers update in one thread.
     """
 
     def __init__(self) -> None:
