@@ -291,11 +291,10 @@ def _collapsed(report: Row) -> list[Verdict]:
     if not vectors:
         return []
     # A handful of items can fill no more directions than there are of them.
-    if vectors.get("items", math.inf) < _FEW_ITEMS:
+    items = vectors.get("items", math.inf)
+    if items < _FEW_ITEMS:
         return []
-    few = max(
-        1.5, _FEW_DIRECTIONS * min(vectors["dim"], vectors.get("items", math.inf))
-    )
+    few = max(1.5, _FEW_DIRECTIONS * min(vectors["dim"], items))
     if vectors["cosine"] < _SAME_DIRECTION and vectors["rank"] >= few:
         return []
     return [

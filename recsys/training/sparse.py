@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import cast
 
@@ -28,8 +29,7 @@ def matrix(
     """
     counts = torch.bincount(row, minlength=shape[0])
     start = F.pad(counts.cumsum(0), (1, 0))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse", category=UserWarning)
+    with _quiet():
         return torch.sparse_csr_tensor(
             start, column, value, shape, check_invariants=False
         )
@@ -87,7 +87,13 @@ def scaled(lists: Ragged, by_item: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def product(one: Tensor, other: Tensor) -> Tensor:
     """Return the product of two matrices in COO, as COO."""
-    with warnings.catch_warnings():
-        # Torch goes by CSR, and says once that it is new.
-        warnings.filterwarnings("ignore", message="Sparse", category=UserWarning)
+    with _quiet():  # torch goes by CSR
         return cast(Tensor, torch.sparse.mm(one, other))
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """Keep from the user what torch says once: that CSR is new."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse", category=UserWarning)
+        yield
