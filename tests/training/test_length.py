@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_full_update import DAY, config_of, data, parent_of
+from parents import DAY, config_of, data, parent_of
 from toys import make_config
 
 from recsys.config import Feature, IndexConfig, Source, TrainConfig
