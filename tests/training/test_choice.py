@@ -17,7 +17,7 @@ from recsys.popularity import Trend
 from recsys.training.choice.clock import Clock
 from recsys.training.choice.fits import Fits, Look, Run, overfitted
 from recsys.training.choice.search import Search
-from recsys.training.choice.tried import first_settings
+from recsys.training.choice.tried import changes, first_settings
 from recsys.training.loop import After, Epoch
 from recsys.training.settings import Settings
 
@@ -166,3 +166,17 @@ def test_a_lower_dropout_must_win_clearly_once(
 
     assert fits.tried[:-1] == tried  # the last one is the long fit
     assert best.settings.dropout == fits.tried[-1] == chosen
+
+
+def test_a_fit_that_may_not_be_made_takes_no_time_from_the_others() -> None:
+    config = TrainConfig(dim=8)
+    settings = first_settings(make_config(train=config))
+    search = search_of(seconds=0)
+    # Two temperatures, two dropouts, companions and what is started from: six fits of
+    # four epochs of 1.5 s and a look of 1 s, in 60 % of the time.
+    search._clock.deadline = time.perf_counter() + 6 * 7.2 / 0.6
+
+    tried, epochs = search._telling(changes(settings, config, timed=False), settings)
+
+    assert {change.name for change in tried} == {"tau", "dropout", "companions"}
+    assert epochs == 4

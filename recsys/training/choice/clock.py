@@ -44,13 +44,12 @@ class Clock:
         """Take the newest measure of an epoch and of a look."""
         self._epoch_s, self._look_s = epoch_s, look_s
 
-    def take_spare(self, slower: float) -> None:
+    def take_spare(self) -> None:
         """Move the deadline to where the longest final fit would begin, if later.
 
-        Args:
-            slower: How many times as long its epochs may take as the one measured.
+        At the pace measured: where slower settings win, that fit has fewer epochs.
         """
-        longest = slower * _WHOLE * self._most * self._epoch_s
+        longest = _WHOLE * self._most * self._epoch_s
         self.deadline = max(self.deadline, self._end - longest)
 
     @property

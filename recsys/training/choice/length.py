@@ -7,8 +7,6 @@ from recsys.training import health
 from recsys.training.dataset import Dataset
 
 LARGER_DIM = 256
-SLOWER = 1.6
-"""How many times as long an epoch takes with it, at most."""
 # Of larger catalogues every row, vector and index entry would take twice as much.
 FEW_ITEMS = 20_000
 

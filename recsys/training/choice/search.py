@@ -13,7 +13,6 @@ from recsys.config import TrainConfig
 from recsys.errors import TrainingError
 from recsys.training.choice.clock import LOOKS, Clock
 from recsys.training.choice.fits import Fits, Run
-from recsys.training.choice.length import SLOWER
 from recsys.training.choice.tried import LEAST_DROPOUT, Change, changes
 from recsys.training.encoders import DROPOUT
 from recsys.training.settings import Settings
@@ -58,7 +57,7 @@ class Search:
         others, deadline = self.affordable(others), self._clock.deadline
         if not others and not self._clock.fixed:
             # Nobody knows how long the epochs of other encoders take.
-            self._clock.take_spare(1.0 if self._config.dim else SLOWER)
+            self._clock.take_spare()
             deadline = self._clock.deadline
         if others:
             self._clock.deadline -= _ORDER * self._clock.left_s
@@ -112,7 +111,8 @@ class Search:
     def _compare(self, settings: Settings) -> Run | None:
         """Return the best of the short fits; None when there is nothing to choose."""
         timed = self._fits.part.rows.periods is not None
-        tried, epochs = self._telling(changes(settings, self._config, timed=timed))
+        every = changes(settings, self._config, timed=timed)
+        tried, epochs = self._telling(every, settings)
         if not tried:
             return None
         end = self._clock.end_of_short_fits()
@@ -127,15 +127,22 @@ class Search:
                 best = other
         return best
 
-    def _telling(self, tried: list[Change]) -> tuple[list[Change], int]:
+    def _telling(
+        self, tried: list[Change], settings: Settings
+    ) -> tuple[list[Change], int]:
         """Return what fits as short as they must be can tell, and their epochs."""
-        epochs = self._clock.short(1 + len(tried))
+        epochs = self._clock.short(_fits(tried, settings))
         for name in _NEED_TIME:
             if self._clock.fixed or epochs >= _FAIR_EPOCHS:
                 break
             tried = [change for change in tried if change.name != name]
-            epochs = self._clock.short(1 + len(tried))
+            epochs = self._clock.short(_fits(tried, settings))
         return tried, epochs
+
+
+def _fits(tried: list[Change], settings: Settings) -> int:
+    """Return how many fits are made in any case, that of the settings among them."""
+    return 1 + sum(change.worth_trying(settings) for change in tried)
 
 
 def _lead(change: Change, settings: Settings, epochs: int) -> float:
