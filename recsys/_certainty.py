@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from recsys._wording import counted
+
 FEW = 100
 """Users below which a number is said to be uncertain: by more than 0.1."""
 
@@ -19,6 +21,6 @@ def doubt(users: int) -> str | None:
     """
     if users >= FEW:
         return None
-    who = "1 user was" if users == 1 else f"{users} users were"
+    who = counted(users, "user was", "users were")
     off = 1 / math.sqrt(max(users, 1))
     return f"only {who} measured, so by chance alone each metric may lie {off:.2f} off"

@@ -11,6 +11,7 @@ from psycopg.rows import dict_row
 from recsys import capture, versions
 from recsys._db import Connection
 from recsys._finding import Finding
+from recsys._wording import counted
 from recsys.config import ModelConfig
 from recsys.errors import ConfigError, RecsysError
 
@@ -100,7 +101,7 @@ def _captured(
             yield Finding(
                 check,
                 "warn",
-                f"{row['triggers']} triggers of a model without versions",
+                f"{counted(row['triggers'], 'trigger')} of a model without versions",
                 f"recsys unwatch {model}",
             )
         return
@@ -207,14 +208,15 @@ def _queue(check: str, row: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(
             check,
             "warn",
-            f"{row['retrying']} items failed and are tried again",
+            counted(row["retrying"], "item failed and is", "items failed and are")
+            + " tried again",
             "select number, item_id, error, retry_at from recsys.item_failure;",
         )
     if row["dead_letters"]:
         yield Finding(
             check,
             "warn",
-            f"{row['dead_letters']} items were given up",
+            counted(row["dead_letters"], "item was", "items were") + " given up",
             "select * from recsys.dead_letter; mend what it names, then "
             f"recsys retry {model}",
         )

@@ -18,6 +18,7 @@ from rich.text import Text
 from recsys import _sql
 from recsys._db import Connection, Halfvec, PackedDumper, connect
 from recsys._preset import Preset
+from recsys._wording import counted
 from recsys.config import ModelConfig
 from recsys.evaluate import Evaluation, Holdout
 from recsys.recommender import Recommender
@@ -153,7 +154,7 @@ def _metrics(out: Console, preset: Preset, number: int, found: Evaluation) -> No
     when = f"what came from {day:%Y-%m-%d} on" if day else preset.holdout
     out.print(
         f"[bold]{preset.model}, version {number}[/bold], measured on {when}\n"
-        f"({found.users:,} users, {found.hits:,} items they took)\n"
+        f"({counted(found.users, 'user')}, {counted(found.hits, 'item')} they took)\n"
     )
     # jsonb, where the numbers are kept, has an order of its own.
     names = sorted(found.metrics["model"], key=lambda name: _ORDER.index(name[:2]))

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from recsys import _db, _sql, settings
 from recsys._db import Connection, HalfvecArray
+from recsys._wording import counted
 from recsys.config import Feature, ModelConfig
 from recsys.encoder.sentence import SentenceEncoder, fingerprint, graph_of
 from recsys.encoder.text import MAX_CHARS
@@ -167,7 +168,8 @@ class Texts:
     ) -> dict[str, NDArray[np.float16]]:
         if not self._run:
             raise SourceError(
-                f"{len(texts)} texts of feature {feature.name!r} are not encoded yet",
+                f"{counted(len(texts), 'text')} of feature {feature.name!r} not encoded"
+                " yet",
                 hint="The worker encodes them.",
             )
         vectors = _encoder_of(feature).encode(texts)

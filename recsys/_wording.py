@@ -50,6 +50,17 @@ _PLAIN = Wording()
 _current: ContextVar[Wording] = ContextVar("recsys_wording", default=_PLAIN)
 
 
+def counted(n: int, one: str, many: str = "") -> str:
+    """Return how many there are of something, such as "1 item" or "2,000 items".
+
+    Args:
+        n: How many.
+        one: What one is called, also with its verb, such as "item was".
+        many: What others than one are called; by default that with an s.
+    """
+    return f"{n:,} {one if n == 1 else many or f'{one}s'}"
+
+
 def said(text: str) -> str:
     """Return a text in the terms of the program that runs."""
     return _current.get().of(text)

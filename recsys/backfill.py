@@ -35,6 +35,7 @@ from recsys._completion import Completion
 from recsys._db import Connection
 from recsys._guard import exclusive
 from recsys._items import ItemEncoder
+from recsys._wording import counted
 from recsys.errors import (
     ArtifactError,
     ConfigError,
@@ -275,7 +276,9 @@ class _Backfill:
                 if attempt == _FINISH_ATTEMPTS - 1:
                     raise
         if missing or orphaned:
-            logger.warning("%d items came and %d went meanwhile", missing, orphaned)
+            logger.warning(
+                "%s came and %d went meanwhile", counted(missing, "item"), orphaned
+            )
         return item_count
 
     def _set_ready(

@@ -10,6 +10,7 @@ import psycopg
 from recsys import _sql, versions
 from recsys._db import Connection
 from recsys._source import source_errors
+from recsys._wording import counted
 from recsys.config import Source
 from recsys.errors import RecsysError, SourceError
 
@@ -129,7 +130,7 @@ def _changed_since(
             " where model = %s",
             (horizon, model),
         )
-    return f"{queued} items by updated_at" if queued > 0 else ""
+    return f"{counted(queued, 'item')} by updated_at" if queued > 0 else ""
 
 
 def _horizon(conn: Connection) -> datetime | None:
@@ -197,7 +198,9 @@ def _compare_ids(conn: Connection, model: str, problems: list[str]) -> str:
         for v in versions.list_versions(conn, model)
         if v.state in ("ready", "serving")
     )
-    return f"{queued} items differ by id" if queued > 0 else ""
+    return (
+        f"{counted(queued, 'item differs', 'items differ')} by id" if queued > 0 else ""
+    )
 
 
 def _tried(problems: list[str], where: str, work: Callable[[], int]) -> int:

@@ -31,6 +31,7 @@ from recsys import backfill as filling
 from recsys import config as configuration
 from recsys._db import Connection, connect
 from recsys._preset import Preset
+from recsys._wording import counted
 from recsys.cli.bars import Bars, console
 from recsys.config import ModelConfig, ProjectConfig
 from recsys.errors import ConfigError
@@ -94,7 +95,7 @@ def run(settings: Settings, *, data: Path | None = None, fresh: bool = False) ->
         say(_fill(work, number))
     with _step(6, "Evaluation") as say:
         holdout, evaluation = _evaluate(work, number)
-        say(f"{evaluation.users:,} users, {evaluation.hits:,} hits")
+        say(f"{counted(evaluation.users, 'user')}, {counted(evaluation.hits, 'hit')}")
     case = _show.show(work.dsn, work.config, preset, number, holdout, evaluation)
     _show.commands(
         preset,
@@ -199,7 +200,7 @@ def _load(work: Workplace) -> str:
         ]
         items, events = (row[0] for row in (c.fetchone() for c in counts) if row)
     how = "found" if loaded else "loaded"
-    return f"{how} {items:,} items, {events:,} interactions"
+    return f"{how} {counted(items, 'item')}, {counted(events, 'interaction')}"
 
 
 def _let_trainers_read(work: Workplace) -> None:

@@ -22,6 +22,7 @@ from recsys import (
 from recsys._db import Connection
 from recsys._finding import Finding
 from recsys._source import source_errors
+from recsys._wording import counted
 from recsys.errors import RecsysError
 from recsys.settings import Settings
 from recsys.versions import ModelVersion
@@ -263,7 +264,8 @@ def _coverage(conn: Connection, name: str, version: ModelVersion) -> Iterator[Fi
         yield Finding(
             f"{name} coverage",
             "warn",
-            f"{missing} items without a vector, {orphaned} vectors without an item",
+            f"{counted(missing, 'item')} without a vector,"
+            f" {counted(orphaned, 'vector')} without an item",
             f"recsys backfill {version.model} {version.number}"
             if waiting is None
             else "recsys worker",
@@ -300,7 +302,8 @@ def _impressions(conn: Connection) -> Iterator[Finding]:
         yield Finding(
             "impressions",
             "warn",
-            f"{'1000 or more' if stray == 1000 else stray} rows in no day's partition",
+            f"{'1000 or more rows' if stray == 1000 else counted(stray, 'row')} in no"
+            " day's partition",
             "Set the clock of the server; the worker makes the days.",
         )
 

@@ -25,6 +25,7 @@ from recsys import _sql, artifacts, popularity, versions
 from recsys._db import Connection
 from recsys._history import weight_expression
 from recsys._source import source_errors
+from recsys._wording import counted
 from recsys.errors import RecsysError
 from recsys.popularity import DAY_S, HALF_LIVES_D, Counts, Trend
 from recsys.types import ItemId
@@ -71,7 +72,8 @@ def refresh(conn: Connection, model: str) -> str:
             problems.append(exc)
             continue
         if changed:
-            done.append(f"version {version.number}: {len(rows)} items rise")
+            rising = counted(len(rows), "item rises", "items rise")
+            done.append(f"version {version.number}: {rising}")
     conn.execute(
         "delete from recsys.item_trend where model = %s and number <> all (%s)",
         (model, [version.number for version in answering]),

@@ -27,6 +27,7 @@ from recsys._guardrail import (
     check_guardrail,
     check_metric,
 )
+from recsys._wording import counted
 from recsys.errors import UnknownModel
 from recsys.experiment.moments import Moments
 from recsys.experiment.stats import MINIMUM_USERS, Estimate, estimate, sequence_factor
@@ -368,7 +369,7 @@ def _sentence(
     beside = "" if base is None else f", the base {say(base.shown)}"
     return (
         f"{rail.metric} of version {number} is {say(candidate.shown)}{beside}; allowed "
-        f"is {bounds[rail.kind]} ({candidate.answers:,} answers){shared}"
+        f"is {bounds[rail.kind]} ({counted(candidate.answers, 'answer')}){shared}"
     )
 
 

@@ -29,8 +29,21 @@ def check_id(name: str, value: object, id_type: IdType) -> None:
     if not good or (isinstance(value, str) and not _storable(value)):
         raise ConfigError(
             f"{name} must be {id_type}, got {type(value).__name__} {str(value)[:80]!r}",
-            hint=_CONVERT[id_type],
+            hint=_hint(value, id_type),
         )
+
+
+def _hint(value: object, id_type: IdType) -> str:
+    """Say how a value becomes an id, or why none ever does."""
+    if type(value) is int and id_type == "bigint":
+        return (
+            "bigint holds -2^63 to 2^63 - 1, and no id of the sources can be outside."
+            " Ids that are, such as hashes of 64 bits without a sign, are text: select"
+            " them as text and declare the id's type in recsys.toml."
+        )
+    if isinstance(value, str) and id_type == "text":
+        return "Postgres holds no NUL and no lone surrogate: the id cannot be there."
+    return _CONVERT[id_type]
 
 
 def parse_id(name: str, text: str, id_type: IdType) -> ItemId:

@@ -23,6 +23,7 @@ from recsys import _db, _writer
 from recsys._answer import Answer, encode, encode_exposure
 from recsys._db import Connection
 from recsys._deadline import DeadlineExceeded
+from recsys._wording import counted
 from recsys._writer import LogStats, Row
 from recsys.errors import ConfigError
 from recsys.types import ItemId, UserId
@@ -269,7 +270,10 @@ def maintain(conn: Connection, model: str | None = None) -> str:
             (longest, KEEP_DAYS),
         ):
             dropped += 1
-    return f"{made} partitions made, {dropped} dropped, {deleted} rows deleted"
+    return (
+        f"{counted(made, 'partition')} made, {dropped} dropped,"
+        f" {counted(deleted, 'row')} deleted"
+    )
 
 
 def _forget(conn: Connection, model: str) -> int:

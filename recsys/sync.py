@@ -15,6 +15,7 @@ from psycopg.rows import tuple_row
 
 from recsys._db import Connection
 from recsys._own import savepoint
+from recsys._wording import counted
 from recsys.config import IdType
 from recsys.errors import (
     ConfigError,
@@ -110,7 +111,7 @@ def _sync(conn: Connection, given: list[object], model: str | None) -> bool:
     except (RecsysError, psycopg.DatabaseError, ArithmeticError, ValueError) as exc:
         if conn.closed:
             raise
-        logger.warning("%d items of %s are left to the worker: %s", len(ids), name, exc)
+        logger.warning("%s left to the worker: %s", _many(ids, name), exc)
         _live.pop(key, None)
         return False
     return True
@@ -137,7 +138,7 @@ def _queued(conn: Connection, model: str, ids: list[str]) -> bool:
                     hint="Roll back and try again: nothing else would tell a worker"
                     " of these items.",
                 ) from exc
-        logger.warning("%d items of %s are left to the triggers", len(ids), model)
+        logger.warning("%s left to the triggers", _many(ids, model))
         return False
     return True
 
@@ -189,3 +190,7 @@ def _named(
             hint="Name one: sync_items(conn, ids, model=...).",
         )
     return names.popitem()
+
+
+def _many(ids: list[str], model: str) -> str:
+    return counted(len(ids), f"item of {model} is", f"items of {model} are")

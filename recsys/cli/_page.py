@@ -11,6 +11,7 @@ from psycopg import sql
 from recsys import _sql
 from recsys._db import Connection
 from recsys._lists import Paired
+from recsys._wording import counted
 from recsys.compare import Comparison, Example
 from recsys.config import ModelConfig
 from recsys.errors import ConfigError
@@ -92,7 +93,8 @@ def page(comparison: Comparison, titles: Mapping[ItemId, str]) -> str:
     heading = f"{found.model}: version {found.number} against {base}"
     state = "passed" if found.passed else "not"
     since = f", hits after {found.cutoff:%Y-%m-%d %H:%M %Z}" if found.cutoff else ""
-    facts = f"{found.users:,} users, {found.hits:,} hits, k = {found.k}{since}"
+    users, hits = counted(found.users, "user"), counted(found.hits, "hit")
+    facts = f"{users}, {hits}, k = {found.k}{since}"
     if found.limited:
         facts += f"; limited data: {found.sample_percent:.3g} % of the items"
     users = "\n".join(_user(e, base, found.number, titles) for e in found.examples)

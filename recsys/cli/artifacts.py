@@ -8,6 +8,7 @@ import click
 
 from recsys import artifacts, schema, versions
 from recsys._db import connect
+from recsys._wording import counted
 from recsys.cli.bars import say
 from recsys.settings import Settings
 
@@ -42,7 +43,7 @@ def export(settings: Settings, model: str, folder: Path, number: int | None) -> 
             if number in (None, version.number)
             for file in artifacts.export_version(conn, model, version.number, folder)
         ]
-    say(f"Wrote {len(files)} files to {folder}")
+    say(f"Wrote {counted(len(files), 'file')} to {folder}")
 
 
 @artifacts_.command("import")

@@ -8,6 +8,7 @@ from recsys import backfill as filling
 from recsys import config as configuration
 from recsys import revisions, versions
 from recsys._db import connect
+from recsys._wording import counted
 from recsys.cli.bars import Bars, say
 from recsys.errors import ConfigError, VersionStateError
 from recsys.settings import Settings
@@ -59,8 +60,9 @@ def fill(
         max_load=max_load,
         progress=Bars(),
     )
+    items = counted(report.item_count, "item")
     say(
-        f"Version {report.number} of {model} is ready: {report.item_count:,} items, "
+        f"Version {report.number} of {model} is ready: {items}, "
         f"ANN recall@20 {report.ann_recall:.3f} at ef_search {report.ef_search}"
     )
     with connect(settings.dsn) as conn:

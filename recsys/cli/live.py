@@ -14,6 +14,7 @@ import psycopg
 from recsys import capture
 from recsys import config as configuration
 from recsys._db import connect
+from recsys._wording import counted
 from recsys.cli.bars import Bars, say
 from recsys.errors import RecsysError
 from recsys.settings import Settings
@@ -115,7 +116,9 @@ def worker(
     from recsys.worker.loop import Worker
 
     def report(model: str, done: Applied) -> None:
-        logger.info("%s: %d items, %d failed", model, done.items, done.failed)
+        logger.info(
+            "%s: %s, %d failed", model, counted(done.items, "item"), done.failed
+        )
 
     process = Worker(
         settings.dsn,
@@ -202,7 +205,7 @@ def _drain(process: Worker, dsn: str, models: tuple[str, ...]) -> None:
             done = process.drain(lambda _, now: stage.advance(now.items + now.failed))
     else:
         done = process.drain()
-    say(f"{done.items:,} items applied, {done.failed:,} failed")
+    say(f"{counted(done.items, 'item')} applied, {done.failed:,} failed")
 
 
 @click.command()
@@ -223,4 +226,4 @@ def retry(settings: Settings, model: str, items: tuple[str, ...]) -> None:
 
     with connect(settings.dsn) as conn:
         queued = again(conn, model, items)
-    say(f"{model}: {queued:,} items are queued again")
+    say(f"{model}: {counted(queued, 'item is', 'items are')} queued again")

@@ -11,7 +11,7 @@ from recsys import config as configuration
 from recsys import doctor as examination
 from recsys import importing, schema, starter
 from recsys._db import connect
-from recsys._wording import said
+from recsys._wording import counted, said
 from recsys.cli import _malloc
 from recsys.cli.bars import Bars, say
 from recsys.cli.output import format_option, write_rows
@@ -83,7 +83,7 @@ def import_(
                 replace=replace,
                 progress=Bars(),
             )
-    say(f"Imported {result.rows:,} rows into {result.table}")
+    say(f"Imported {counted(result.rows, 'row')} into {result.table}")
 
 
 @click.command()

@@ -9,6 +9,7 @@ from psycopg.rows import dict_row
 
 from recsys import schema, versions
 from recsys._db import Connection, connect
+from recsys._wording import counted
 from recsys.cli.bars import say
 from recsys.cli.output import Row, format_option, write_rows
 from recsys.settings import Settings
@@ -178,11 +179,12 @@ def _update_lines(conn: Connection) -> list[str]:
         " order by u.model, u.number, u.id desc"
     ).fetchall()
     return [
-        f"{model}: version {number} update {state} {ago} ago, {trained:,} interactions"
+        f"{model}: version {number} update {state} {ago} ago,"
+        f" {counted(trained, 'interaction')}"
         + (f", ndcg before {ndcg:.4f}" if ndcg is not None else "")
         for model, number, state, ago, trained, ndcg in rows
     ]
 
 
 def _counted(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'' if n == 1 else 's'}" if n else f"no {noun}"
+    return counted(n, noun) if n else f"no {noun}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+from recsys._wording import counted
 from recsys.report.bars import bars
 from recsys.report.facts import Facts
 from recsys.report.tables import card, grid, metric
@@ -148,5 +149,6 @@ def _newcomers(cold: Mapping[str, Any]) -> str:
         for key, text in said.items()
         if key in cold
     ]
-    how = f"{cold.get('users', 0):,} users chose one of {cold.get('items', 0):,}."
+    users = counted(cold.get("users", 0), "user")
+    how = f"{users} chose one of {cold.get('items', 0):,}."
     return card("New items", ("", *names), rows, note=f"{_NEWCOMERS} {how}")

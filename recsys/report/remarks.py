@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from recsys._wording import counted
+
 Row = Mapping[str, Any]
 MINED = {
     "shown": "shown and not chosen",
@@ -31,8 +33,7 @@ def _judges(report: Row) -> list[str]:
     users = report.get("validation", {}).get("users")
     if not users:
         return []
-    who = "1 user" if users == 1 else f"{users:,} users"
-    return [f"measured on {who} of the validation slice"]
+    return [f"measured on {counted(users, 'user')} of the validation slice"]
 
 
 def _news(report: Row) -> list[str]:
@@ -40,8 +41,9 @@ def _news(report: Row) -> list[str]:
     data, full = report.get("data", {}), report.get("full", {})
     if "new_interactions" not in data:
         return []
+    every = counted(data["interactions"], "interaction")
     return [
-        f"{data['new_interactions']:,} of {data['interactions']:,} interactions came"
+        f"{data['new_interactions']:,} of {every} came"
         f" since version {full.get('parent')} was trained"
     ]
 

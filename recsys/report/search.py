@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from recsys._wording import counted
 from recsys.report.charts import Line, lines
 from recsys.report.tables import card, grid, metric, plain
 from recsys.report.verdict import TRIED, judged_looks
@@ -168,7 +169,7 @@ def _trial_table(trials: Sequence[Any], done: Sequence[Any]) -> str:
     best = sorted(done, key=lambda t: -t.score)[:_MOST_TRIALS]
     names = list(dict.fromkeys(name for t in best for name in t.settings))
     ended = len(trials) - len(done)
-    note = f"{len(done)} trials finished, {ended} did not; trial 0 has the settings of"
+    note = f"{counted(len(done), 'trial')} finished, {ended} did not; trial 0 has the"
     measured = ("recall@20", "ndcg@20")
     table = card(
         "Trials of the study, best first",
@@ -182,4 +183,4 @@ def _trial_table(trials: Sequence[Any], done: Sequence[Any]) -> str:
         ],
         best=0,
     )  # fmt: skip
-    return f'<p class="quiet">{escape(note)} before.</p>{table}'
+    return f'<p class="quiet">{escape(note)} settings of before.</p>{table}'

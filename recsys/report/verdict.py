@@ -12,6 +12,7 @@ from typing import Any
 
 from recsys._certainty import FEW, doubt
 from recsys._learning_config import TELLING_EPOCHS, noise
+from recsys._wording import counted
 from recsys.training.metrics import score_of
 
 Row = Mapping[str, Any]
@@ -96,7 +97,7 @@ def _steady(report: Row) -> str:
     if rising and epochs > last:
         said = f"still rose to {score:.4f} at epoch {last}; the fit went on to {epochs}"
     else:
-        said = f"settled at {score:.4f} within {last} epochs"
+        said = f"settled at {score:.4f} within {counted(last, 'epoch')}"
         if epochs > _LONGER * last:
             said += f", the longest fit that was judged; the published one had {epochs}"
     return f"the validation score {said}. It is above popularity.{spread}"
@@ -171,7 +172,7 @@ def _fit(report: Row) -> list[Verdict]:
     looks = chosen_looks(report)
     if len(looks) == 1:
         at = looks[0]["epoch"]
-        after = "1 epoch" if at == 1 else f"{at} epochs"
+        after = counted(at, "epoch")
         detail = (
             f"there was time for one look at the validation slice, after {after}; from"
             " one point nobody can tell whether more would help."

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from recsys._wording import counted
 from recsys.config import TrainConfig
 from recsys.progress import Progress, Stage
 from recsys.training.checkpoint import Checkpoint
@@ -81,7 +82,7 @@ def final_fit(
             checkpoint=checkpoint,
             teacher=teacher,
         )
-    logger.info("fitted %d epochs", len(curve))
+    logger.info("fitted %s", counted(len(curve), "epoch"))
     return Fitted(towers, curve, _health(watch, sample_vectors(towers, rows)))
 
 

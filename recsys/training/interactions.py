@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from psycopg import sql
 
 from recsys._columns import column_types, errors_of, id_column, source_table
+from recsys._wording import counted
 from recsys.config import Interactions, ModelConfig
 from recsys.encoder.values import Columns
 from recsys.errors import SourceError
@@ -211,14 +212,17 @@ def warn_of_times(found: Collector, unknown: int, count: int, *, known: bool) ->
     """
     if found.future:
         logger.warning(
-            "%d interactions lie in the future: their time counts as unknown",
-            found.future,
+            "%s in the future: such a time counts as unknown",
+            counted(found.future, "interaction lies", "interactions lie"),
         )
     if not found.timed or not unknown:
         return
-    share = f"{unknown:,} of {count:,}" if known else "all"
+    share = "all interactions have"
+    if known:
+        have = "has" if unknown == 1 else "have"
+        share = f"{unknown:,} of {counted(count, 'interaction')} {have}"
     logger.warning(
-        "%s interactions have no time: occurred_at is null or infinite. They are never"
+        "%s no time: occurred_at is null or infinite. Without one they are never"
         " recent, last of a history or new to an update; fill it in interactions.sql.",
         share,
     )

@@ -14,6 +14,7 @@ from recsys import _db, artifacts, schema, versions
 from recsys._db import Connection
 from recsys._guard import exclusive
 from recsys._untimed import no_news
+from recsys._wording import counted
 from recsys.errors import TrainingError, UnknownModel
 from recsys.progress import SILENT, Progress
 from recsys.updates import guarded, log, publish
@@ -171,7 +172,7 @@ def update_version(
         began, since, news, problem = _read(conn, version, config)
         if problem is None:
             return Updated(version.number, "nothing new", since=since)
-        stage.advance(1, f"{len(news):,} interactions")
+        stage.advance(1, counted(len(news), "interaction"))
         tau = _temperature(conn, version)
         metrics, rows, reason = guarded.learn(problem, news, config, tau)
         stage.advance(2, "examined and learned")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from recsys._db import Connection
 from recsys._guard import exclusive
+from recsys._wording import counted
 from recsys.errors import RecsysError, TrainingError
 from recsys.impressions import dsn_of
 from recsys.updates import run as updates
@@ -47,8 +48,9 @@ def _update(conn: Connection, serving: list[ModelVersion]) -> str:
             problems.append(exc)
             continue
         if found.state != "nothing new":
-            said = f"version {found.number} {found.state}, {found.trained} interactions"
-            done.append(f"{said}, {found.changed} rows")
+            said = f"version {found.number} {found.state}"
+            learned = counted(found.trained, "interaction")
+            done.append(f"{said}, {learned}, {counted(found.changed, 'row')}")
     if problems:
         raise problems[0]
     return "; ".join(done)

@@ -10,6 +10,7 @@ import psycopg
 from psycopg import errors as pg
 
 from recsys._db import Connection
+from recsys._wording import counted
 from recsys.errors import RecsysError
 from recsys.versions import ModelVersion
 
@@ -112,8 +113,9 @@ def record(conn: Connection, version: ModelVersion, errors: dict[str, str]) -> N
     """Keep the error; try again after 5 s, 20 s, 80 s, ..., then give up."""
     item, error = next(iter(errors.items()))
     logger.warning(
-        "%d items of %s version %d failed, such as %s: %s",
-        len(errors), version.model, version.number, item[:80], error[:300],
+        "%s of %s version %d failed, such as %s: %s",
+        counted(len(errors), "item"), version.model, version.number,
+        item[:80], error[:300],
     )  # fmt: skip
     kept = storable(errors)
     conn.execute(

@@ -51,7 +51,7 @@ def test_watch_then_drain_then_unwatch(run: Run, own_dsn: str, watching: Path) -
 def test_drain_without_tasks_only_applies(run: Run, own_dsn: str) -> None:
     change(own_dsn, "select recsys._queue_items('shop', array['1'])")
 
-    assert "1 items" in run("--dsn", own_dsn, "worker", "--drain", "--no-tasks").err
+    assert "1 item" in run("--dsn", own_dsn, "worker", "--drain", "--no-tasks").err
 
     assert one(own_dsn, "select count(*) from recsys.schedule") == (0,)
 
@@ -103,7 +103,7 @@ def test_a_drain_drains_although_a_task_fails(
 
     assert drained.code == 0
     assert "WARNING task 'a' of model 'shop' failed" in drained.err
-    assert "1 items applied, 0 failed" in drained.err
+    assert "1 item applied, 0 failed" in drained.err
 
 
 def test_a_worker_says_what_is_missing_before_it_starts(
@@ -178,7 +178,7 @@ def test_retry_queues_what_failed(run: Run, own_dsn: str) -> None:
         " ('shop', 1, '5', 'x'), ('shop', 2, '5', 'x'), ('shop', 1, '6', 'x')",
     )
 
-    assert "1 items are queued" in run("--dsn", own_dsn, "retry", "shop", "5").err
+    assert "1 item is queued" in run("--dsn", own_dsn, "retry", "shop", "5").err
     assert "2 items are queued" in run("--dsn", own_dsn, "retry", "shop").err
     run("--dsn", own_dsn, "worker", "--drain")
     assert one(own_dsn, "select count(*) from recsys.item_failure") == (0,)

@@ -84,7 +84,7 @@ def test_a_watched_source_without_a_time_does_not_hide_the_others(
     swept.execute("update recsys.capture set reconcile_after = null")
     swept.execute("update product set title = 'x', changed = now() where id = 5")
 
-    assert "1 items by updated_at" in sweep(swept)
+    assert "1 item by updated_at" in sweep(swept)
 
 
 def test_a_broken_source_does_not_stop_the_others(swept: _db.Connection) -> None:

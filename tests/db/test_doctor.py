@@ -328,12 +328,12 @@ def test_a_watched_model_that_works_has_nothing_to_do(
         (
             "insert into recsys.item_failure (model, number, item_id, error)"
             " values ('shop', 1, '1', 'boom')",
-            "1 items were given up -> select * from recsys.dead_letter",
+            "1 item was given up -> select * from recsys.dead_letter",
         ),
         (
             "insert into recsys.item_failure (model, number, item_id, error, retry_at)"
             " values ('shop', 1, '1', 'boom', now() + interval '1 minute')",
-            "1 items failed and are tried again -> select number, item_id, error",
+            "1 item failed and is tried again -> select number, item_id, error",
         ),
         (
             "insert into recsys.schedule (task, model, every, next_at)"

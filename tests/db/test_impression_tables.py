@@ -405,9 +405,9 @@ def test_doctor_says_when_nobody_makes_the_days(dsn: str) -> None:
         put(conn, datetime.now(UTC))
         assert warned(dsn) == []
         put(conn, datetime.now(UTC) + timedelta(days=50))
-        assert warned(dsn) == ["1 rows in no day's partition"]
+        assert warned(dsn) == ["1 row in no day's partition"]
         drop_days(conn)
         put(conn, datetime.now(UTC))
         assert warned(dsn) == ["logged, but no partition for tomorrow"]
         impressions.maintain(conn)
-        assert warned(dsn) == ["1 rows in no day's partition"]
+        assert warned(dsn) == ["1 row in no day's partition"]

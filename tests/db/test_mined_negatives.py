@@ -92,7 +92,7 @@ def test_values_dislikes_and_odd_times_arrive(
         (2, 1), (2, 2), (2, 3),
     ]  # fmt: skip
     assert (dataset.future, dataset.untimed) == (1, 2)
-    assert "1 interactions lie in the future" in caplog.text
+    assert "1 interaction lies in the future" in caplog.text
     assert "2 of 6 interactions have no time: occurred_at is null" in caplog.text
 
 

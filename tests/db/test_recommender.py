@@ -36,6 +36,7 @@ from recsys.errors import (
     UnknownModel,
     VersionStateError,
 )
+from recsys.ids import check_id
 
 
 @pytest.fixture(scope="module")
@@ -274,6 +275,23 @@ def test_ids_of_the_wrong_type_are_refused(model: Recommender, value: Any) -> No
     ):
         with pytest.raises(ConfigError, match="must be bigint"):
             ask()
+
+
+@pytest.mark.parametrize(
+    ("value", "id_type", "hint"),
+    [
+        (2**63, "bigint", "bigint holds -2^63 to 2^63 - 1"),
+        ("7", "bigint", "int(value)"),
+        (True, "bigint", "int(value)"),
+        ("a\x00b", "text", "the id cannot be there"),
+        (7, "text", "str(value)"),
+    ],
+)
+def test_the_hint_about_an_id_helps(value: Any, id_type: IdType, hint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_id("user_id", value, id_type)
+
+    assert hint in caught.value.hint
 
 
 def test_text_ids_that_postgres_cannot_hold_are_refused(dsn: str) -> None:

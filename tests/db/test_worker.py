@@ -942,7 +942,7 @@ def test_the_first_sweep_finds_everything_the_next_what_changed(
     )
     swept.execute("update product set price = 3 where id = 6")
 
-    assert "1 items by updated_at" in sweep(swept)
+    assert "1 item by updated_at" in sweep(swept)
     assert queue(swept) == ["5"]
     assert value(swept, "select capture from recsys.change_status") == "sweep"
     drain(swept)
@@ -992,7 +992,7 @@ def test_a_watched_model_with_updated_at_is_swept_for_the_rest(
         "update product set title = 'blue lamp', changed = now() where id = 5"
     )
 
-    assert "1 items by updated_at" in sweep(swept)
+    assert "1 item by updated_at" in sweep(swept)
 
 
 def test_compare_ids_queues_what_a_version_lacks_or_has_too_many(

@@ -8,7 +8,7 @@ import traceback
 import pytest
 
 from recsys import _wording
-from recsys._wording import Wording
+from recsys._wording import Wording, counted
 from recsys.cli.app import cli
 from recsys.errors import ConfigError, RecsysError, SchemaError
 
@@ -59,3 +59,11 @@ def test_a_hint_is_reworded_in_the_traceback_too() -> None:
     assert caught.value.hint == "Run 'manage.py recsys upgrade'."
     assert _shown(caught.value).count("Hint:") == 1
     assert "'manage.py recsys upgrade'" in _shown(caught.value)
+
+
+def test_one_is_not_many() -> None:
+    assert counted(1, "item") == "1 item"
+    assert counted(0, "item") == "0 items"
+    assert counted(2_000, "item") == "2,000 items"
+    assert counted(1, "item is", "items are") == "1 item is"
+    assert counted(2, "item is", "items are") == "2 items are"

@@ -260,7 +260,7 @@ def test_the_worker_updates_when_it_is_time(shop: Twofold) -> None:
             "update recsys.model_version set"
             " spec = jsonb_set(spec, '{update,every_s}', '60')"
         )
-    assert work() == "version 1 published, 2 interactions, 1 rows"
+    assert work() == "version 1 published, 2 interactions, 1 row"
     shop.happen([(6, 8)], at_s=100)
     work()
     with shop.connect() as conn:
@@ -287,7 +287,7 @@ def test_a_worker_leaves_alone_what_another_one_updates(shop: Twofold) -> None:
         with before("_lock_buckets", second):
             said.append(scheduled.run(conn, "shop"))
 
-    assert said == ["", "version 1 published, 1 interactions, 1 rows"]
+    assert said == ["", "version 1 published, 1 interaction, 1 row"]
 
 
 def test_a_slow_task_keeps_its_own_interval(
