@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from recsys import artifacts, embeddings, versions
 from recsys._db import Connection
+from recsys._last import ends_before
 from recsys._query_config import QueryConfig
 from recsys._untimed import is_untimed, no_news
-from recsys.config import ContentConfig
+from recsys.config import ContentConfig, ModelConfig
 from recsys.errors import TrainingError, UnknownModel, UnknownVersion
 from recsys.types import ItemId
 from recsys.versions import ModelVersion
@@ -87,6 +88,30 @@ def find(conn: Connection, model: str, number: int | None) -> Parent:
     if is_untimed(version):
         raise no_news(version)
     return load(conn, version)
+
+
+def check_news(conn: Connection, config: ModelConfig, parent: Parent) -> None:
+    """Refuse to go on from a version that all interactions are older than.
+
+    A training finds out by itself, but late: after reading, and with a number.
+
+    Raises:
+        TrainingError: Nothing came since.
+        SourceError: The source fails.
+    """
+    end = datetime.fromtimestamp(parent.until, UTC)
+    if ends_before(conn, config, end):
+        raise nothing_new(parent)
+
+
+def nothing_new(parent: Parent) -> TrainingError:
+    """Return why a full update has nothing to go on with."""
+    end = f"{datetime.fromtimestamp(parent.until, UTC):%Y-%m-%d %H:%M} UTC"
+    return TrainingError(
+        f"nothing to learn from came after {end}, where the data of version"
+        f" {parent.number} end",
+        hint="Run it again when more has come, or leave out --full.",
+    )
 
 
 def load(conn: Connection, version: ModelVersion) -> Parent:

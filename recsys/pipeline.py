@@ -110,6 +110,8 @@ def train_version(
         # No connection waits for the fit: servers and poolers end idle ones.
         with _db.connect(dsn) as conn:
             before = _parent.find(conn, model, parent) if full else None
+            if before is not None and "occurred_at" in columns:
+                _parent.check_news(conn, config, before)
             teacher = None
             if distil_from is not None:
                 teacher = _teacher.find(conn, config, distil_from, until)

@@ -8,6 +8,7 @@ import click
 from psycopg.rows import dict_row
 
 from recsys import schema, versions
+from recsys._certainty import doubt
 from recsys._db import Connection, connect
 from recsys._untimed import is_untimed, no_news
 from recsys.cli.bars import Bars, say
@@ -143,6 +144,9 @@ def update_now(settings: Settings, model: str, max_load: float, fmt: str) -> Non
                 f" {config.overlap_s:g} s (update.overlap_s) after its time waits for"
                 " the next full update."
             )
+        users = (one.metrics or {}).get("users")
+        if users and (left_open := doubt(int(users))):
+            say(f"Version {one.number}: {left_open}.")
         if one.reason:
             say(f"Version {one.number} keeps its rows: {one.reason}")
         if one.left_out:

@@ -115,7 +115,14 @@ def _findings(facts: Facts) -> list[Verdict]:
     warned: list[Mapping[str, Any]] = facts.report.get("warnings", [])
     return [
         *found,
-        *(Verdict("features", False, str(row.get("message", ""))) for row in warned),
+        *(
+            Verdict(
+                "times" if row.get("side") == "interaction" else "features",
+                False,
+                str(row.get("message", "")),
+            )
+            for row in warned
+        ),
         *(Verdict("note", False, text) for text in facts.problems),
     ]
 

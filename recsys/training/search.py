@@ -25,6 +25,7 @@ from recsys.errors import TrainingError
 from recsys.progress import Progress
 from recsys.training import study as studies
 from recsys.training.dataset import Dataset
+from recsys.training.gap import warn_of_gap
 from recsys.training.loop import LEAST_BATCH, STEPS_PER_EPOCH
 from recsys.training.space import space, to_json
 from recsys.training.study import Study, TrialRow
@@ -103,6 +104,7 @@ def search(
         # recsys.toml may have changed since: a study compares what it began with.
         begun = replace(model.train, **_plain(study.facts["config"]))
         model = replace(model, train=begun)
+    warn_of_gap(dataset, model.train)
     runner = Runner(dataset, model)
     if not study.settled:
         _set_up(study, runner, dataset, model.train, only, budget_s)

@@ -70,9 +70,15 @@ def held_out(dataset: Dataset, config: TrainConfig) -> Split:
     return split(dataset, config.validation, config.seed, serves_s)
 
 
+def begins_at(dataset: Dataset, config: TrainConfig) -> float | None:
+    """Return from when on ``held_out`` holds out, None where that is a random share."""
+    serves_s = horizon_s(dataset, config.validation, config.horizon_days)
+    return _cut(dataset, config.validation, serves_s)
+
+
 def _cut(dataset: Dataset, share: float, serves_s: float) -> float | None:
     """Return the time from which on interactions are held out, None when unusable."""
-    known = _Times(dataset.time)
+    known = Times(dataset.time)
     if known.count < 2 or known.count < len(dataset) / 2 or known.first == known.last:
         return None
     cut = known.at(min(int(known.count * (1 - share)), known.count - 1))
@@ -83,7 +89,7 @@ def _cut(dataset: Dataset, share: float, serves_s: float) -> float | None:
     return cut if cut > known.first else known.after(cut)
 
 
-class _Times:
+class Times:
     """Known times in ascending order, without another array of them.
 
     Attributes:
@@ -116,6 +122,10 @@ class _Times:
         later = [known[known > time].min(initial=np.inf) for known in self._parts()]
         return float(min(later))
 
+    def all_after(self, time: float) -> NDArray[np.float64]:
+        """Return the times after one in ascending order."""
+        return np.sort(np.concatenate([known[known > time] for known in self._parts()]))
+
     def _span(self, known: NDArray[np.float64]) -> NDArray[np.int64]:
         share = (known - self.first) / (self.last - self.first)
         return np.minimum(share * _SPANS, _SPANS - 1).astype(np.int64)
@@ -140,7 +150,7 @@ def horizon_s(dataset: Dataset, share: float, days: float) -> float:
     cut = _cut(dataset, share, 0.0)
     if cut is None:
         return 0.0
-    return days * DAY_S or _Times(dataset.time).last - cut
+    return days * DAY_S or Times(dataset.time).last - cut
 
 
 def _random(dataset: Dataset, share: float, seed: int) -> NDArray[np.bool_]:

@@ -20,6 +20,7 @@ from recsys.training.dataset import Dataset
 from recsys.training.distil import agreement, student_of, teacher_of
 from recsys.training.final import Fitted, final_fit
 from recsys.training.finish import Finish, finish
+from recsys.training.gap import warn_of_gap
 from recsys.training.laps import Laps
 from recsys.training.leaks import warn_of_leaks
 from recsys.training.mined import mined
@@ -59,7 +60,10 @@ def train(
     every = np.ones(len(dataset), np.bool_)
     rows = fit_rows(dataset, every, dataset.until, config.train)
     leaks = warn_of_leaks(dataset, config.train)
-    warnings = health.warn(dataset, rows, {leak.feature for leak in leaks})
+    warnings = [
+        *warn_of_gap(dataset, config.train),
+        *health.warn(dataset, rows, {leak.feature for leak in leaks}),
+    ]
     own = mined(rows, config)
     if checkpoint is not None:
         number = distil_from.number if distil_from else None

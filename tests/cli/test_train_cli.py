@@ -11,6 +11,7 @@ from conftest import SHOP, Run
 
 from recsys import _db
 from recsys.training import trainer
+from recsys.updates import run as updates
 
 pytestmark = pytest.mark.usefixtures("toml")
 
@@ -87,6 +88,19 @@ def test_an_update_without_news_says_what_it_does_not_look_at(
     assert ended.code == 0
     assert "Version 1: nothing new from 2099-01-02 00:05:00 UTC on" in ended.err
     assert "more than 300 s (update.overlap_s) after its time" in ended.err
+
+
+@pytest.mark.parametrize(("users", "said"), [(2, True), (200, False), (0, False)])
+def test_an_update_that_few_judged_says_so(
+    run: Run, own_dsn: str, monkeypatch: pytest.MonkeyPatch, users: int, said: bool
+) -> None:
+    measured = {"users": users, "recall": 1.0, "ndcg": 1.0}
+    done = updates.Updated(1, "published", read=9, trained=9, metrics=measured)
+    monkeypatch.setattr(updates, "update", lambda *_, **__: [done])
+
+    ended = run("--dsn", own_dsn, "train", "shop", "--incremental")
+
+    assert ("Version 1: only 2 users were measured" in ended.err) is said
 
 
 def test_interactions_that_name_no_item_are_not_blamed_on_the_time(

@@ -127,7 +127,7 @@ def test_nothing_new_is_said() -> None:
     assert "when more has come" in caught.value.hint
 
 
-@pytest.mark.parametrize(("count", "said"), [(60, True), (160, False)])
+@pytest.mark.parametrize(("count", "said"), [(1, True), (60, True), (160, False)])
 def test_few_news_are_said_to_be_hardly_worth_a_version(
     started: tuple[ModelConfig, Parent],
     caplog: pytest.LogCaptureFixture,
@@ -142,7 +142,9 @@ def test_few_news_are_said_to_be_hardly_worth_a_version(
     second = train_full(some, config, parent)
 
     assert second.report["data"]["new_interactions"] == count
-    assert (f"only {count} interactions to learn from came" in caplog.text) is said
+    many = "interaction" if count == 1 else "interactions"
+    assert (f"only {count} {many} to learn from came" in caplog.text) is said
+    assert ("Wait for 100, or run" in caplog.text) is said
     assert second.report["mined"] == {"shown": 0}
 
 

@@ -72,3 +72,21 @@ def test_what_a_full_update_cannot_go_on_from(
         train_version(featured.dsn, model, "shop", revision=False, full=True)
     with pytest.raises(UnknownVersion, match="no version 77"):
         train_version(featured.dsn, model, "shop", revision=False, full=True, parent=77)
+
+
+def test_without_news_a_full_update_ends_before_it_has_a_number(
+    featured: Twofold, tmp_path: Path
+) -> None:
+    model = project(featured, tmp_path)
+    first = train_version(featured.dsn, model, "shop", revision=False)
+    backfill(featured.dsn, "shop", first.plan.number)
+
+    with pytest.raises(TrainingError, match="nothing to learn from came"):
+        train_version(
+            featured.dsn, model, "shop", revision=False, full=True,
+            parent=first.plan.number,
+        )  # fmt: skip
+
+    with _db.connect(featured.dsn) as conn:
+        row = conn.execute("select last_number from recsys.model").fetchone()
+    assert row == (first.plan.number,)

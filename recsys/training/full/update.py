@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys._parent import Parent
+from recsys._parent import Parent, nothing_new
+from recsys._wording import counted
 from recsys.config import ModelConfig
-from recsys.errors import TrainingError
 from recsys.popularity import DAY_S
 from recsys.progress import SILENT, Progress
 from recsys.training import health
@@ -21,6 +21,7 @@ from recsys.training.full.basis import Basis
 from recsys.training.full.lesson import learn
 from recsys.training.full.start import start_of
 from recsys.training.full.step import SHARES, choose_step
+from recsys.training.gap import warn_of_gap
 from recsys.training.laps import Laps
 from recsys.training.mined import mined
 from recsys.training.rows import QueryRows
@@ -61,7 +62,10 @@ def train_full(
     new = _new(dataset, parent)
     kept = _kept(dataset, config.update.evict_days)
     rows = basis.rows(kept, dataset.until)
-    warnings = health.warn(dataset, rows)
+    warnings = [
+        *warn_of_gap(dataset, config.train, sliced=False),
+        *health.warn(dataset, rows),
+    ]
     own = mined(rows, config)
     with progress.stage("choose the step", total=len(SHARES)) as stage:
         step = choose_step(basis, kept & new, kept & ~new, stage.advance)
@@ -110,19 +114,16 @@ def _new(dataset: Dataset, parent: Parent) -> NDArray[np.bool_]:
     new = dataset.time >= parent.until
     count = int((new & (dataset.weight > 0)).sum())
     if not count:
-        until = f"{datetime.fromtimestamp(parent.until, UTC):%Y-%m-%d %H:%M} UTC"
-        raise TrainingError(
-            f"nothing to learn from came after {until}, where the data of version"
-            f" {parent.number} end",
-            hint="Run it again when more has come, or leave out --full.",
-        )
-    if count < max(_FEW, _FEW_OF_ALL * len(dataset)):
+        raise nothing_new(parent)
+    wanted = max(_FEW, math.ceil(_FEW_OF_ALL * len(dataset)))
+    if count < wanted:
         logger.warning(
-            "only %d interactions to learn from came since version %d was trained:"
-            " hardly worth a version. Wait for more, or run recsys train --incremental,"
-            " which makes none.",
-            count,
+            "only %s to learn from came since version %d was trained: hardly worth a"
+            " version, and next to nothing to judge it by. Wait for %s, or run recsys"
+            " train --incremental, which makes no version.",
+            counted(count, "interaction"),
             parent.number,
+            f"{wanted:,}",
         )
     return new
 
