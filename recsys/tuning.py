@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
     from recsys.training.study import TrialRow
 
 DEFAULT_BUDGET_S = 900.0
+# What is worth resuming for: so many whole fits, and no less than a minute.
+_FITS, _LEAST_S = 15, 60
+_MORE = 5
+"""So many times a budget that ended no trial is another one to try."""
+_SHOWN = ("complete", "pruned", "failed")
+"""States of trials that say something about their settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +37,15 @@ class Tuned:
         model: Name of the model.
         study: File of the study.
         found: Trials, the best of them, and a second opinion.
+        command: The command without what limits or resumes it.
+        more_s: A budget with which to begin anew, if this one was too small.
     """
 
     model: str
     study: Path
     found: Found
+    command: str = ""
+    more_s: float = DEFAULT_BUDGET_S
 
     @property
     def better(self) -> bool:
@@ -58,13 +69,42 @@ class Tuned:
     @property
     def verdict(self) -> str:
         """What came out, in a sentence or two."""
-        return _verdict(self.found)
+        found = self.found
+        if found.best is None:
+            return _none_finished(found, self.study, self.command, self.more_s)
+        if not any(row.number and row.state in _SHOWN for row in found.trials):
+            return _only_today(found.best, self.command)
+        return _verdict(found, found.best)
 
 
-def _verdict(found: Found) -> str:
-    best = found.best
-    if best is None:
-        return "No trial was finished: give it a greater --budget."
+def _none_finished(found: Found, study: Path, command: str, more_s: float) -> str:
+    """Say why nothing can be compared, and how to begin anew."""
+    failed = sum(row.state == "failed" for row in found.trials)
+    if failed:
+        return (
+            f"No trial was finished, {failed:,} failed: the warnings say why. Mend it,"
+            f" delete {study.name} and begin anew: {command}"
+        )
+    if found.interrupted:
+        return "No trial was finished."
+    # To go on would be no help: a small budget has also made the trials short.
+    return (
+        "No trial was finished in this time, so nothing was compared. Delete"
+        f" {study.name} and begin anew with more: {command} --budget {more_s:g}"
+    )
+
+
+def _only_today(today: TrialRow, command: str) -> str:
+    """Say that nothing was compared yet, and which command goes on."""
+    budget = max(_LEAST_S, math.ceil(_FITS * today.seconds))
+    return (
+        f"Only today's settings were tried, in {today.seconds:.0f} s: no other trial"
+        f" was finished, so nothing was compared. Go on: {command} --resume --budget"
+        f" {budget}"
+    )
+
+
+def _verdict(found: Found, best: TrialRow) -> str:
     if best.number == 0:
         return "Nothing was better than today's settings."
     today = next((row for row in found.trials if row.number == 0), None)
@@ -136,7 +176,9 @@ def tune_model(
         budget_s=budget_s,
         progress=progress,
     )
-    return Tuned(model, path, found)
+    named = f" --study {study}" if study is not None else ""
+    more_s = max(DEFAULT_BUDGET_S, _MORE * (budget_s or 0.0))
+    return Tuned(model, path, found, f"recsys tune {model}{named}", more_s)
 
 
 def trials(path: Path) -> Sequence[TrialRow]:

@@ -10,6 +10,7 @@ import click
 from recsys import evaluate, newcomers, versions
 from recsys._certainty import doubt
 from recsys._db import Connection, connect
+from recsys._wording import counted
 from recsys.cli._options import Moment
 from recsys.cli.bars import Bars, say
 from recsys.cli.output import format_option, write_metrics
@@ -63,9 +64,7 @@ def evaluate_(
         )
     with connect(settings.dsn) as conn:
         if number is None:
-            number = versions.serving_number(conn, model)
-        if number is None:
-            number = versions.newest(conn, model, states=("ready",))
+            number = _default(conn, model)
         if after is not None:
             _warn_of_seen(conn, model, number, after)
         if new_users and after is not None:
@@ -87,6 +86,17 @@ def evaluate_(
     _show(result, slice_name or "holdout", fmt)
 
 
+def _default(conn: Connection, model: str) -> int:
+    """Return the version that serves, or else the newest that could, and say so."""
+    number = versions.serving_number(conn, model)
+    if number is not None:
+        say(f"Version {number} of {model}: the one that serves")
+        return number
+    number = versions.newest(conn, model, states=("ready",))
+    say(f"Version {number} of {model}: the newest that is ready, as none serves")
+    return number
+
+
 def _expected(
     conn: Connection,
     model: str,
@@ -105,8 +115,8 @@ def _expected(
 
 def _show(result: evaluate.Evaluation, name: str, fmt: str) -> None:
     say(
-        f"{result.model} {result.number}: {result.users:,} users, {result.hits:,} hits,"
-        f" k = {result.k}"
+        f"{result.model} {result.number}: {counted(result.users, 'user')},"
+        f" {counted(result.hits, 'hit')}, k = {result.k}"
     )
     whole = result.metrics
     if result.segments and fmt == "table":
@@ -114,6 +124,8 @@ def _show(result: evaluate.Evaluation, name: str, fmt: str) -> None:
         whole = {m: {**of, "users": result.users} for m, of in whole.items()}
     parts = {f"{name}: {part}": each for part, each in result.segments.items()}
     write_metrics(result.model, result.number, {name: whole, **parts}, fmt)
+    if result.strange:
+        say(f"Warning: {result.strange}")
     if left_open := doubt(result.users):
         say(f"Warning: {left_open}.")
 

@@ -42,6 +42,7 @@ def report(
     with connect(settings.dsn) as conn:
         if number is None:
             number = versions.newest(conn, model)
+            say(_newest(number, versions.serving_number(conn, model)))
         found = facts.collect(
             conn, model, number, study=study, user_ids=not no_user_ids
         )
@@ -50,3 +51,12 @@ def report(
     for one in verdict.verdicts(found.report) if found.report else ():
         say(f"{model} {number}: {one}")
     say(f"Wrote {path}")
+
+
+def _newest(number: int, serving: int | None) -> str:
+    """Say which version a report without a number is of."""
+    if serving is None:
+        return f"Version {number}: the newest; none serves"
+    if serving == number:
+        return f"Version {number}: the newest, and the one that serves"
+    return f"Version {number}: the newest; version {serving} serves"

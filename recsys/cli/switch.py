@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from datetime import timedelta
 from typing import Any
 
@@ -10,6 +11,7 @@ import click
 
 from recsys import clean_up, rollout, versions
 from recsys._db import Connection, connect
+from recsys._wording import counted
 from recsys.cli.bars import say
 from recsys.errors import ConfigError
 from recsys.settings import Settings
@@ -200,17 +202,23 @@ def retire(settings: Settings, model: str, number: int, reason: str) -> None:
 @click.argument("model")
 @click.argument("number", type=int)
 @click.option("--stop-serving", is_flag=True, help="Even if nothing can take over.")
+@click.option("--yes", is_flag=True, help="Do not ask at a terminal.")
 @click.pass_obj
-def drop(settings: Settings, model: str, number: int, stop_serving: bool) -> None:
+def drop(
+    settings: Settings, model: str, number: int, stop_serving: bool, yes: bool
+) -> None:
     """Drop version NUMBER of MODEL: one made with --no-revision, or an old one.
 
-    The newest version with a revision file goes with 'recsys downgrade'.
+    The newest version with a revision file goes with 'recsys downgrade'. At a terminal
+    it asks first.
 
     Example:
 
     \b
         recsys drop shop 1
     """
+    if sys.stdin.isatty() and not yes:
+        _ask(settings, model, number)
     with connect(settings.dsn) as conn:
         # Requests must not wait for the removal of the tables.
         rollout.hand_over(conn, model, number, stop_serving=stop_serving)
@@ -220,6 +228,18 @@ def drop(settings: Settings, model: str, number: int, stop_serving: bool) -> Non
     say(f"{model}: version {number} dropped")
     if not left:
         say(f"No version is left: 'recsys unwatch {model}' stops capturing changes")
+
+
+def _ask(settings: Settings, model: str, number: int) -> None:
+    """Ask whether a version is to go; no transaction waits for the answer."""
+    with connect(settings.dsn) as conn:
+        state = versions.get(conn, model, number).state
+    click.confirm(
+        f"Version {number} of {model} is {state}. Drop its vectors, index and learned"
+        " rows for good?",
+        abort=True,
+        err=True,
+    )
 
 
 @click.command()
@@ -241,6 +261,5 @@ def keep(
     """
     with connect(settings.dsn) as conn:
         kept, after = clean_up.keep(conn, model, versions_kept=count, grace=grace)
-    say(
-        f"{model}: {kept} superseded versions stay; others are cleaned up after {after}"
-    )
+    left = counted(kept, "superseded version stays", "superseded versions stay")
+    say(f"{model}: {left}; others are cleaned up after {after}")

@@ -12,6 +12,7 @@ import click
 
 from recsys import config as configuration
 from recsys import tuning
+from recsys._wording import counted
 from recsys.cli import _malloc
 from recsys.cli._options import Moment
 from recsys.cli.bars import Bars, say
@@ -88,7 +89,8 @@ def _show(tuned: tuning.Tuned, fmt: str) -> None:
     if fmt == "table":
         rows.sort(key=lambda row: (row["state"] != "complete", -(row["score"] or 0.0)))
     write_rows(rows, fmt, columns=("trial", "state", *_MEASURED, *searched))
-    say(f"{found.epochs} epochs a trial, judged on {found.users:,} users")
+    epochs, users = counted(found.epochs, "epoch"), counted(found.users, "user")
+    say(f"{epochs} a trial, judged on {users}")
     say(tuned.verdict)
     if tuned.better and fmt == "table":
         click.echo(f"\n{tuned.snippet}")

@@ -22,6 +22,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 
+from recsys._wording import counted
 from recsys.errors import ConfigError
 from recsys.training.space import Dimension
 
@@ -224,9 +225,13 @@ def open_study(path: Path, *, resume: bool, seed: int) -> Study:
         ) from exc
     found = Study(study, seed, path)
     if found.settled and not resume:
+        rows = found.rows()
+        done = sum(row.state == "complete" for row in rows)
         raise ConfigError(
-            f"the study {path.name} exists",
-            hint="Go on with it by --resume, or name another file with --study.",
+            f"the study {path.name} exists: {counted(len(rows), 'trial')}, of which"
+            f" {done:,} finished",
+            hint="Go on with it by --resume. To begin anew delete it, or name another"
+            " file with --study.",
         )
     return found
 

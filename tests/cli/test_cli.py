@@ -190,6 +190,41 @@ def test_promote_rollback_and_drop_tell_what_they_did(run: Run, own_dsn: str) ->
     failed(run(*base, "recommend", "shop", 7), "serving")
 
 
+class Terminal(io.StringIO):
+    """A person's answers."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_at_a_terminal_a_version_is_dropped_after_a_yes(
+    run: Run, own_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop = ("--dsn", own_dsn, "drop", "shop")
+
+    monkeypatch.setattr("sys.stdin", Terminal("n\n"))
+    refused = run(*drop, 2)
+    failed(run(*drop, 99, "--yes"), "no version 99")
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+    done = run(*drop, 2)
+
+    assert "Version 2 of shop is ready. Drop its vectors" in refused.err
+    assert refused.code == 1
+    assert "dropped" not in refused.err
+    assert "version 2 dropped" in done.err
+
+
+def test_yes_drops_without_a_question(
+    run: Run, own_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", Terminal(""))
+
+    done = run("--dsn", own_dsn, "drop", "shop", 2, "--yes")
+
+    assert done.code == 0
+    assert "for good" not in done.err
+
+
 def test_a_running_experiment_is_named_by_what_does_not_concern_it(
     run: Run, own_dsn: str
 ) -> None:

@@ -51,7 +51,10 @@ def test_trials_are_printed_and_the_best_settings_written(
     assert row["trial"] == 0
     assert row["state"] == "complete"
     assert (row["tau"], row["dropout"]) == (0.1, 0.5)
+    assert "Only today's settings were tried" in first.err
+    assert "Go on: recsys tune shop --resume --budget 60" in first.err
     assert again.code == 1
+    assert "exists: 1 trial, of which 1 finished" in again.err
     assert "--resume" in again.err
     assert more.code == 0, more.err
     text = (tmp_path / "recsys.toml").read_text()
@@ -94,3 +97,16 @@ def test_a_study_that_is_not_there_is_not_begun_by_resuming(
     assert "there is no study" in ended.err
     assert "leave out --resume" in ended.err
     assert not (tmp_path / "no.study").exists()
+
+
+def test_a_budget_that_ends_no_trial_says_how_to_begin_anew(
+    run: Run, tables: str, toml: Path
+) -> None:
+    toml.write_text(SMALL.replace("epochs = 2", "epochs = 5000"))
+
+    ended = run("--dsn", tables, "tune", "shop", "--budget", 0.5, "--study", "a.study")
+
+    assert ended.code == 0, ended.err
+    assert "No trial was finished in this time, so nothing was compared" in ended.err
+    assert "Delete a.study and begin anew" in ended.err
+    assert "recsys tune shop --study a.study --budget 900" in ended.err

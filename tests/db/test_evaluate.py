@@ -182,10 +182,35 @@ def test_the_exact_scan_reads_ids_and_vectors_in_one_statement(
 
 def test_an_unknown_user_counts_and_an_unknown_item_is_a_miss(shop: Shop) -> None:
     with _db.connect(shop.dsn) as conn:
-        found = evaluate.evaluate(conn, "shop", 1, Holdout({10**6: {10**6}}))
+        wanted = {user: {1} for user in range(1, 8)} | {8: {10**6, 2}, 10**6: {3}}
+        found = evaluate.evaluate(conn, "shop", 1, Holdout(wanted))
+        alone = evaluate.evaluate(conn, "shop", 1, Holdout({7: {1}}))
 
-    assert found.users == 1
-    assert found.metrics["model"]["recall@20"] == 0
+    assert (found.users, found.hits) == (9, 10)
+    assert found.strange == (
+        "1 of 9 users have done nothing before, so they get what is popular."
+    )
+    assert alone.strange == ""
+
+
+def test_hits_that_no_list_can_find_are_counted(shop: Shop) -> None:
+    with _db.connect(shop.dsn) as conn:
+        found = evaluate.evaluate(conn, "shop", 1, Holdout({7: {1, 10**6}, 8: {2}}))
+
+    assert found.strange == (
+        "1 of 3 hits are on items that version 1 does not have, which no list can find."
+    )
+
+
+def test_a_holdout_of_other_ids_is_an_error_and_no_zero(shop: Shop) -> None:
+    with _db.connect(shop.dsn) as conn:
+        with pytest.raises(SourceError, match=r"items of the holdout \(2\)") as items:
+            evaluate.evaluate(conn, "shop", 1, Holdout({7: {10**6}, 8: {10**7}}))
+        with pytest.raises(SourceError, match=r"users of the holdout \(1\)") as users:
+            evaluate.evaluate(conn, "shop", 1, Holdout({10**6: {1}}))
+
+    assert "item_id of items.sql" in items.value.hint
+    assert "user_id of interactions.sql" in users.value.hint
 
 
 def test_stored_metrics_stand_beside_the_others(shop: Shop) -> None:
@@ -318,7 +343,7 @@ def test_cold_says_whether_no_item_is_new_or_nobody_chose_one(line: str) -> None
         with pytest.raises(SourceError, match="no item is new to version 1") as known:
             evaluate.evaluate(conn, "shop", 1, holdout, cold=True)
         conn.execute("delete from recsys.id_embedding_shop_1 where item_id = 6")
-        with pytest.raises(SourceError, match="one of the 1 items that are new") as new:
+        with pytest.raises(SourceError, match="chose the item that is new") as new:
             evaluate.evaluate(conn, "shop", 1, holdout, cold=True)
 
     assert "Leave out --cold" in known.value.hint
