@@ -12,7 +12,7 @@ DATA ?=
 # Wheels of torch without CUDA, a tenth of the size; empty: the default index.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-# Options of 'make bench-quality', such as "--data-set gowalla --dim 128 --seeds 3".
+# Options of 'make bench-quality', such as "--data-set gowalla --set dim=128 --seeds 3".
 QUALITY ?=
 # Options of 'make bench-peers', such as "--seconds 60 --method recsys".
 PEERS ?=

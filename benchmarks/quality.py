@@ -69,8 +69,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--data-set", action="append", help="folder; default all")
-    parser.add_argument("--dim", type=int, help="instead of the preset's")
-    parser.add_argument("--dropout", type=float, help="instead of choosing it")
+    parser.add_argument(
+        "--set", action="append", type=setting, default=[], metavar="NAME=VALUE",
+        help="a setting of [model.NAME.train], as TOML, instead of the preset's",
+    )  # fmt: skip
     parser.add_argument("--budget", type=float, help="seconds, likewise")
     parser.add_argument("--seeds", type=int, default=1, help="trainings: seeds 0, 1...")
     parser.add_argument("--out", type=Path, help="append the rows as JSON lines")
@@ -83,9 +85,8 @@ def main() -> None:
             server.database(dsn, DATABASE) as fresh,
             tempfile.TemporaryDirectory(prefix="recsys-quality-") as folder,
         ):
-            given = {"dim": options.dim, "dropout": options.dropout}
-            changes = {name: v for name, v in given.items() if v is not None}
-            bench = Bench(fresh, options.data / name, Path(folder), changes)
+            data, changes = options.data / name, dict(options.set)
+            bench = Bench(fresh, data, Path(folder), changes)
             for seed in range(options.seeds):
                 lines += bench.version(seed, options.budget)
             lines += bench.floors()
@@ -96,6 +97,14 @@ def main() -> None:
                 file.writelines(json.dumps(asdict(line)) + "\n" for line in lines)
 
 
+def setting(text: str) -> tuple[str, str]:
+    """Read NAME=VALUE of the command line."""
+    name, equals, value = text.partition("=")
+    if not (equals and name.strip().isidentifier() and value.strip()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name.strip(), value.strip()
+
+
 class Bench:
     """One data set in one database.
 
@@ -103,11 +112,11 @@ class Bench:
         dsn: An empty database.
         data: Folder of the data set; it has a preset.
         folder: Where recsys.toml may be written.
-        changes: Settings of training instead of those of the preset.
+        changes: Settings of training instead of those of the preset, as TOML.
     """
 
     def __init__(
-        self, dsn: str, data: Path, folder: Path, changes: Mapping[str, float]
+        self, dsn: str, data: Path, folder: Path, changes: Mapping[str, str]
     ) -> None:
         self.dsn = dsn
         self.preset = _preset.find(data)
@@ -120,7 +129,7 @@ class Bench:
         self.popular: dict[str, Mapping[str, float]] = {}
         self.holdout: Holdout | None = None
 
-    def _project(self, folder: Path, changes: Mapping[str, float]) -> ProjectConfig:
+    def _project(self, folder: Path, changes: Mapping[str, str]) -> ProjectConfig:
         """Write the preset's recsys.toml, with other settings, and read it."""
         text = (self.preset.folder / "recsys.toml").read_text("utf-8")
         header = f"[model.{self.model}.train]"
@@ -128,7 +137,7 @@ class Bench:
             text += f"\n{header}\n"
         for name, value in changes.items():
             text = re.sub(rf"(?m)^{name}\s*=.*$", "", text)
-            text = text.replace(header, f"{header}\n{name} = {json.dumps(value)}")
+            text = text.replace(header, f"{header}\n{name} = {value}")
         path = folder / "recsys.toml"
         path.write_text(text, "utf-8")
         return configuration.load(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -71,7 +72,7 @@ def test_a_data_set_goes_the_whole_way(server: str, tiny: Path) -> None:
     out = tiny / "rows.jsonl"
     command = [
         *(sys.executable, "-m", "benchmarks.quality", "--data", str(tiny.parent)),
-        *("--data-set", "tiny", "--dim", "8", "--out", str(out)),
+        *("--data-set", "tiny", "--set", "dim = 8", "--out", str(out)),
     ]
 
     done = subprocess.run(
@@ -93,6 +94,12 @@ def test_a_data_set_goes_the_whole_way(server: str, tiny: Path) -> None:
     floors = {row["method"]: row["metrics"]["recall@20"] for row in rows}
     assert 0 < floors["most_popular"] < floors["linear item filter"]
     assert "linear item filter" in done.stdout
+
+
+@pytest.mark.parametrize("text", ["dim", "dim=", "=8", "index.m=8"])
+def test_a_setting_has_a_name_and_a_value(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="is not NAME=VALUE"):
+        quality.setting(text)
 
 
 def test_towers_of_eight_bits_are_measured_beside_the_same_fit(
