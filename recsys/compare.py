@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 
 from psycopg.pq import TransactionStatus
 
-from recsys import _gate, _measure, _pair, _served
+from recsys import _gate, _measure, _pair, _served, _strangers
 from recsys._db import Connection
 from recsys._gate import Gate
 from recsys._holdout import Holdout
@@ -234,6 +234,7 @@ def _measured(
     if not users:
         raise _pair.nothing(holdout.before)
     wanted = [relevant[user] for user in users]
+    _strangers.known_items(conn, pair.both, wanted)
     asked = _measure.ask(conn, pair, users, holdout.before, max(k, HIT_DEPTH), progress)
     found = _measure.measure(
         conn, pair, asked, wanted, holdout.before, k=k, seed=seed, progress=progress

@@ -14,12 +14,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from recsys import _exact, _floors, _lists, _sql, versions
+from recsys import _exact, _floors, _lists, _sql, _strangers, versions
 from recsys._db import Connection
 from recsys._holdout import Holdout, after, from_csv
 from recsys._last import ends_before
 from recsys._served import Answer, Served, short
-from recsys._wording import counted
 from recsys.errors import ConfigError, SourceError, VersionStateError
 from recsys.progress import SILENT, Progress
 from recsys.segments import Metrics, of_lists
@@ -34,9 +33,6 @@ __all__ = [
 
 
 EARLIER = "Take an earlier --after."
-_OTHER_IDS = "Are these ids of another table, or another export? Compare them with the"
-_MANY = 0.1
-"""Share of unknown users, or of hits on unknown items, from which on it is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +103,13 @@ def evaluate(
     wanted = _wanted(holdout, new)
     if not wanted:
         raise _nothing(conn, version, holdout, new)
-    known = _known_items(conn, version, wanted)
+    known = _strangers.known_items(conn, [version], wanted.values())
     depth = max(k, HIT_DEPTH)
     served = Served(conn, version, depth, holdout.before)
     answers = served.ask_all(dict.fromkeys(wanted), "Evaluating users", progress)
     lists = _lists_of(conn, version, answers, depth, exact, new, progress)
     seen = [answer.seen for answer in answers]
-    strange = _strange(version, wanted, known, sum(1 for some in seen if some))
+    strange = _strangers.said(version, wanted, known, sum(1 for some in seen if some))
     orders = _floors.orders(conn, version, holdout.before)
     lists |= {n: _floors.lists(order, seen, depth) for n, order in orders.items()}
     relevant = list(wanted.values())
@@ -145,71 +141,6 @@ def _wanted(holdout: Holdout, new: set[ItemId] | None) -> dict[UserId, set[ItemI
         for user, items in holdout.relevant.items()
     }
     return {user: items for user, items in wanted.items() if items}
-
-
-def _known_items(
-    conn: Connection, version: ModelVersion, wanted: Mapping[UserId, set[ItemId]]
-) -> set[ItemId]:
-    """Return the items among the hits that the version has a vector of.
-
-    Raises:
-        SourceError: It has none of them, so every list would miss.
-    """
-    asked = set[ItemId]().union(*wanted.values())
-    rows = conn.execute(
-        _sql.trusted(
-            f"select item_id from recsys.item_vector_{version.suffix}"
-            f" where item_id = any(%s::{version.config.item_id}[])"
-        ),
-        (list(asked),),
-    ).fetchall()
-    if not rows:
-        raise SourceError(
-            f"version {version.number} has none of the items of the holdout"
-            f" ({len(asked):,})",
-            hint=f"{_OTHER_IDS} item_id of items.sql.",
-        )
-    return {item for (item,) in rows}
-
-
-def _strange(
-    version: ModelVersion,
-    wanted: Mapping[UserId, set[ItemId]],
-    known: set[ItemId],
-    met: int,
-) -> str:
-    """Return a sentence about what nobody knows, where that is much.
-
-    Args:
-        version: The version.
-        wanted: The hits.
-        known: The items among them that the version has.
-        met: How many of the users have done anything before.
-
-    Raises:
-        SourceError: None of the users has.
-    """
-    if not met:
-        raise SourceError(
-            f"none of the users of the holdout ({len(wanted):,}) has done anything"
-            " before",
-            hint=f"{_OTHER_IDS} user_id of interactions.sql. For users without a past"
-            " there is --new-users.",
-        )
-    hits = sum(map(len, wanted.values()))
-    missed = hits - sum(len(items & known) for items in wanted.values())
-    lost: list[str] = []
-    if missed > _MANY * hits:
-        lost.append(
-            f"{missed:,} of {counted(hits, 'hit')} are on items that version"
-            f" {version.number} does not have, which no list can find"
-        )
-    if len(wanted) - met > _MANY * len(wanted):
-        lost.append(
-            f"{len(wanted) - met:,} of {counted(len(wanted), 'user')} have done nothing"
-            " before, so they get what is popular"
-        )
-    return f"{'; '.join(lost)}." if lost else ""
 
 
 def _lists_of(

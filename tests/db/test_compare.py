@@ -517,6 +517,11 @@ def test_nothing_later_says_what_to_do(town: Connection) -> None:
         compare(town, "shop", 2, holdout=Holdout({1: set()}))
 
 
+def test_a_holdout_of_unknown_items_is_refused(town: Connection) -> None:
+    with pytest.raises(SourceError, match="versions 1 and 2 have none of the items"):
+        compare(town, "shop", 2, holdout=Holdout({1: {10**9}}))
+
+
 def test_without_times_a_holdout_is_asked_for(town: Connection) -> None:
     town.execute("update recsys.model_version set spec = spec || '{\"columns\": []}'")
     town.commit()
