@@ -19,7 +19,10 @@ from recsys._db import Connection
 from recsys.errors import ConfigError
 from recsys.settings import Settings
 
-TODAY = datetime.now(UTC).date()
+
+def today() -> date:
+    """Return the day; midnight may pass while the tests run."""
+    return datetime.now(UTC).date()
 
 
 def partitions(conn: Connection, table: str = "impression") -> list[date]:
@@ -71,7 +74,7 @@ def add_model(conn: Connection, name: str, keep: str | None = None) -> None:
 
 
 def test_upgrade_makes_the_first_days(db: Connection) -> None:
-    days = [TODAY + timedelta(n) for n in range(4)]
+    days = [today() + timedelta(n) for n in range(4)]
 
     # The template may be of yesterday when the clock passes midnight.
     assert set(days[:3]) <= set(partitions(db))
@@ -85,7 +88,7 @@ def test_partitions_are_made_once(db: Connection) -> None:
     assert impressions.maintain(db).startswith("0 partitions made")
     put(db, datetime.now(UTC))
     assert count(db, "impression_default") == 0
-    assert count(db, f"impression_{TODAY:%Y%m%d}") == 1
+    assert count(db, f"impression_{today():%Y%m%d}") == 1
 
 
 @pytest.mark.parametrize("ahead", [-1, 61])
@@ -104,7 +107,7 @@ def test_rows_of_the_default_partition_move_with_their_day(db: Connection) -> No
     impressions.maintain(db)
 
     assert count(db, "impression_default") == 0
-    assert count(db, f"impression_{TODAY:%Y%m%d}") == 30
+    assert count(db, f"impression_{today():%Y%m%d}") == 30
     assert count(db) == 37
 
 
@@ -115,7 +118,7 @@ def test_a_day_with_too_many_rows_stays_and_holds_up_no_other(db: Connection) ->
     report = impressions.maintain(db)
 
     assert report.startswith("7 partitions made")
-    assert partitions(db)[0] == TODAY + timedelta(1)
+    assert partitions(db)[0] == today() + timedelta(1)
     assert count(db, "impression_default") == 100_001
 
 
@@ -174,7 +177,7 @@ def test_requests_go_on_writing_while_days_come_and_go(dsn: str) -> None:
         stop.set()
         for thread in threads:
             thread.join()
-        old = [day for day in partitions(conn) if day < TODAY - timedelta(91)]
+        old = [day for day in partitions(conn) if day < today() - timedelta(91)]
         rows = count(conn)
 
     assert rows == sum(written) > 0
@@ -187,7 +190,7 @@ def test_requests_go_on_writing_while_days_come_and_go(dsn: str) -> None:
 
 def old_day(conn: Connection, days: int) -> date:
     """Make the partition of a day gone by, with a row in it."""
-    day = TODAY - timedelta(days)
+    day = today() - timedelta(days)
     for table in ("impression", "outcome"):
         conn.execute(
             f"create table recsys.{table}_{day:%Y%m%d} partition of recsys.{table}"
@@ -298,7 +301,7 @@ def test_a_retention_of_hours_is_refused(db: Connection) -> None:
 
 def test_a_partition_of_the_name_that_is_none_is_left_alone(db: Connection) -> None:
     drop_days(db)
-    db.execute(f"create table recsys.impression_{TODAY:%Y%m%d} (x integer)".encode())
+    db.execute(f"create table recsys.impression_{today():%Y%m%d} (x integer)".encode())
 
     assert impressions.maintain(db).startswith("7 partitions made")
 
