@@ -9,6 +9,7 @@ the network, several requests at once.
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -68,7 +69,8 @@ def _measure(
         server.database(dsn, DATABASE) as fresh,
         tempfile.TemporaryDirectory(prefix="recsys-eight-bits-") as folder,
     ):
-        bench = Bench(fresh, data, Path(folder), changes)
+        written = {name: json.dumps(value) for name, value in changes.items()}
+        bench = Bench(fresh, data, Path(folder), written)
         bench.train(0, None)
         with _db.connect(fresh) as conn:
             number = versions.newest(conn, bench.model)
