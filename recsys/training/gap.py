@@ -21,10 +21,13 @@ from recsys.training.split import Times, begins_at
 
 logger = logging.getLogger(__name__)
 
-# More than this share of the interactions are no stragglers: the data go on there.
-_MOST_ALONE = 0.01
-# A gap is judged by how long so many interactions before it took, at least.
-_FEWEST_BEFORE = 10
+# More than so many, and more than this share, are no stragglers: the data go on there.
+_FEW, _MOST_ALONE = 5, 0.01
+# In fewer than so many interactions it says little that some lie apart.
+_FEWEST = 50
+# Holidays last days, and sparse data pause now and then: a gap is longer than this,
+# and so many times as long as any before it.
+_LEAST_S, _TIMES = 7 * DAY_S, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,62 +60,53 @@ class Gap:
         return f"Leave {them} out by --until {until}, or train when more have come."
 
 
-def find_gap(dataset: Dataset, share: float) -> Gap | None:
+def find_gap(dataset: Dataset) -> Gap | None:
     """Return the gap before the newest interactions, if it is out of all proportion.
 
-    It is where it lasts longer than the validation share of the interactions before it
-    took, and than a day.
-
-    Args:
-        dataset: The interactions.
-        share: What is held out at least, of all of them.
+    It is where it lasts longer than a week, and three times as long as any before it,
+    and where five come after it at most, or one in a hundred.
     """
     times = Times(dataset.time)
-    if times.count < 2 * _FEWEST_BEFORE or times.first == times.last:
+    if times.count < _FEWEST or times.first == times.last:
         return None
-    most = max(1, int(_MOST_ALONE * times.count))
-    border = times.at(times.count - most - 1)
+    border = times.at(times.count - 1 - max(_FEW, int(_MOST_ALONE * times.count)))
     newest = np.append(border, times.all_after(border))
-    if len(newest) == 1:
+    gaps = np.diff(newest)
+    longest = np.maximum.accumulate(np.append(times.longest_gap(border), gaps))[:-1]
+    (places,) = np.nonzero(gaps > np.maximum(_LEAST_S, _TIMES * longest))
+    if not len(places):
         return None
-    place = int(np.diff(newest).argmax())
-    ends, since = float(newest[place]), float(newest[place + 1])
-    alone = len(newest) - 1 - place
-    before = times.count - alone
-    took = ends - times.at(before - max(_FEWEST_BEFORE, int(share * before)))
-    return Gap(ends, since, alone) if since - ends > max(took, DAY_S) else None
+    place = int(places[0])
+    return Gap(float(newest[place]), float(newest[place + 1]), len(gaps) - place)
 
 
-def warn_of_gap(
-    dataset: Dataset, config: TrainConfig, *, sliced: bool = True
-) -> list[dict[str, Any]]:
+def warn_of_gap(dataset: Dataset, config: TrainConfig) -> list[dict[str, Any]]:
     """Log that the newest interactions lie alone; returns it for the report.
 
     Args:
         dataset: The interactions.
         config: Says how the validation slice is cut.
-        sliced: Whether there is one; a full update validates on its news instead.
     """
-    gap = find_gap(dataset, config.validation)
+    gap = find_gap(dataset)
     if gap is None:
         return []
-    message = f"{gap}. {_moved(dataset, config, sliced)} {gap.advice}"
+    message = f"{gap}. {_moved(dataset, config)} {gap.advice}"
     logger.warning("%s", message)
     return [
         {"side": "interaction", "feature": "", "problem": "alone", "message": message}
     ]
 
 
-def _moved(dataset: Dataset, config: TrainConfig, sliced: bool) -> str:
+def _moved(dataset: Dataset, config: TrainConfig) -> str:
     """Say what counts back from the newest interaction, and what that does."""
-    begins = begins_at(dataset, config) if sliced else None
+    begins = begins_at(dataset, config)
     if begins is None:
         return "Popularity and ages count back from the newest."
     held = int((dataset.time >= begins).sum())  # unknown times are none
     return (
-        "The validation slice, popularity and ages count back from the newest, so the"
-        f" slice holds {held:,} of {len(dataset):,} interactions, from {_utc(begins)}"
-        " on: metrics are not comparable with those of before."
+        "Popularity, ages and the validation slice count back from the newest, so"
+        " metrics may be others than without; the slice holds"
+        f" {held:,} of {len(dataset):,} interactions, from {_utc(begins)} on."
     )
 
 

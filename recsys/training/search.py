@@ -104,7 +104,9 @@ def search(
         # recsys.toml may have changed since: a study compares what it began with.
         begun = replace(model.train, **_plain(study.facts["config"]))
         model = replace(model, train=begun)
-    warn_of_gap(dataset, model.train)
+    else:
+        # Of a study's data it was said when it began, and they are not to change.
+        warn_of_gap(dataset, model.train)
     runner = Runner(dataset, model)
     if not study.settled:
         _set_up(study, runner, dataset, model.train, only, budget_s)

@@ -126,6 +126,17 @@ class Times:
         """Return the times after one in ascending order."""
         return np.sort(np.concatenate([known[known > time] for known in self._parts()]))
 
+    def longest_gap(self, end: float) -> float:
+        """Return the longest time between two neighbours up to ``end``, in seconds.
+
+        To a 65,536th of the time from the first to the last, and never too short.
+        """
+        filled = np.zeros(_SPANS, np.bool_)
+        for known in self._parts():
+            filled[self._span(known[known <= end])] = True
+        spans = int(np.diff(np.flatnonzero(filled)).max(initial=0))
+        return (spans + 1) * (self.last - self.first) / _SPANS
+
     def _span(self, known: NDArray[np.float64]) -> NDArray[np.int64]:
         share = (known - self.first) / (self.last - self.first)
         return np.minimum(share * _SPANS, _SPANS - 1).astype(np.int64)

@@ -21,7 +21,6 @@ from recsys.training.full.basis import Basis
 from recsys.training.full.lesson import learn
 from recsys.training.full.start import start_of
 from recsys.training.full.step import SHARES, choose_step
-from recsys.training.gap import warn_of_gap
 from recsys.training.laps import Laps
 from recsys.training.mined import mined
 from recsys.training.rows import QueryRows
@@ -62,10 +61,7 @@ def train_full(
     new = _new(dataset, parent)
     kept = _kept(dataset, config.update.evict_days)
     rows = basis.rows(kept, dataset.until)
-    warnings = [
-        *warn_of_gap(dataset, config.train, sliced=False),
-        *health.warn(dataset, rows),
-    ]
+    warnings = health.warn(dataset, rows)
     own = mined(rows, config)
     with progress.stage("choose the step", total=len(SHARES)) as stage:
         step = choose_step(basis, kept & new, kept & ~new, stage.advance)
