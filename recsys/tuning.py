@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from recsys import _db, _texts, _toml_edit, schema
 from recsys._extras import needed
 from recsys._last import warn_of_end
+from recsys._wording import counted
 from recsys.config import ModelConfig, ProjectConfig
 from recsys.errors import ConfigError
 from recsys.progress import SILENT, Progress
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
 DEFAULT_BUDGET_S = 900.0
 # What is worth resuming for: so many whole fits, and no less than a minute.
 _FITS, _LEAST_S = 15, 60
-_MORE = 5
-"""So many times a budget that ended no trial is another one to try."""
 _SHOWN = ("complete", "pruned", "failed")
 """States of trials that say something about their settings."""
 
@@ -37,15 +37,15 @@ class Tuned:
         model: Name of the model.
         study: File of the study.
         found: Trials, the best of them, and a second opinion.
-        command: The command without what limits or resumes it.
-        more_s: A budget with which to begin anew, if this one was too small.
+        resumes: The command that goes on, but for its limits.
+        budget_s: Seconds that it had at most; 0 where there was no limit.
     """
 
     model: str
     study: Path
     found: Found
-    command: str = ""
-    more_s: float = DEFAULT_BUDGET_S
+    resumes: str = ""
+    budget_s: float = 0.0
 
     @property
     def better(self) -> bool:
@@ -71,41 +71,47 @@ class Tuned:
         """What came out, in a sentence or two."""
         found = self.found
         if found.best is None:
-            return _none_finished(found, self.study, self.command, self.more_s)
+            return _none_finished(found)
         if not any(row.number and row.state in _SHOWN for row in found.trials):
-            return _only_today(found.best, self.command)
+            return _only_today(found.best, self.resumes, self.budget_s)
         return _verdict(found, found.best)
 
 
-def _none_finished(found: Found, study: Path, command: str, more_s: float) -> str:
+def _none_finished(found: Found) -> str:
     """Say why nothing can be compared, and how to begin anew."""
     failed = sum(row.state == "failed" for row in found.trials)
     if failed:
         return (
             f"No trial was finished, {failed:,} failed: the warnings say why. Mend it,"
-            f" delete {study.name} and begin anew: {command}"
+            " and begin a new study with --study FILE."
         )
     if found.interrupted:
         return "No trial was finished."
     # To go on would be no help: a small budget has also made the trials short.
     return (
-        "No trial was finished in this time, so nothing was compared. Delete"
-        f" {study.name} and begin anew with more: {command} --budget {more_s:g}"
+        "No trial was finished in this time, so nothing was compared. Begin a new study"
+        " with --study FILE and a larger --budget."
     )
 
 
-def _only_today(today: TrialRow, command: str) -> str:
+def _only_today(today: TrialRow, resumes: str, budget_s: float) -> str:
     """Say that nothing was compared yet, and which command goes on."""
-    budget = max(_LEAST_S, math.ceil(_FITS * today.seconds))
+    budget = math.ceil(max(_LEAST_S, _FITS * today.seconds, budget_s))
     return (
         f"Only today's settings were tried, in {today.seconds:.0f} s: no other trial"
-        f" was finished, so nothing was compared. Go on: {command} --resume --budget"
-        f" {budget}"
+        f" was finished, so nothing was compared. Go on: {resumes} --budget {budget}"
     )
 
 
 def _verdict(found: Found, best: TrialRow) -> str:
     if best.number == 0:
+        others = [row.state for row in found.trials if row.number]
+        if "complete" not in others and "pruned" not in others:
+            failed = counted(others.count("failed"), "other trial")
+            return (
+                f"Only today's settings were tried to the end, {failed} failed: the"
+                " warnings say why, and nothing was compared."
+            )
         return "Nothing was better than today's settings."
     today = next((row for row in found.trials if row.number == 0), None)
     gain = ""
@@ -144,7 +150,8 @@ def tune_model(
         project: The whole recsys.toml.
         model: Name of the model.
         study: Its file; default MODEL.study beside recsys.toml.
-        resume: Go on with a study, on the data it was begun with.
+        resume: Go on with a study, on the data it was begun with: ``until`` is of no
+            use then, and refused where it would leave some of them out.
         trials: Trials at most.
         budget_s: Seconds at most; default 900 unless trials are given.
         only: Settings to search; empty means the usual ones.
@@ -152,7 +159,8 @@ def tune_model(
         progress: Receives the progress.
 
     Raises:
-        ConfigError: The model is not declared, or the study cannot be used.
+        ConfigError: The model is not declared, or the study cannot be used, or not
+            with ``until``.
         SourceError: A source fails or returns bad rows.
         TrainingError: Nobody can be validated on, or the data are not the study's.
     """
@@ -164,7 +172,7 @@ def tune_model(
             raise ConfigError(f"the {name} must be positive, got {value}")
     path = study or study_path(project, model)
     search = _tools()
-    known = _known_end(path, resume)
+    known = _known_end(path, resume, until)
     dataset = _read(dsn, config, until, known, progress)
     found = search.search(
         dataset,
@@ -176,9 +184,10 @@ def tune_model(
         budget_s=budget_s,
         progress=progress,
     )
-    named = f" --study {study}" if study is not None else ""
-    more_s = max(DEFAULT_BUDGET_S, _MORE * (budget_s or 0.0))
-    return Tuned(model, path, found, f"recsys tune {model}{named}", more_s)
+    # Data and what is searched are the study's: they need not be said again.
+    named = [] if study is None else ["--study", str(study)]
+    resumes = shlex.join(["recsys", "tune", model, *named, "--resume"])
+    return Tuned(model, path, found, resumes, budget_s or 0.0)
 
 
 def trials(path: Path) -> Sequence[TrialRow]:
@@ -203,10 +212,11 @@ def _tools() -> Any:
     return search
 
 
-def _known_end(path: Path, resume: bool) -> datetime | None:
+def _known_end(path: Path, resume: bool, asked: datetime | None) -> datetime | None:
     """Return the end of the data that a study was begun on.
 
-    A study that must not be resumed is refused here, before the data are read.
+    A study that must not be resumed, or not on less data, is refused here, before the
+    data are read.
     """
     from recsys.training import study as studies
 
@@ -220,7 +230,15 @@ def _known_end(path: Path, resume: bool) -> datetime | None:
     if not known.settled or known.facts["until"] is None:
         return None
     # The last interaction itself belongs to the data.
-    return datetime.fromtimestamp(float(known.facts["until"]) + 1e-6, UTC)
+    end = datetime.fromtimestamp(float(known.facts["until"]) + 1e-6, UTC)
+    if asked is not None and asked.replace(tzinfo=asked.tzinfo or UTC) < end:
+        raise ConfigError(
+            f"--until {asked:%F %T} leaves out some of what the study {path.name} was"
+            f" begun on: its data go on to {end:%F %T} UTC",
+            hint="Leave out --until to go on with them. For other data begin a new"
+            " study with --study FILE.",
+        )
+    return end
 
 
 def _read(
@@ -236,8 +254,9 @@ def _read(
         schema.check(conn)
         conn.rollback()
         _texts.warm(dsn, config, progress)
-        dataset = read(conn, config, until=asked or known, progress=progress)
-        warn_of_end(conn, config, asked)
+        dataset = read(conn, config, until=known or asked, progress=progress)
+        if known is None:
+            warn_of_end(conn, config, asked)
         return dataset
 
 

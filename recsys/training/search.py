@@ -172,7 +172,7 @@ def _check_data(study: Study, dataset: Dataset) -> None:
         raise TrainingError(
             f"the study was begun on {before:,} interactions, and there are now"
             f" {len(dataset):,}: its trials cannot be compared with new ones",
-            hint="Begin a new study with --study FILE, or pass --until as then.",
+            hint="Begin a new study with --study FILE.",
         )
 
 

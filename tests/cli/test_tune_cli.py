@@ -42,6 +42,10 @@ def test_trials_are_printed_and_the_best_settings_written(
 ) -> None:
     first = run("--dsn", tables, "tune", "shop", "--trials", 1, "--format", "json")
     again = run("--dsn", tables, "tune", "shop", "--trials", 1)
+    less = run(
+        "--dsn", tables, "tune", "shop", "--resume", "--until", "2026-01-02",
+        "--trials", 1,
+    )  # fmt: skip
     more = run(
         "--dsn", tables, "tune", "shop", "--resume", "--trials", 6, "--write"
     )  # fmt: skip
@@ -53,6 +57,8 @@ def test_trials_are_printed_and_the_best_settings_written(
     assert (row["tau"], row["dropout"]) == (0.1, 0.5)
     assert "Only today's settings were tried" in first.err
     assert "Go on: recsys tune shop --resume --budget 60" in first.err
+    assert less.code == 1
+    assert "leaves out some of what the study shop.study was begun on" in less.err
     assert again.code == 1
     assert "exists: 1 trial, of which 1 finished" in again.err
     assert "--resume" in again.err
@@ -104,9 +110,22 @@ def test_a_budget_that_ends_no_trial_says_how_to_begin_anew(
 ) -> None:
     toml.write_text(SMALL.replace("epochs = 2", "epochs = 5000"))
 
-    ended = run("--dsn", tables, "tune", "shop", "--budget", 0.5, "--study", "a.study")
+    ended = run("--dsn", tables, "tune", "shop", "--budget", 0.5)
 
     assert ended.code == 0, ended.err
     assert "No trial was finished in this time, so nothing was compared" in ended.err
-    assert "Delete a.study and begin anew" in ended.err
-    assert "recsys tune shop --study a.study --budget 900" in ended.err
+    assert "Begin a new study with --study FILE and a larger --budget." in ended.err
+
+
+def test_the_command_that_goes_on_has_the_study_and_no_smaller_budget(
+    run: Run, tables: str
+) -> None:
+    ended = run(
+        "--dsn", tables, "tune", "shop", "--trials", 1, "--budget", 300,
+        "--study", "my own.study",
+    )  # fmt: skip
+
+    assert (
+        "Go on: recsys tune shop --study 'my own.study' --resume --budget 300"
+        in ended.err
+    )

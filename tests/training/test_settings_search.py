@@ -20,6 +20,7 @@ from recsys.progress import SILENT, Stage
 from recsys.training import space, study
 from recsys.training.dataset import Dataset
 from recsys.training.search import Found, search
+from recsys.tuning import Tuned
 
 QUICK = replace(FAST, epochs=3, dim=8)
 
@@ -148,6 +149,27 @@ def test_a_setting_that_diverges_is_told_and_not_the_end(tmp_path: Path) -> None
 
     assert found.trials[0].state == "failed"
     assert "loss is nan" in found.trials[0].note
+
+
+@pytest.mark.parametrize(
+    ("others", "verdict"),
+    [
+        (("failed",), "1 other trial failed: the warnings say why"),
+        (("failed", "failed", "unfinished"), "2 other trials failed: the warnings"),
+        (("failed", "pruned"), "Nothing was better than today's settings."),
+        (("unfinished",), "no other trial was finished"),
+    ],
+)
+def test_that_nothing_was_better_is_said_of_what_was_compared(
+    tmp_path: Path, others: tuple[str, ...], verdict: str
+) -> None:
+    rows = [
+        study.TrialRow(number, state, 0.1, {}, 1.0, {})
+        for number, state in enumerate(("complete", *others))
+    ]
+    found = Found(rows, rows[0], epochs=3, users=60, interrupted=False)
+
+    assert verdict in Tuned("toy", tmp_path / "toy.study", found).verdict
 
 
 def test_a_trial_below_the_others_is_ended_early(tmp_path: Path) -> None:
