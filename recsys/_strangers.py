@@ -1,4 +1,4 @@
-"""Users and items of a holdout that nobody knows: ids of another table, most often."""
+"""Users and items of a holdout that nobody knows: new ones, or ids of another table."""
 
 from __future__ import annotations
 
@@ -7,13 +7,28 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from recsys import _sql
 from recsys._db import Connection
 from recsys._wording import counted
+from recsys.config import ModelConfig
 from recsys.errors import SourceError
+from recsys.ids import check_id
 from recsys.types import ItemId, UserId
 from recsys.versions import ModelVersion
 
-_OTHER_IDS = "Are these ids of another table, or another export? Compare them with the"
 _MANY = 0.1
 """Share of unknown users, or of hits on unknown items, from which on it is said."""
+
+
+def check_ids(
+    config: ModelConfig, users: Iterable[UserId], hits: Iterable[Collection[ItemId]]
+) -> None:
+    """Refuse ids of other types than the model's, before SQL sees them.
+
+    Raises:
+        ConfigError: There are some.
+    """
+    for user in users:
+        check_id("user_id of the holdout", user, config.user_id)
+    for item in set[ItemId]().union(*hits):
+        check_id("item_id of the holdout", item, config.item_id)
 
 
 def known_items(
@@ -44,7 +59,8 @@ def known_items(
         )
         raise SourceError(
             f"{who} none of the items of the holdout ({len(items):,})",
-            hint=f"{_OTHER_IDS} item_id of items.sql.",
+            hint="Are these ids of another table, or another export? Compare them with"
+            " the item_id of items.sql.",
         )
     return known
 
@@ -62,28 +78,18 @@ def said(
         wanted: The hits.
         known: The items among them that the version has.
         met: How many of the users have done anything before.
-
-    Raises:
-        SourceError: None of the users has.
     """
-    if not met:
-        raise SourceError(
-            f"none of the users of the holdout ({len(wanted):,}) has done anything"
-            " before",
-            hint=f"{_OTHER_IDS} user_id of interactions.sql. For users without a past"
-            " there is --new-users.",
-        )
     hits = sum(map(len, wanted.values()))
     missed = hits - sum(len(items & known) for items in wanted.values())
     lost: list[str] = []
     if missed > _MANY * hits:
         lost.append(
-            f"{missed:,} of {counted(hits, 'hit')} are on items that version"
-            f" {version.number} does not have, which no list can find"
+            f"no list can find {missed:,} of {counted(hits, 'hit')}: version"
+            f" {version.number} does not have the items"
         )
     if len(wanted) - met > _MANY * len(wanted):
         lost.append(
-            f"{len(wanted) - met:,} of {counted(len(wanted), 'user')} have done nothing"
-            " before, so they get what is popular"
+            f"{len(wanted) - met:,} of {counted(len(wanted), 'user')} did nothing"
+            " before, so only features and popularity make their lists"
         )
     return f"{'; '.join(lost)}." if lost else ""

@@ -234,6 +234,7 @@ def _measured(
     if not users:
         raise _pair.nothing(holdout.before)
     wanted = [relevant[user] for user in users]
+    _strangers.check_ids(pair.candidate.config, users, wanted)
     _strangers.known_items(conn, pair.both, wanted)
     asked = _measure.ask(conn, pair, users, holdout.before, max(k, HIT_DEPTH), progress)
     found = _measure.measure(

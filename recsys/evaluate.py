@@ -93,9 +93,9 @@ def evaluate(
         The metrics; recall, NDCG and hit rate averaged over the users.
 
     Raises:
-        SourceError: No user of the holdout can be evaluated, or none of its items, or
-            of its users, is known.
-        ConfigError: k is out of range.
+        SourceError: No user of the holdout can be evaluated, or none of its items is
+            known.
+        ConfigError: k is out of range, or an id is not of the model's type.
         VersionStateError: The version is not ready.
     """
     version = ready(conn, model, number, k)
@@ -103,6 +103,7 @@ def evaluate(
     wanted = _wanted(holdout, new)
     if not wanted:
         raise _nothing(conn, version, holdout, new)
+    _strangers.check_ids(version.config, wanted, wanted.values())
     known = _strangers.known_items(conn, [version], wanted.values())
     depth = max(k, HIT_DEPTH)
     served = Served(conn, version, depth, holdout.before)

@@ -90,7 +90,7 @@ def _default(conn: Connection, model: str) -> int:
     """Return the version that serves, or else the newest that could, and say so."""
     number = versions.serving_number(conn, model)
     if number is not None:
-        say(f"Version {number} of {model}: the one that serves")
+        say(f"Version {number} of {model}: the base that serves")
         return number
     number = versions.newest(conn, model, states=("ready",))
     say(f"Version {number} of {model}: the newest that is ready, as none serves")

@@ -58,5 +58,5 @@ def _newest(number: int, serving: int | None) -> str:
     if serving is None:
         return f"Version {number}: the newest; none serves"
     if serving == number:
-        return f"Version {number}: the newest, and the one that serves"
-    return f"Version {number}: the newest; version {serving} serves"
+        return f"Version {number}: the newest, and the base that serves"
+    return f"Version {number}: the newest; the base is version {serving}"

@@ -46,10 +46,10 @@ def test_the_version_that_is_taken_is_named_with_the_reason(
         rollout.promote(conn, "shop", None)
     ready = run(*evaluate, *hits)
 
-    assert "Version 1 of shop: the one that serves" in serving.err
-    assert "Warning: 1 of 2 hits are on items that version 1 does not" in serving.err
+    assert "Version 1 of shop: the base that serves" in serving.err
+    assert "Warning: no list can find 1 of 2 hits: version 1 does not" in serving.err
     assert "Version 2 of shop" not in given.err
-    assert "Version 2: the newest; version 1 serves" in reported.err
+    assert "Version 2: the newest; the base is version 1" in reported.err
     assert "Version 2 of shop: the newest that is ready, as none serves" in ready.err
 
 

@@ -14,6 +14,7 @@ import world
 from world import Shop
 
 from recsys import _db, _exact, evaluate, versions
+from recsys.compare import compare
 from recsys.config import from_mapping
 from recsys.errors import ConfigError, SourceError, UnknownVersion, VersionStateError
 from recsys.evaluate import Holdout
@@ -188,7 +189,8 @@ def test_an_unknown_user_counts_and_an_unknown_item_is_a_miss(shop: Shop) -> Non
 
     assert (found.users, found.hits) == (9, 10)
     assert found.strange == (
-        "1 of 9 users have done nothing before, so they get what is popular."
+        "1 of 9 users did nothing before, so only features and popularity make their"
+        " lists."
     )
     assert alone.strange == ""
 
@@ -198,19 +200,35 @@ def test_hits_that_no_list_can_find_are_counted(shop: Shop) -> None:
         found = evaluate.evaluate(conn, "shop", 1, Holdout({7: {1, 10**6}, 8: {2}}))
 
     assert found.strange == (
-        "1 of 3 hits are on items that version 1 does not have, which no list can find."
+        "no list can find 1 of 3 hits: version 1 does not have the items."
     )
 
 
 def test_a_holdout_of_other_ids_is_an_error_and_no_zero(shop: Shop) -> None:
-    with _db.connect(shop.dsn) as conn:
-        with pytest.raises(SourceError, match=r"items of the holdout \(2\)") as items:
-            evaluate.evaluate(conn, "shop", 1, Holdout({7: {10**6}, 8: {10**7}}))
-        with pytest.raises(SourceError, match=r"users of the holdout \(1\)") as users:
-            evaluate.evaluate(conn, "shop", 1, Holdout({10**6: {1}}))
+    with (
+        _db.connect(shop.dsn) as conn,
+        pytest.raises(SourceError, match=r"items of the holdout \(2\)") as items,
+    ):
+        evaluate.evaluate(conn, "shop", 1, Holdout({7: {10**6}, 8: {10**7}}))
 
     assert "item_id of items.sql" in items.value.hint
-    assert "user_id of interactions.sql" in users.value.hint
+
+
+def test_users_without_a_past_are_measured_with_a_warning(shop: Shop) -> None:
+    with _db.connect(shop.dsn) as conn:
+        found = evaluate.evaluate(conn, "shop", 1, Holdout({10**6: {1}}))
+
+    assert (found.users, found.hits) == (1, 1)
+    assert found.strange.startswith("1 of 1 user did nothing before")
+
+
+@pytest.mark.parametrize("wrong", [{7: {2**70}}, {7: {"abc"}}, {2**70: {1}}])
+def test_ids_of_another_type_are_refused(shop: Shop, wrong: Any) -> None:
+    with _db.connect(shop.dsn) as conn:
+        with pytest.raises(ConfigError, match=r"_id of the holdout must be bigint"):
+            evaluate.evaluate(conn, "shop", 1, Holdout(wrong))
+        with pytest.raises(ConfigError, match=r"_id of the holdout must be bigint"):
+            compare(conn, "shop", 2, holdout=Holdout(wrong))
 
 
 def test_stored_metrics_stand_beside_the_others(shop: Shop) -> None:
