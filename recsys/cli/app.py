@@ -121,9 +121,9 @@ def _run(arguments: Sequence[str] | None, name: str | None) -> None:
     try:
         cli(arguments, prog_name=name, standalone_mode=False)
     except click.exceptions.Abort as exc:
-        # click makes one of Ctrl-C, and of a question that was answered by no.
+        # click makes one of Ctrl-C, of which a question names no cause, and of Ctrl-D.
         click.echo("Interrupted.", err=True)
-        sys.exit(130 if isinstance(exc.__cause__, KeyboardInterrupt) else 1)
+        sys.exit(130 if isinstance(exc.__context__, KeyboardInterrupt) else 1)
     except KeyboardInterrupt:
         click.echo("Interrupted.", err=True)
         sys.exit(130)

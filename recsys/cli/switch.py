@@ -217,8 +217,11 @@ def drop(
     \b
         recsys drop shop 1
     """
-    if sys.stdin.isatty() and not yes:
-        _ask(settings, model, number)
+    # A program that was started without a standard input has None there.
+    asks = not yes and sys.stdin is not None and sys.stdin.isatty()
+    if asks and not _agreed(settings, model, number):
+        say("Nothing was dropped.")
+        sys.exit(1)
     with connect(settings.dsn) as conn:
         # Requests must not wait for the removal of the tables.
         rollout.hand_over(conn, model, number, stop_serving=stop_serving)
@@ -230,14 +233,13 @@ def drop(
         say(f"No version is left: 'recsys unwatch {model}' stops capturing changes")
 
 
-def _ask(settings: Settings, model: str, number: int) -> None:
+def _agreed(settings: Settings, model: str, number: int) -> bool:
     """Ask whether a version is to go; no transaction waits for the answer."""
     with connect(settings.dsn) as conn:
         state = versions.get(conn, model, number).state
-    click.confirm(
+    return click.confirm(
         f"Version {number} of {model} is {state}. Drop its vectors, index and learned"
         " rows for good?",
-        abort=True,
         err=True,
     )
 

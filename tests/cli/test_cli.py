@@ -197,6 +197,13 @@ class Terminal(io.StringIO):
         return True
 
 
+class Leaving(Terminal):
+    """A person who presses Ctrl-C instead."""
+
+    def readline(self, size: int | None = -1, /) -> str:
+        raise KeyboardInterrupt
+
+
 def test_at_a_terminal_a_version_is_dropped_after_a_yes(
     run: Run, own_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,7 +217,29 @@ def test_at_a_terminal_a_version_is_dropped_after_a_yes(
 
     assert "Version 2 of shop is ready. Drop its vectors" in refused.err
     assert refused.code == 1
-    assert "dropped" not in refused.err
+    assert refused.err.rstrip().endswith("Nothing was dropped.")
+    assert "version 2 dropped" in done.err
+
+
+def test_ctrl_c_at_the_question_drops_nothing(
+    run: Run, own_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", Leaving())
+
+    ended = run("--dsn", own_dsn, "drop", "shop", 2)
+
+    assert ended.code == 130
+    assert ended.err.rstrip().endswith("Interrupted.")
+
+
+def test_without_a_standard_input_a_version_is_dropped_without_a_question(
+    run: Run, own_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+
+    done = run("--dsn", own_dsn, "drop", "shop", 2)
+
+    assert done.code == 0
     assert "version 2 dropped" in done.err
 
 
