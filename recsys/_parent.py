@@ -93,7 +93,8 @@ def find(conn: Connection, model: str, number: int | None) -> Parent:
 def check_news(conn: Connection, config: ModelConfig, parent: Parent) -> None:
     """Refuse to go on from a version that all interactions are older than.
 
-    A training finds out by itself, but late: after reading, and with a number.
+    A training finds out by itself, but late: after reading, and with a number. It
+    costs one more pass over the source, only of a full update.
 
     Raises:
         TrainingError: Nothing came since.

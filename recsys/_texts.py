@@ -168,8 +168,8 @@ class Texts:
     ) -> dict[str, NDArray[np.float16]]:
         if not self._run:
             raise SourceError(
-                f"{counted(len(texts), 'text')} of feature {feature.name!r} not encoded"
-                " yet",
+                f"feature {feature.name!r} has {counted(len(texts), 'text')} that"
+                f" {'is' if len(texts) == 1 else 'are'} not encoded yet",
                 hint="The worker encodes them.",
             )
         vectors = _encoder_of(feature).encode(texts)

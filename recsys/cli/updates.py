@@ -146,7 +146,7 @@ def update_now(settings: Settings, model: str, max_load: float, fmt: str) -> Non
             )
         users = (one.metrics or {}).get("users")
         if users and (left_open := doubt(int(users))):
-            say(f"Version {one.number}: {left_open}.")
+            say(f"Warning: version {one.number}: {left_open}.")
         if one.reason:
             say(f"Version {one.number} keeps its rows: {one.reason}")
         if one.left_out:

@@ -100,7 +100,7 @@ def test_an_update_that_few_judged_says_so(
 
     ended = run("--dsn", own_dsn, "train", "shop", "--incremental")
 
-    assert ("Version 1: only 2 users were measured" in ended.err) is said
+    assert ("Warning: version 1: only 2 users were measured" in ended.err) is said
 
 
 def test_interactions_that_name_no_item_are_not_blamed_on_the_time(
