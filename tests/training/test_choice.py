@@ -130,18 +130,19 @@ def test_looks_are_compared_without_the_lean_that_only_late_ones_have() -> None:
 
 
 class Scored(Fits):
-    """Fits that are worth what a table says of their dropout."""
+    """Fits that are worth what a table says of one of their settings."""
 
-    def __init__(self, scores: dict[float, float]) -> None:
+    def __init__(self, scores: dict[float, float], name: str = "dropout") -> None:
         self.part: Any = SimpleNamespace(rows=SimpleNamespace(periods=None, items=[0]))
         self.tried: list[float] = []
         self._scores = scores
+        self._name = name
 
     def run(
         self, settings: Settings, epochs: int, looks: int, limit_s: float = 0
     ) -> Run:
-        self.tried.append(settings.dropout)
-        score = self._scores[settings.dropout]
+        self.tried.append(getattr(settings, self._name))
+        score = self._scores[self.tried[-1]]
         look = Look(score, epochs, Trend(0.1), {}, np.zeros((0, 20), np.int64))
         return Run(settings, look, len(self.tried), epochs, overfitted=False)
 
@@ -149,10 +150,10 @@ class Scored(Fits):
 @pytest.mark.parametrize(
     ("scores", "tried", "chosen"),
     [
-        ({0.5: 1.0, 0.7: 0.9, 0.3: 1.005}, [0.5, 0.7, 0.3], 0.5),
-        ({0.5: 1.0, 0.7: 1.001, 0.3: 1.02}, [0.5, 0.7, 0.3, 0.15], 0.3),
-        ({0.5: 1.0, 0.7: 0.9, 0.3: 1.02}, [0.5, 0.7, 0.3, 0.15], 0.3),
-        ({0.5: 1.0, 0.7: 0.9, 0.3: 1.02, 0.15: 1.021}, [0.5, 0.7, 0.3, 0.15], 0.15),
+        ({0.5: 1.0, 0.3: 1.005, 0.7: 0.9}, [0.5, 0.3, 0.7], 0.5),
+        ({0.5: 1.0, 0.3: 1.005, 0.7: 1.001}, [0.5, 0.3, 0.7], 0.7),
+        ({0.5: 1.0, 0.3: 1.02}, [0.5, 0.3, 0.15], 0.3),
+        ({0.5: 1.0, 0.3: 1.02, 0.15: 1.021}, [0.5, 0.3, 0.15], 0.15),
     ],
 )
 def test_a_lower_dropout_must_win_clearly_once(
@@ -168,15 +169,45 @@ def test_a_lower_dropout_must_win_clearly_once(
     assert best.settings.dropout == fits.tried[-1] == chosen
 
 
+@pytest.mark.parametrize(
+    ("scores", "tried"),
+    [
+        ({0.1: 1.0, 0.15: 0.9}, [0.1, 0.15]),
+        ({0.1: 1.0, 0.15: 1.1, 0.2: 1.2}, [0.1, 0.15, 0.2]),
+        ({0.1: 1.0, 0.15: 1.1, 0.2: 1.0}, [0.1, 0.15, 0.2]),
+    ],
+)
+def test_a_higher_temperature_is_tried_behind_one_that_won(
+    scores: dict[float, float], tried: list[float]
+) -> None:
+    config = TrainConfig(dim=8, dropout=0.5, companions=0.0, epochs=6)
+    fits = Scored(scores, "tau")
+    search = Search(fits, Clock(config, 0.0), config)
+
+    best = search.best(first_settings(make_config(train=config)), [])
+
+    assert fits.tried[:-1] == tried
+    assert best.settings.tau == max(tried, key=lambda tau: scores[tau])
+
+
+def test_the_highest_dropout_is_the_last_of_its_length() -> None:
+    """It is seldom better, so what is left of the time is its."""
+    settings = first_settings(make_config(train=TrainConfig()))
+
+    names = [(c.name, c.value) for c in changes(settings, TrainConfig(), timed=False)]
+
+    assert names[-2:] == [("dropout", 0.7), ("dim", 256)]
+
+
 def test_a_fit_that_may_not_be_made_takes_no_time_from_the_others() -> None:
     config = TrainConfig(dim=8)
     settings = first_settings(make_config(train=config))
     search = search_of(seconds=0)
-    # Two temperatures, two dropouts, companions and what is started from: six fits of
+    # A temperature, a dropout, companions and what is started from: four fits of
     # four epochs of 1.5 s and a look of 1 s, in 60 % of the time.
-    search._clock.deadline = time.perf_counter() + 6 * 7.2 / 0.6
+    search._clock.deadline = time.perf_counter() + 4 * 7.2 / 0.6
 
-    tried, epochs = search._telling(changes(settings, config, timed=False), settings)
+    tried, epochs = search._telling(changes(settings, config, timed=False))
 
     assert {change.name for change in tried} == {"tau", "dropout", "companions"}
     assert epochs == 4

@@ -13,7 +13,7 @@ from recsys.config import TrainConfig
 from recsys.errors import TrainingError
 from recsys.training.choice.clock import LOOKS, Clock
 from recsys.training.choice.fits import Fits, Run
-from recsys.training.choice.tried import LEAST_DROPOUT, Change, changes
+from recsys.training.choice.tried import Change, changes
 from recsys.training.encoders import DROPOUT
 from recsys.training.settings import Settings
 
@@ -112,7 +112,7 @@ class Search:
         """Return the best of the short fits; None when there is nothing to choose."""
         timed = self._fits.part.rows.periods is not None
         every = changes(settings, self._config, timed=timed)
-        tried, epochs = self._telling(every, settings)
+        tried, epochs = self._telling(every)
         if not tried:
             return None
         end = self._clock.end_of_short_fits()
@@ -127,22 +127,20 @@ class Search:
                 best = other
         return best
 
-    def _telling(
-        self, tried: list[Change], settings: Settings
-    ) -> tuple[list[Change], int]:
+    def _telling(self, tried: list[Change]) -> tuple[list[Change], int]:
         """Return what fits as short as they must be can tell, and their epochs."""
-        epochs = self._clock.short(_fits(tried, settings))
+        epochs = self._clock.short(_fits(tried))
         for name in _NEED_TIME:
             if self._clock.fixed or epochs >= _FAIR_EPOCHS:
                 break
             tried = [change for change in tried if change.name != name]
-            epochs = self._clock.short(_fits(tried, settings))
+            epochs = self._clock.short(_fits(tried))
         return tried, epochs
 
 
-def _fits(tried: list[Change], settings: Settings) -> int:
+def _fits(tried: list[Change]) -> int:
     """Return how many fits are made in any case, that of the settings among them."""
-    return 1 + sum(change.worth_trying(settings) for change in tried)
+    return 1 + sum(change.sure for change in tried)
 
 
 def _lead(change: Change, settings: Settings, epochs: int) -> float:
@@ -152,4 +150,4 @@ def _lead(change: Change, settings: Settings, epochs: int) -> float:
     if change.name == "dim":
         return _LARGER_LEAD
     lower = change.name == "dropout" and change.value < settings.dropout
-    return _LEAD if lower and change.value != LEAST_DROPOUT else 0.0
+    return _LEAD if lower and change.sure else 0.0

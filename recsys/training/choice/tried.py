@@ -16,10 +16,16 @@ from recsys.training.settings import Settings, settings_of
 from recsys.training.trend import bias, grid
 
 TAUS = (0.1, 0.15, 0.2)
-DROPOUTS = (0.5, 0.7, 0.3)
+DROPOUTS = (0.5, 0.3, 0.15)
+MOST_DROPOUT = 0.7
 COMPANIONS = (0.0, 0.5)
-LEAST_DROPOUT = 0.15
-"""Tried only where the lowest of ``DROPOUTS`` is clearly better than the others."""
+# A value is tried where the one before it is the best so far: what is worse on the way
+# there is not better behind it, and each fit that is spared makes the others longer.
+_AFTER = {
+    ("tau", TAUS[2]): TAUS[1],
+    ("dropout", DROPOUTS[2]): DROPOUTS[1],
+    ("dropout", MOST_DROPOUT): DROPOUTS[0],
+}
 
 
 def first_settings(model: ModelConfig) -> Settings:
@@ -41,10 +47,18 @@ class Change:
         """Return the settings with the value."""
         return replace(settings, **{self.name: self.value})
 
+    @property
+    def sure(self) -> bool:
+        """Whether it is tried whatever was found before."""
+        return (self.name, self.value) not in _AFTER
+
     def worth_trying(self, settings: Settings) -> bool:
         """Whether it may be better than the best so far."""
-        least = self.name == "dropout" and self.value == LEAST_DROPOUT
-        return not least or settings.dropout == min(DROPOUTS)
+        return self.sure or getattr(settings, self.name) == self._before
+
+    @property
+    def _before(self) -> float:
+        return _AFTER[self.name, self.value]
 
 
 def changes(settings: Settings, config: TrainConfig, *, timed: bool) -> list[Change]:
@@ -63,9 +77,12 @@ def changes(settings: Settings, config: TrainConfig, *, timed: bool) -> list[Cha
     if not config.tau:
         tried += [Change("tau", tau) for tau in TAUS[1:]]
     if config.dropout < 0:
-        tried += [Change("dropout", share) for share in (*DROPOUTS[1:], LEAST_DROPOUT)]
+        tried += [Change("dropout", share) for share in DROPOUTS[1:]]
     if whole and config.companions < 0:
         tried += [Change("companions", weight) for weight in COMPANIONS[1:]]
+    if config.dropout < 0:
+        # Seldom better, so only if time is left.
+        tried.append(Change("dropout", MOST_DROPOUT))
     if whole and not config.dim:
         tried.append(Change("dim", LARGER_DIM))
     return tried
