@@ -30,7 +30,7 @@ _LARGER_LEAD = 0.01
 # lose by more than this, divided by the number of epochs.
 _SLACK = 0.05
 # Left out in this order where fits are shorter.
-_NEED_TIME = ("dim", "dropout", "companions")
+_NEED_TIME = ("dim", "companions", "dropout")
 # Share of the search that encoders of sequences get, and how much better one must be.
 _ORDER = 0.5
 _ORDER_LEAD = 0.01
