@@ -211,3 +211,16 @@ def test_a_fit_that_may_not_be_made_takes_no_time_from_the_others() -> None:
 
     assert {change.name for change in tried} == {"tau", "dropout", "companions"}
     assert epochs == 4
+
+
+def test_companions_give_way_before_dropouts_where_time_is_short() -> None:
+    config = TrainConfig(dim=8)
+    settings = first_settings(make_config(train=config))
+    search = search_of(seconds=0)
+    # Three fits as above.
+    search._clock.deadline = time.perf_counter() + 3 * 7.2 / 0.6
+
+    tried, epochs = search._telling(changes(settings, config, timed=False))
+
+    assert {change.name for change in tried} == {"tau", "dropout"}
+    assert epochs == 4
