@@ -30,7 +30,7 @@ _MEASURED = ("score", "recall", "ndcg", "epoch", "seconds")
 @click.option("--resume", is_flag=True, help="Go on with the study, on its data.")
 @click.option("--search", "only", multiple=True, help="Setting to search; repeatable.")
 @click.option("--until", type=Moment(), help="Leave out interactions from then on.")
-@click.option("--write", is_flag=True, help="Set what was confirmed in recsys.toml.")
+@click.option("--write", is_flag=True, help="Set the best settings in recsys.toml.")
 @format_option
 @click.pass_obj
 def tune(
@@ -53,8 +53,8 @@ def tune(
     Example:
 
     \b
-        recsys tune shop --budget 1800
-        recsys tune shop --resume --trials 20 --search tau --search lr --write
+        recsys tune shop --budget 1800 --search tau --search lr
+        recsys tune shop --resume --trials 20 --write
     """
     _malloc.use_arena_settings()
     project = configuration.load(settings.config)

@@ -136,7 +136,7 @@ def test_few_news_are_said_to_be_hardly_worth_a_version(
 ) -> None:
     config, parent = started
     config = replace(config, negatives=NegativesConfig(shown=5))
-    both = data(config, (0, 1))
+    both = data(config, (0, 40))
     some = both.only(np.cumsum(both.time >= DAY) <= count)
 
     second = train_full(some, config, parent)
@@ -145,6 +145,8 @@ def test_few_news_are_said_to_be_hardly_worth_a_version(
     many = "interaction" if count == 1 else "interactions"
     assert (f"only {count} {many} to learn from came" in caplog.text) is said
     assert ("Wait for 100, or run" in caplog.text) is said
+    # Nobody leaves out what the update is for, however long after the others it came.
+    assert "--until" not in caplog.text
     assert second.report["mined"] == {"shown": 0}
 
 
