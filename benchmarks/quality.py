@@ -135,9 +135,12 @@ class Bench:
         header = f"[model.{self.model}.train]"
         if header not in text:
             text += f"\n{header}\n"
+        before, _, rest = text.partition(header)
+        section, bracket, after = rest.partition("\n[")
         for name, value in changes.items():
-            text = re.sub(rf"(?m)^{name}\s*=.*$", "", text)
-            text = text.replace(header, f"{header}\n{name} = {value}")
+            section = re.sub(rf"(?m)^{name}\s*=.*$", "", section)
+            section = f"\n{name} = {value}{section}"
+        text = before + header + section + bracket + after
         path = folder / "recsys.toml"
         path.write_text(text, "utf-8")
         return configuration.load(path)

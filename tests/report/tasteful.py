@@ -16,7 +16,7 @@ from recsys import config as configuration
 from recsys.backfill import backfill
 from recsys.config import ProjectConfig
 
-# Two temperatures more are tried: a search to be shown.
+# Another temperature is tried: a search to be shown.
 TRAIN = {"dim": 8, "epochs": 4, "dropout": 0.3, "validation": 0.2}
 
 

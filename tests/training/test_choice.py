@@ -14,6 +14,8 @@ from toys import make_config
 from recsys._query_config import QueryConfig
 from recsys.config import TrainConfig
 from recsys.popularity import Trend
+from recsys.training.choice import clock as clock_module
+from recsys.training.choice import search as search_module
 from recsys.training.choice.clock import Clock
 from recsys.training.choice.fits import Fits, Look, Run, overfitted
 from recsys.training.choice.search import Search
@@ -190,37 +192,85 @@ def test_a_higher_temperature_is_tried_behind_one_that_won(
     assert best.settings.tau == max(tried, key=lambda tau: scores[tau])
 
 
-def test_the_highest_dropout_is_the_last_of_its_length() -> None:
-    """It is seldom better, so what is left of the time is its."""
+def test_what_is_tried_in_any_case_comes_first() -> None:
     settings = first_settings(make_config(train=TrainConfig()))
 
-    names = [(c.name, c.value) for c in changes(settings, TrainConfig(), timed=False)]
+    tried = changes(settings, TrainConfig(), timed=False)
 
-    assert names[-2:] == [("dropout", 0.7), ("dim", 256)]
+    assert [(change.name, change.value) for change in tried] == [
+        ("tau", 0.15), ("dropout", 0.3), ("companions", 0.5), ("dim", 256),
+        ("tau", 0.2), ("dropout", 0.15), ("dropout", 0.7),
+    ]  # fmt: skip
 
 
-def test_a_fit_that_may_not_be_made_takes_no_time_from_the_others() -> None:
+@pytest.mark.parametrize(
+    ("fits", "names", "sure"),
+    [
+        # What is started from, a temperature, a dropout, companions, one behind these.
+        (5, {"tau", "dropout", "companions"}, False),
+        (4, {"tau", "dropout"}, False),
+        (3, {"tau", "dropout"}, True),
+        (2, {"tau"}, True),
+    ],
+)
+def test_what_needs_time_gives_way(fits: int, names: set[str], sure: bool) -> None:
     config = TrainConfig(dim=8)
-    settings = first_settings(make_config(train=config))
     search = search_of(seconds=0)
-    # A temperature, a dropout, companions and what is started from: four fits of
-    # four epochs of 1.5 s and a look of 1 s, in 60 % of the time.
-    search._clock.deadline = time.perf_counter() + 4 * 7.2 / 0.6
+    # So many fits of four epochs of 1.5 s and a look of 1 s, in 60 % of the time.
+    search._clock.deadline = time.perf_counter() + fits * 7.2 / 0.6
 
+    settings = first_settings(make_config(train=config))
     tried, epochs = search._telling(changes(settings, config, timed=False))
 
-    assert {change.name for change in tried} == {"tau", "dropout", "companions"}
+    assert {change.name for change in tried} == names
+    assert all(change.sure for change in tried) == sure
     assert epochs == 4
 
 
-def test_companions_give_way_before_dropouts_where_time_is_short() -> None:
-    config = TrainConfig(dim=8)
+class Timed(Fits):
+    """Fits that take their time on a made-up clock, and are best at two values."""
+
+    now = 0.0
+
+    def __init__(self, clock: Clock, tau: float, dropout: float) -> None:
+        self.part: Any = SimpleNamespace(rows=SimpleNamespace(periods=None, items=[0]))
+        self.clock = clock
+        self.made: list[Settings] = []
+        self._best = {tau, dropout}
+
+    def calibrate(self, settings: Settings) -> None:
+        self.clock.measured(1.0, 0.5)
+
+    def run(
+        self, settings: Settings, epochs: int, looks: int, limit_s: float = 0
+    ) -> Run:
+        Timed.now += (1.4 if settings.dim == 256 else 1.0) * epochs + 0.5 * looks
+        self.made.append(settings)
+        score = 1.0 + len({settings.tau, settings.dropout} & self._best)
+        look = Look(score, epochs, Trend(0.1), {}, np.zeros((0, 20), np.int64))
+        return Run(settings, look, len(self.made), epochs, False, 1.0, 0.5)
+
+
+@pytest.mark.parametrize("best", [(0.1, 0.5), (0.1, 0.3), (0.15, 0.3)])
+@pytest.mark.parametrize("budget_s", range(60, 400, 17))
+def test_what_is_tried_in_any_case_has_its_time(
+    budget_s: float, best: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever wins before, and whatever is tried behind it."""
+    here = SimpleNamespace(perf_counter=lambda: Timed.now)
+    monkeypatch.setattr(search_module, "time", here)
+    monkeypatch.setattr(clock_module, "time", here)
+    Timed.now = 0.0
+    config = TrainConfig()
+    fits = Timed(Clock(config, budget_s), *best)
+    search = Search(fits, fits.clock, config)
     settings = first_settings(make_config(train=config))
-    search = search_of(seconds=0)
-    # Three fits as above.
-    search._clock.deadline = time.perf_counter() + 3 * 7.2 / 0.6
+    fits.calibrate(settings)
+    wanted, _ = search._telling(changes(settings, config, timed=False))
 
-    tried, epochs = search._telling(changes(settings, config, timed=False))
+    search.best(settings, [])
 
-    assert {change.name for change in tried} == {"tau", "dropout"}
-    assert epochs == 4
+    for change in wanted:
+        if change.sure:
+            made = {getattr(each, change.name) for each in fits.made}
+            assert change.value in made, change

@@ -155,8 +155,8 @@ def test_settings_choose_themselves(
     model = train(board(), make_config(train=free))
 
     tried = {(row.get("tau"), row.get("dropout")) for row in model.report["curves"]}
-    assert {tau for tau, _ in tried} >= {0.1, 0.15, 0.2}
-    assert {dropout for _, dropout in tried} >= {0.5, 0.7, 0.3}
+    assert {tau for tau, _ in tried} >= {0.1, 0.15}
+    assert {dropout for _, dropout in tried} >= {0.5, 0.3}
     assert model.report["settings"]["epochs"] <= 5
 
 

@@ -1,7 +1,8 @@
 """Choosing temperature, dropout, epochs and trend on the validation slice.
 
-Greedy: short fits try the temperatures, then at the best of them the dropouts, then
-companions as further positives and, in small catalogues, longer vectors; one longer fit
+Greedy: short fits try another temperature, at the better one another dropout, then
+companions as further positives and, in small catalogues, longer vectors; then, as time
+is left, what lies behind a temperature or a dropout that won. One longer fit
 with the winner shows from which epoch on it overfits. All of it takes a share of the
 budget, and what the longest final fit leaves. Whatever the configuration fixes is not
 searched, and with ``epochs`` fixed nothing here looks at the clock.

@@ -29,8 +29,9 @@ _LARGER_LEAD = 0.01
 # Likewise it holds companions back, which need time to pay: they are taken unless they
 # lose by more than this, divided by the number of epochs.
 _SLACK = 0.05
-# Left out in this order where fits are shorter.
-_NEED_TIME = ("dim", "companions", "dropout")
+# Left out in this order where fits are shorter; "behind" is what is tried behind a
+# value that won.
+_NEED_TIME = ("dim", "companions", "behind", "dropout")
 # Share of the search that encoders of sequences get, and how much better one must be.
 _ORDER = 0.5
 _ORDER_LEAD = 0.01
@@ -133,14 +134,22 @@ class Search:
         for name in _NEED_TIME:
             if self._clock.fixed or epochs >= _FAIR_EPOCHS:
                 break
-            tried = [change for change in tried if change.name != name]
+            tried = [change for change in tried if not _is(change, name)]
             epochs = self._clock.short(_fits(tried))
         return tried, epochs
 
 
+def _is(change: Change, name: str) -> bool:
+    return not change.sure if name == "behind" else change.name == name
+
+
 def _fits(tried: list[Change]) -> int:
-    """Return how many fits are made in any case, that of the settings among them."""
-    return 1 + sum(change.sure for change in tried)
+    """Return how many fits to have time for, that of the settings among them.
+
+    Of what is tried behind a value that won, one: more are made if time is left.
+    """
+    sure = sum(change.sure for change in tried)
+    return 1 + sure + (sure < len(tried))
 
 
 def _lead(change: Change, settings: Settings, epochs: int) -> float:

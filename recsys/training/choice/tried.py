@@ -20,7 +20,7 @@ DROPOUTS = (0.5, 0.3, 0.15)
 MOST_DROPOUT = 0.7
 COMPANIONS = (0.0, 0.5)
 # A value is tried where the one before it is the best so far: what is worse on the way
-# there is not better behind it, and each fit that is spared makes the others longer.
+# there is seldom better behind it, and each fit that is spared makes others longer.
 _AFTER = {
     ("tau", TAUS[2]): TAUS[1],
     ("dropout", DROPOUTS[2]): DROPOUTS[1],
@@ -64,6 +64,8 @@ class Change:
 def changes(settings: Settings, config: TrainConfig, *, timed: bool) -> list[Change]:
     """Return what is tried one after the other: whatever is not fixed.
 
+    What is tried in any case comes first, so that it has its time.
+
     Args:
         settings: What is started from.
         config: What is fixed.
@@ -77,15 +79,13 @@ def changes(settings: Settings, config: TrainConfig, *, timed: bool) -> list[Cha
     if not config.tau:
         tried += [Change("tau", tau) for tau in TAUS[1:]]
     if config.dropout < 0:
-        tried += [Change("dropout", share) for share in DROPOUTS[1:]]
+        shares = (*DROPOUTS[1:], MOST_DROPOUT)
+        tried += [Change("dropout", share) for share in shares]
     if whole and config.companions < 0:
         tried += [Change("companions", weight) for weight in COMPANIONS[1:]]
-    if config.dropout < 0:
-        # Seldom better, so only if time is left.
-        tried.append(Change("dropout", MOST_DROPOUT))
     if whole and not config.dim:
         tried.append(Change("dim", LARGER_DIM))
-    return tried
+    return sorted(tried, key=lambda change: not change.sure)
 
 
 def trends_of(settings: Settings, rows: QueryRows) -> list[Trend]:
