@@ -27,7 +27,7 @@ from recsys.training import study as studies
 from recsys.training.dataset import Dataset
 from recsys.training.gap import warn_of_gap
 from recsys.training.loop import LEAST_BATCH, STEPS_PER_EPOCH
-from recsys.training.space import space, to_json
+from recsys.training.space import check_names, space, to_json
 from recsys.training.study import Study, TrialRow
 from recsys.training.trials import Clock, Look, Runner, TimeOver
 
@@ -99,6 +99,7 @@ def search(
         TrainingError: Nobody can be validated on, or the data are not the study's.
     """
     started = time.perf_counter()
+    check_names(only)  # before there is a file, which --resume would go on with
     study = studies.open_study(path, resume=resume, seed=model.train.seed)
     if study.settled:
         # recsys.toml may have changed since: a study compares what it began with.

@@ -78,6 +78,20 @@ def names() -> list[str]:
     return [dimension.name for dimension in SPACE if dimension.name in known]
 
 
+def check_names(only: Sequence[str]) -> None:
+    """Refuse names of settings that cannot be searched.
+
+    Raises:
+        ConfigError: There are some.
+    """
+    unknown = [name for name in only if name not in names()]
+    if unknown:
+        raise ConfigError(
+            f"{', '.join(unknown)} cannot be searched",
+            hint=f"Choose from {', '.join(names())}.",
+        )
+
+
 def space(
     current: Mapping[str, Any],
     *,
@@ -96,12 +110,7 @@ def space(
     Raises:
         ConfigError: A name cannot be searched, or nothing is left.
     """
-    unknown = [name for name in only if name not in names()]
-    if unknown:
-        raise ConfigError(
-            f"{', '.join(unknown)} cannot be searched",
-            hint=f"Choose from {', '.join(names())}.",
-        )
+    check_names(only)
     found = [
         _capped(dimension, largest.get(dimension.name)).including(
             current[dimension.name]

@@ -266,6 +266,7 @@ def test_a_setting_of_content_is_searched_only_with_content(tmp_path: Path) -> N
         run(tmp_path / "other", 1, only=("id_dropout",))
     with pytest.raises(ConfigError, match="colour cannot be searched"):
         run(tmp_path / "third", 1, only=("colour",))
+    assert not (tmp_path / "third").exists()
 
 
 def test_texts_are_searched_on_request(tmp_path: Path) -> None:
