@@ -9,7 +9,6 @@ the network, several requests at once.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -69,8 +68,7 @@ def _measure(
         server.database(dsn, DATABASE) as fresh,
         tempfile.TemporaryDirectory(prefix="recsys-eight-bits-") as folder,
     ):
-        written = {name: json.dumps(value) for name, value in changes.items()}
-        bench = Bench(fresh, data, Path(folder), written)
+        bench = Bench(fresh, data, Path(folder), changes)
         bench.train(0, None)
         with _db.connect(fresh) as conn:
             number = versions.newest(conn, bench.model)

@@ -11,11 +11,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import floor, server
-from recsys import _db, _preset, artifacts, evaluate, schema, versions
+from recsys import _db, _preset, _toml_edit, artifacts, evaluate, schema, versions
 from recsys import config as configuration
 from recsys.backfill import backfill
 from recsys.cli.bars import Bars
@@ -97,12 +97,15 @@ def main() -> None:
                 file.writelines(json.dumps(asdict(line)) + "\n" for line in lines)
 
 
-def setting(text: str) -> tuple[str, str]:
-    """Read NAME=VALUE of the command line."""
-    name, equals, value = text.partition("=")
-    if not (equals and name.strip().isidentifier() and value.strip()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
-    return name.strip(), value.strip()
+def setting(text: str) -> tuple[str, Any]:
+    """Read NAME=VALUE of the command line, as a line of TOML."""
+    try:
+        ((name, value),) = tomllib.loads(text).items()
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE: {exc}") from exc
+    if isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE but a table")
+    return name, value
 
 
 class Bench:
@@ -112,11 +115,11 @@ class Bench:
         dsn: An empty database.
         data: Folder of the data set; it has a preset.
         folder: Where recsys.toml may be written.
-        changes: Settings of training instead of those of the preset, as TOML.
+        changes: Settings of training instead of those of the preset.
     """
 
     def __init__(
-        self, dsn: str, data: Path, folder: Path, changes: Mapping[str, str]
+        self, dsn: str, data: Path, folder: Path, changes: Mapping[str, Any]
     ) -> None:
         self.dsn = dsn
         self.preset = _preset.find(data)
@@ -129,18 +132,10 @@ class Bench:
         self.popular: dict[str, Mapping[str, float]] = {}
         self.holdout: Holdout | None = None
 
-    def _project(self, folder: Path, changes: Mapping[str, str]) -> ProjectConfig:
+    def _project(self, folder: Path, changes: Mapping[str, Any]) -> ProjectConfig:
         """Write the preset's recsys.toml, with other settings, and read it."""
         text = (self.preset.folder / "recsys.toml").read_text("utf-8")
-        header = f"[model.{self.model}.train]"
-        if header not in text:
-            text += f"\n{header}\n"
-        before, _, rest = text.partition(header)
-        section, bracket, after = rest.partition("\n[")
-        for name, value in changes.items():
-            section = re.sub(rf"(?m)^{name}\s*=.*$", "", section)
-            section = f"\n{name} = {value}{section}"
-        text = before + header + section + bracket + after
+        text = _toml_edit.edited(text, f"model.{self.model}.train", changes)
         path = folder / "recsys.toml"
         path.write_text(text, "utf-8")
         return configuration.load(path)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from recsys import _sql
 from recsys._db import Connection
 from recsys._wording import counted
-from recsys.config import ModelConfig
 from recsys.errors import SourceError
 from recsys.ids import check_id
 from recsys.types import ItemId, UserId
@@ -17,39 +16,33 @@ _MANY = 0.1
 """Share of unknown users, or of hits on unknown items, from which on it is said."""
 
 
-def check_ids(
-    config: ModelConfig, users: Iterable[UserId], hits: Iterable[Collection[ItemId]]
-) -> None:
-    """Refuse ids of other types than the model's, before SQL sees them.
-
-    Raises:
-        ConfigError: There are some.
-    """
-    for user in users:
-        check_id("user_id of the holdout", user, config.user_id)
-    for item in set[ItemId]().union(*hits):
-        check_id("item_id of the holdout", item, config.item_id)
-
-
 def known_items(
-    conn: Connection, asked: Sequence[ModelVersion], hits: Iterable[Collection[ItemId]]
+    conn: Connection,
+    asked: Sequence[ModelVersion],
+    wanted: Mapping[UserId, Collection[ItemId]],
 ) -> set[ItemId]:
     """Return the items among the hits that a version has a vector of.
 
     Args:
         conn: An open connection.
         asked: One or more versions of a model.
-        hits: Items by user.
+        wanted: The hits.
 
     Raises:
+        ConfigError: An id is of another type than the model's: SQL must not see it.
         SourceError: There are none, so every list would miss.
     """
-    items = list(set[ItemId]().union(*hits))
+    config = asked[0].config
+    for user in wanted:
+        check_id("user_id of the holdout", user, config.user_id)
+    items = list(set[ItemId]().union(*wanted.values()))
+    for item in items:
+        check_id("item_id of the holdout", item, config.item_id)
     known: set[ItemId] = set()
     for version in asked:
         text = (
             f"select item_id from recsys.item_vector_{version.suffix}"
-            f" where item_id = any(%s::{version.config.item_id}[])"
+            f" where item_id = any(%s::{config.item_id}[])"
         )
         known.update(item for (item,) in conn.execute(_sql.trusted(text), (items,)))
     if not known:

@@ -227,15 +227,16 @@ def _measured(
     progress: Progress,
 ) -> _Measured:
     """Ask both versions in the caller's snapshot."""
-    unknown = _pair.untold(conn, pair) if holdout is None else ()
-    holdout = holdout or _pair.later(conn, pair, cutoff)
+    unknown: tuple[int, ...] = ()
+    if holdout is None:
+        unknown, holdout = _pair.untold(conn, pair), _pair.later(conn, pair, cutoff)
+    elif any(holdout.relevant.values()):
+        _strangers.known_items(conn, pair.both, holdout.relevant)
     relevant = {user: took for user, took in holdout.relevant.items() if took}
     users = _pair.sample(relevant, max_users, seed)
     if not users:
         raise _pair.nothing(holdout.before)
     wanted = [relevant[user] for user in users]
-    _strangers.check_ids(pair.candidate.config, users, wanted)
-    _strangers.known_items(conn, pair.both, wanted)
     asked = _measure.ask(conn, pair, users, holdout.before, max(k, HIT_DEPTH), progress)
     found = _measure.measure(
         conn, pair, asked, wanted, holdout.before, k=k, seed=seed, progress=progress

@@ -103,8 +103,7 @@ def evaluate(
     wanted = _wanted(holdout, new)
     if not wanted:
         raise _nothing(conn, version, holdout, new)
-    _strangers.check_ids(version.config, wanted, wanted.values())
-    known = _strangers.known_items(conn, [version], wanted.values())
+    known = _strangers.known_items(conn, [version], wanted)
     depth = max(k, HIT_DEPTH)
     served = Served(conn, version, depth, holdout.before)
     answers = served.ask_all(dict.fromkeys(wanted), "Evaluating users", progress)

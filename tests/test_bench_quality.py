@@ -96,7 +96,7 @@ def test_a_data_set_goes_the_whole_way(server: str, tiny: Path) -> None:
     assert "linear item filter" in done.stdout
 
 
-@pytest.mark.parametrize("text", ["dim", "dim=", "=8", "index.m=8"])
+@pytest.mark.parametrize("text", ["dim", "dim=", "=8", "dim=8 16", "index.m=8"])
 def test_a_setting_has_a_name_and_a_value(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="is not NAME=VALUE"):
         quality.setting(text)

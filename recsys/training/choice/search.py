@@ -134,13 +134,9 @@ class Search:
         for name in _NEED_TIME:
             if self._clock.fixed or epochs >= _FAIR_EPOCHS:
                 break
-            tried = [change for change in tried if not _is(change, name)]
+            tried = [c for c in tried if (c.name if c.sure else "behind") != name]
             epochs = self._clock.short(_fits(tried))
         return tried, epochs
-
-
-def _is(change: Change, name: str) -> bool:
-    return not change.sure if name == "behind" else change.name == name
 
 
 def _fits(tried: list[Change]) -> int:

@@ -54,11 +54,8 @@ class Change:
 
     def worth_trying(self, settings: Settings) -> bool:
         """Whether it may be better than the best so far."""
-        return self.sure or getattr(settings, self.name) == self._before
-
-    @property
-    def _before(self) -> float:
-        return _AFTER[self.name, self.value]
+        before = _AFTER.get((self.name, self.value))
+        return before is None or getattr(settings, self.name) == before
 
 
 def changes(settings: Settings, config: TrainConfig, *, timed: bool) -> list[Change]:
