@@ -281,12 +281,13 @@ def test_products_of_companions_leave_no_memory_behind() -> None:
     user, item = rng.integers(0, 2000, 60_000), rng.integers(0, 1000, 60_000)
     dataset = Dataset.from_arrays(make_config(), user, item)
     rows = rows_of(dataset)
-    closest(rows)
+    for _ in range(3):
+        closest(rows)  # what the allocator keeps for the next, it keeps once
     process = psutil.Process()
     before = process.memory_full_info().uss
 
-    for _ in range(10):
+    for _ in range(20):
         closest(rows)
 
     # A million entries each time; a product of CSR matrices kept eight bytes of each.
-    assert process.memory_full_info().uss - before < 40e6
+    assert process.memory_full_info().uss - before < 80e6
