@@ -14,6 +14,7 @@ from benchmarks import (
     process,
     reading,
     report,
+    rerank,
     rules,
     server,
     serving,
@@ -31,6 +32,7 @@ PARTS = (
     "process",
     "serving",
     "rules",
+    "rerank",
     "impressions",
     "reading",
     "compression",
@@ -66,6 +68,7 @@ def main() -> None:
     on_a_server = {
         "serving": _serving,
         "rules": _rules,
+        "rerank": _rerank,
         "impressions": _impressions,
         "reading": _reading,
         "compression": _compression,
@@ -108,6 +111,12 @@ def _serving(dsn: str, options: argparse.Namespace) -> None:
 def _rules(dsn: str, options: argparse.Namespace) -> None:
     rows = rules.run(dsn, options.items, options.queries)
     report.show(f"Filters and rules, {options.items:,} items", rows, options.out)
+
+
+def _rerank(dsn: str, options: argparse.Namespace) -> None:
+    rows = rerank.run(dsn, options.items, options.queries, Bars())
+    title = f"Ranking again, {options.items:,} items x {rerank.DIM} dimensions"
+    report.show(title, rows, options.out)
 
 
 def _impressions(dsn: str, options: argparse.Namespace) -> None:

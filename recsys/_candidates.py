@@ -10,11 +10,12 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys import _db, _index_key, _interests, filters, retrieval
+from recsys import _db, _index_key, _interests, _rerank, filters, retrieval
 from recsys._arguments import check_ids
 from recsys._db import Connection, Halfvec
 from recsys._loaded import Loaded
 from recsys._request_sql import Look, Seen
+from recsys._rerank import Rerank
 from recsys._wanted import NO_RULES, Wanted
 from recsys.errors import SourceError
 from recsys.filters import Normalised
@@ -38,6 +39,7 @@ def find(
     query: NDArray[np.float32],
     wanted: Wanted,
     seen: Sequence[ItemId] = (),
+    rerank: Rerank | None = None,
 ) -> Found:
     """Return the items of a page and their scores, in the order of the page.
 
@@ -48,6 +50,7 @@ def find(
         wanted: What was asked.
         seen: Items left out because the user knows them; pinned ones may be among
             them.
+        rerank: How the first candidates of a single query are ranked again.
 
     Raises:
         ConfigError: An id is not of the model's type.
@@ -63,27 +66,44 @@ def find(
             return _find_each(conn, version, query, wanted, exclude)
         query = query[0]
     if wanted.plain and not exact:
-        ef_search = _index_key.effort(version.config, ef_search, wanted.k)
-        return retrieval.search(
-            conn,
-            version.statements,
-            Halfvec(query),
-            wanted.k,
-            exclude,
-            ef_search,
-            weight=float(query[-1]),
-        )
-    memory = _Memory(version, wanted)
+        return _nearest(conn, version, query, wanted.k, exclude, ef_search, rerank)
     look = _look(conn, wanted, Halfvec(query), exclude)
+    if rerank is not None:
+        # What counts of an item is its score after all.
+        wish = max(look.wish, _rerank.pool(wanted.k))
+        look = look._replace(wish=wish, min_score=None, vectors=True)
+    memory = _Memory(version, wanted, look.wish)
     if exact:
         look = look._replace(ef_search=None)
     else:
         look = look._replace(ef_search=ef_search, first=memory.first(ef_search))
     found = retrieval.candidates(conn, version.statements, look)
     memory.keep(found.needed)
-    if wanted.rules is None and not wanted.amounts and wanted.boost is None:
+    plain = wanted.rules is None and not wanted.amounts and wanted.boost is None
+    if plain and rerank is None:
         return found.item_ids[: wanted.k], found.scores[: wanted.k]
-    return _page(wanted, found, version.tower.dim)
+    return _page(wanted, found, version.tower.dim, rerank)
+
+
+def _nearest(
+    conn: Connection,
+    version: Loaded,
+    query: NDArray[np.float32],
+    k: int,
+    exclude: list[ItemId],
+    ef_search: int,
+    rerank: Rerank | None,
+) -> Found:
+    """Return the k nearest items; with a re-ranking the k best of the nearest."""
+    ef_search = _index_key.effort(version.config, ef_search, k)
+    vector, weight = Halfvec(query), float(query[-1])
+    known = conn, version.statements, vector
+    if rerank is None:
+        return retrieval.search(*known, k, exclude, ef_search, weight)
+    count = _rerank.pool(k)
+    ids, scores, packed = retrieval.pool(*known, count, exclude, ef_search, weight)
+    vectors = _directions(packed, version.tower.dim)
+    return _rerank.again(ids, scores, vectors, rerank, k)
 
 
 def _find_each(
@@ -103,8 +123,8 @@ def _find_each(
         return retrieval.interests(
             conn, version.statements, vectors, wanted.k, exclude, ef_search, sure
         )
-    memory = _Memory(version, wanted)
     look = _look(conn, wanted, vectors[0], exclude)
+    memory = _Memory(version, wanted, look.wish)
     if exact:
         look = look._replace(ef_search=None)
     else:
@@ -169,9 +189,14 @@ def _look(
     )
 
 
-def _page(wanted: Wanted, found: Seen, dim: int) -> Found:
-    """Return the page that the rules make of the candidates."""
+def _page(wanted: Wanted, found: Seen, dim: int, rerank: Rerank | None = None) -> Found:
+    """Return the page that re-ranking, boosts and rules make of the candidates."""
     rules = wanted.rules or NO_RULES
+    directions = None
+    if found.vectors is not None:
+        directions = _directions(found.vectors, dim)
+    if rerank is not None and directions is not None:
+        found, directions = _reranked(wanted, found, directions, rerank)
     ids, scores = found.item_ids, np.array(found.scores, np.float64)
     scores += [wanted.amounts.get(item, 0.0) for item in ids]
     scores += _bonus(ids, found.amount_ids, found.amounts)
@@ -182,12 +207,29 @@ def _page(wanted: Wanted, found: Seen, dim: int) -> Found:
         for item, key in zip(found.key_ids or (), found.keys or (), strict=True)
         if key is not None
     }
-    directions = None
-    if rules.mmr is not None:
-        rows = _db.unpack_halfvecs(found.vectors, dim + 1)
-        directions = rows[:, :dim].astype(np.float32)
     places = order(Candidates(ids, scores, keys, directions), rules, wanted.k)
     return [ids[place] for place in places], [float(scores[place]) for place in places]
+
+
+def _directions(packed: bytes | None, dim: int) -> NDArray[np.float32]:
+    """Return packed item vectors without their popularity, shape (N, d)."""
+    return _db.unpack_halfvecs(packed, dim + 1)[:, :dim].astype(np.float32)
+
+
+def _reranked(
+    wanted: Wanted, found: Seen, directions: NDArray[np.float32], rerank: Rerank
+) -> tuple[Seen, NDArray[np.float32]]:
+    """Return candidates with their final scores, those of too low a score left out."""
+    scores = np.array(found.scores, np.float32) + rerank.bonus(directions)
+    least = -np.inf if wanted.min_score is None else wanted.min_score
+    pinned = set((wanted.rules or NO_RULES).pin)
+    kept = [
+        place
+        for place, item in enumerate(found.item_ids)
+        if scores[place] >= least or item in pinned
+    ]
+    ids = [found.item_ids[place] for place in kept]
+    return found._replace(item_ids=ids, scores=scores[kept].tolist()), directions[kept]
 
 
 def _bonus(
@@ -232,7 +274,7 @@ class _Memory:
     _DEEPEST = 8
     """Times the calibrated depth: what a wrong beginning may cost."""
 
-    def __init__(self, version: Loaded, wanted: Wanted) -> None:
+    def __init__(self, version: Loaded, wanted: Wanted, wish: int) -> None:
         rules = wanted.rules
         what = "\0".join(
             (
@@ -244,7 +286,7 @@ class _Memory:
         )
         # A filter may be a list of ids of any length.
         digest = blake2b(what.encode(), digest_size=16).digest()
-        self._key = version.statements.suffix, digest, wanted.considered
+        self._key = version.statements.suffix, digest, wish
 
     def first(self, ef_search: int) -> int | None:
         known = self._known.get(self._key)

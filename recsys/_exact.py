@@ -11,7 +11,7 @@ import psycopg
 from numpy.typing import NDArray
 from psycopg.rows import tuple_row
 
-from recsys import _db, _sql
+from recsys import _db, _rerank, _sql
 from recsys._db import Connection
 from recsys._interests import merge, sure_places
 from recsys._served import Answer
@@ -23,6 +23,8 @@ from recsys.versions import ModelVersion
 _ITEMS = 8_192
 _USERS = 512
 """A block of scores, users by items, takes 16 MB, and the places in it twice that."""
+_AGAIN = 100
+"""Users whose candidates' vectors are read at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ def exact(
 ) -> list[Ranking]:
     """Rank by an exact scan of the stored vectors; ties by id.
 
+    Where answers are ranked again, so are the first of the scan.
+
     Args:
         conn: An open connection.
         version: Whose vectors.
@@ -54,6 +58,10 @@ def exact(
         among: Only these items are ranked.
         progress: Receives the progress.
     """
+    if any(answer.rerank is not None for answer in answers):
+        pool = _rerank.pool(depth)
+        ranked = _rank(conn, version, answers, pool, only, among, progress)
+        return _again(conn, version, answers, ranked, depth)
     several = [np.atleast_2d(answer.query) for answer in answers]
     single = [
         replace(answer, query=query)
@@ -115,6 +123,47 @@ def _rank(
         Ranking([ids[i] for i in place[np.isfinite(score)]], score[np.isfinite(score)])
         for score, place in zip(scores, places, strict=True)
     ]
+
+
+def _again(
+    conn: Connection,
+    version: ModelVersion,
+    answers: Sequence[Answer],
+    ranked: Sequence[Ranking],
+    depth: int,
+) -> list[Ranking]:
+    """Rank the first of each list again, as a request does."""
+    out: list[Ranking] = []
+    for start in range(0, len(answers), _AGAIN):
+        part = slice(start, start + _AGAIN)
+        wanted = {item for one in ranked[part] for item in one.items}
+        vectors = _vectors(conn, version, list(wanted))
+        for answer, one in zip(answers[part], ranked[part], strict=True):
+            # An item may have left the catalogue since the scan.
+            left = [place for place, item in enumerate(one.items) if item in vectors]
+            if answer.rerank is None or not left:
+                out.append(Ranking(one.items[:depth], one.scores[:depth]))
+                continue
+            there = [one.items[place] for place in left]
+            rows = np.stack([vectors[item] for item in there])
+            items, scores = _rerank.again(
+                there, one.scores[left], rows[:, :-1], answer.rerank, depth
+            )
+            out.append(Ranking(items, np.array(scores, np.float32)))
+    return out
+
+
+def _vectors(
+    conn: Connection, version: ModelVersion, items: list[ItemId]
+) -> dict[ItemId, NDArray[np.float16]]:
+    """Return the stored vectors of some items, each of shape (dim,)."""
+    query = _sql.trusted(
+        "select v.item_id, halfvec_send(v.embedding)"
+        f" from recsys.item_vector_{version.suffix} as v where v.item_id = any (%s)"
+    )
+    with conn.cursor(binary=True, row_factory=tuple_row) as cur:
+        rows = cur.execute(query, (items,)).fetchall()
+    return {item: _db.unpack_halfvecs(cell, version.dim)[0] for item, cell in rows}
 
 
 def _blocks(

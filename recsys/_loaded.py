@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys import _request_sql, artifacts, retrieval, versions
+from recsys import _request_sql, _rerank, artifacts, retrieval, versions
 from recsys._db import Connection
 from recsys._queries import queries
+from recsys._rerank import Rerank
 from recsys._tower import QueryTower
 from recsys.assignment import Assignment, Plan
 from recsys.config import ModelConfig, model_from_dict
@@ -38,6 +39,10 @@ class Loaded:
     ) -> NDArray[np.float32]:
         """Return the query of a state, shape (D + 1,), or several; see ``queries``."""
         return queries(self.tower, self.config, state, context)
+
+    def rerank(self, state: retrieval.State) -> Rerank | None:
+        """Return how the candidates of a state are ranked again, None if at all."""
+        return _rerank.of_state(self.config, state)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,13 @@ ENCODERS = (
     "transformer",
 )
 INTEREST_SOURCES = ("clusters", "learned")
+MOST_APART, MOST_ALIKE = 0.1, 10.0
+"""Temperatures of re-ranking: near the closest item alone, and near the mean."""
+
+RERANK_LEAD = 0.03
+"""How much better re-ranking must be: each request pays for it, and what is held out at
+random lies between what is known, where single items tell more than of what comes next
+(ADR 32)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +41,9 @@ class QueryConfig:
         interests: Query vectors of a user, whose answers are merged.
         interests_from: "clusters" of the history's item vectors, or "learned" queries.
         share: Share of a page that is divided evenly among the interests.
+        rerank: Temperature at which the first candidates are ranked again by the
+            single items of the history; 0: they are not; negative chooses on the
+            validation slice. Of a trained version it is what was chosen.
         kinds: Set by the training: the kinds of interaction that the encoder knows.
     """
 
@@ -44,12 +54,18 @@ class QueryConfig:
     interests: int = 1
     interests_from: str = "clusters"
     share: float = 0.5
+    rerank: float = -1.0
     kinds: tuple[str, ...] = ()
 
     @property
     def sequential(self) -> bool:
         """Whether the query depends on order, times and kinds of the history."""
         return self.encoder not in ("auto", "mean")
+
+    @property
+    def single(self) -> bool:
+        """Whether one mean of rows makes the query, or may be chosen to."""
+        return not self.sequential and self.interests == 1
 
     @property
     def headed(self) -> bool:
@@ -92,6 +108,16 @@ class QueryConfig:
             (not 1 <= self.heads <= 16, "heads must be 1 to 16"),
             (not 1 <= self.interests <= 16, "interests must be 1 to 16"),
             (not 0 <= self.share <= 1, "share must be from 0 to 1"),
+            (
+                0 < self.rerank < MOST_APART or self.rerank > MOST_ALIKE,
+                f"rerank = {literal(self.rerank)} must be 0, or {MOST_APART:g} to"
+                f" {MOST_ALIKE:g}; leave it out to have it chosen",
+            ),
+            (
+                self.rerank > 0 and not self.single,
+                "rerank needs one mean of the history: leave it out, or set encoder ="
+                ' "mean" and interests = 1',
+            ),
             (
                 learned and self.encoder not in ("auto", "mean"),
                 'learned interests are an encoder of their own: encoder must be "mean"',

@@ -57,7 +57,8 @@ class ForUser:
         watch.tower_ms = watch.lap()
         _deadline.check()
         seen = state.seen if self.exclude_seen else ()
-        found = _candidates.find(conn, version, query, self.wanted, seen)
+        rerank = version.rerank(state)
+        found = _candidates.find(conn, version, query, self.wanted, seen, rerank)
         watch.candidates_ms = watch.lap()
         return _page(self.model, turn, found, self.earlier, self.more)
 

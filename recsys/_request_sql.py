@@ -77,6 +77,8 @@ class Statements:
     bigint: bool
     fresh: bytes | None = None
     interests: bytes = b""
+    pool: bytes = b""
+    fresh_pool: bytes | None = None
     candidates_each: bytes = b""
 
     def array(self, ids: Sequence[ItemId]) -> BigintArray | list[ItemId]:
@@ -99,6 +101,11 @@ def statements(
     """
     item, user = config.item_id, config.user_id
     more = "".join(f", {name}" for name in more_columns(config))
+    search = (
+        f"select item_ids, scores from recsys._search_{suffix}"
+        f"(%s::halfvec, %s::integer, %s::{item}[], %s::integer)"
+    )
+    fresh = None if number is None else _fresh(suffix, config, number)
     return Statements(
         suffix=suffix,
         state=_sql.trusted(
@@ -114,16 +121,15 @@ def statements(
             f" from recsys.item_vector_{suffix} where item_id = %s::{item})"
             f" from recsys.model as m where m.name = '{config.name}'"
         ),
-        search=_sql.trusted(
-            f"select item_ids, scores from recsys._search_{suffix}"
-            f"(%s::halfvec, %s::integer, %s::{item}[], %s::integer)"
-        ),
+        search=_sql.trusted(search),
         candidates=_sql.trusted(
             f"select {', '.join(Seen._fields)} from {_candidates(suffix, item, '%s')}"
         ),
         bigint=item == "bigint",
-        fresh=None if number is None else _fresh(suffix, config, number),
+        fresh=None if fresh is None else _sql.trusted(fresh),
         interests=_interests(suffix, item),
+        pool=_pool(suffix, search),
+        fresh_pool=None if fresh is None else _pool(suffix, fresh),
         candidates_each=_sql.trusted(
             f"select {', '.join(f'c.{name}' for name in Seen._fields)}"
             f" from {_QUERIES_OF} lateral {_candidates(suffix, item, 'q.query')} as c"
@@ -174,7 +180,17 @@ def _interests(suffix: str, item: IdType) -> bytes:
     )
 
 
-def _fresh(suffix: str, config: ModelConfig, number: int) -> bytes:
+def _pool(suffix: str, search: str) -> bytes:
+    """Return a search whose third column are the vectors of what it finds, packed."""
+    return _sql.trusted(
+        # Of one row, which the planner takes for a thousand.
+        f"with found(item_ids, scores) as materialized ({search} limit 1)"
+        f" select found.item_ids, found.scores, recsys._vectors_{suffix}"
+        "(found.item_ids) from found"
+    )
+
+
+def _fresh(suffix: str, config: ModelConfig, number: int) -> str:
     """Return the search that adds what today's interactions are worth.
 
     Candidates are the nearest, some more than wanted, and what rose most: a riser may
@@ -188,7 +204,7 @@ def _fresh(suffix: str, config: ModelConfig, number: int) -> bytes:
         f"t.model = '{config.name}' and t.number = {number}"
         " and t.measured_at > now() - interval '1 day'"
     )
-    return _sql.trusted(
+    return (
         "with risen as materialized (select t.item_id, t.delta from recsys.item_trend"
         f" as t where {mine} order by t.delta desc limit {RISERS}),"
         " asked as materialized (select %s::halfvec as query, %s::integer as k,"

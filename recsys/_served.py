@@ -10,10 +10,20 @@ from datetime import datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys import _history, _index_key, _request_sql, _sql, artifacts, retrieval
+from recsys import (
+    _db,
+    _history,
+    _index_key,
+    _request_sql,
+    _rerank,
+    _sql,
+    artifacts,
+    retrieval,
+)
 from recsys._db import Connection, Halfvec
 from recsys._interests import sure_places
 from recsys._queries import queries
+from recsys._rerank import Rerank
 from recsys._tower import QueryTower
 from recsys.errors import SourceError
 from recsys.ids import collation
@@ -29,9 +39,10 @@ class Answer:
 
     Attributes:
         items: Item ids, best first.
-        scores: Their inner products with the query.
+        scores: Their inner products with the query, and what re-ranking adds.
         seen: What the user had: never in the list.
         query: Query vector, shape (dim,), float32; of several interests (Q, dim).
+        rerank: How the first candidates are ranked again; None: they are not.
         seconds: Wall time of both statements and the tower.
     """
 
@@ -40,6 +51,7 @@ class Answer:
     seen: Sequence[ItemId]
     query: NDArray[np.float32]
     seconds: float
+    rerank: Rerank | None = None
 
 
 class Served:
@@ -92,12 +104,13 @@ class Served:
         if state is None:
             raise SourceError(f"model {self.version.model!r} was removed meanwhile")
         query = queries(self._tower, self.version.config, state)
+        rerank = _rerank.of_state(self.version.config, state)
         items: Sequence[ItemId] = ()
         scores: Sequence[float] = ()
         if self._only is None:
-            items, scores = self._search(query, state.seen)
+            items, scores = self._search(query, state.seen, rerank)
         seconds = time.perf_counter() - start
-        return Answer(items, scores, state.seen, query, seconds)
+        return Answer(items, scores, state.seen, query, seconds, rerank)
 
     def ask_all(
         self,
@@ -113,9 +126,21 @@ class Served:
                 stage.advance()
         return answers
 
-    def _search(self, query: NDArray[np.float32], seen: Sequence[ItemId]) -> Found:
+    def _search(
+        self,
+        query: NDArray[np.float32],
+        seen: Sequence[ItemId],
+        rerank: Rerank | None,
+    ) -> Found:
         known = (self.conn, self._statements)
         depth, ef_search = self.depth, self._ef_search
+        if rerank is not None:
+            count = _rerank.pool(depth)
+            ids, scores, packed = retrieval.pool(
+                *known, Halfvec(query), count, seen, ef_search
+            )
+            rows = _db.unpack_halfvecs(packed, self.version.dim)
+            return _rerank.again(ids, scores, rows[:, :-1], rerank, depth)
         vectors = [Halfvec(each) for each in np.atleast_2d(query)]
         if len(vectors) == 1:
             return retrieval.search(*known, vectors[0], depth, seen, ef_search)

@@ -160,13 +160,43 @@ def search(
         weight: What the trend of the day counts: the query's popularity dimension, or
             0 for what the index holds.
     """
-    ids = sql.array(exclude)
-    text, parameters = sql.search, [query, k, ids, ef_search]
-    if sql.fresh is not None and weight:
-        text, parameters = sql.fresh, [*parameters, weight]
+    found = _nearest(conn, sql, query, k, exclude, ef_search, weight)
+    return (found[0], found[1]) if found else ([], [])
+
+
+def pool(
+    conn: Connection,
+    sql: Statements,
+    query: Halfvec,
+    count: int,
+    exclude: Sequence[ItemId],
+    ef_search: int,
+    weight: float = 0.0,
+) -> tuple[Sequence[ItemId], Sequence[float], bytes | None]:
+    """Return what ``search`` does, of ``count`` items, and their vectors, packed."""
+    found = _nearest(conn, sql, query, count, exclude, ef_search, weight, vectors=True)
+    return (found[0], found[1], found[2]) if found else ([], [], None)
+
+
+def _nearest(
+    conn: Connection,
+    sql: Statements,
+    query: Halfvec,
+    k: int,
+    exclude: Sequence[ItemId],
+    ef_search: int,
+    weight: float,
+    *,
+    vectors: bool = False,
+) -> tuple[Any, ...] | None:
+    plain, fresh = sql.search, sql.fresh
+    if vectors:
+        plain, fresh = sql.pool, sql.fresh_pool
+    text, parameters = plain, [query, k, sql.array(exclude), ef_search]
+    if fresh is not None and weight:
+        text, parameters = fresh, [*parameters, weight]
     with binary_cursor(conn) as cur, _explained(sql.suffix, "", ""):
-        row = cur.execute(text, parameters).fetchone()
-    return (row[0], row[1]) if row else ([], [])
+        return cur.execute(text, parameters).fetchone()
 
 
 def interests(

@@ -131,7 +131,8 @@ begin
         select p.oid::regprocedure from pg_catalog.pg_proc as p
         where p.pronamespace = 'recsys'::regnamespace
           and p.proname in ('_state_' || p_suffix, '_session_' || p_suffix, '_search_' || p_suffix,
-                            '_query_' || p_suffix, '_coverage_' || p_suffix)
+                            '_query_' || p_suffix, '_rerank_' || p_suffix, '_vectors_' || p_suffix,
+                            '_coverage_' || p_suffix)
     loop
         execute format('revoke all on function %s from public', routine);
         execute format('grant execute on function %s to %s', routine, keeper);

@@ -2290,7 +2290,8 @@ begin
         select p.oid::regprocedure from pg_catalog.pg_proc as p
         where p.pronamespace = 'recsys'::regnamespace
           and p.proname in ('_state_' || p_suffix, '_session_' || p_suffix, '_search_' || p_suffix,
-                            '_query_' || p_suffix, '_coverage_' || p_suffix)
+                            '_query_' || p_suffix, '_rerank_' || p_suffix, '_vectors_' || p_suffix,
+                            '_coverage_' || p_suffix)
     loop
         execute format('revoke all on function %s from public', routine);
         execute format('grant execute on function %s to %s', routine, keeper);
@@ -3320,10 +3321,11 @@ begin
                    coalesce((select m.user_type from recsys.model as m where m.name = recommend.model), 'text'))
     into user_id using user_id;
     select * into serving from recsys._serving(model, user_id);
-    -- An index whose candidates are ranked again takes more of them for a longer list by itself.
+    -- An index over less than the whole vectors takes more candidates for a longer list by itself.
     select case when v.lean <> '{}' then v.lean end as lean, v.lean is null as unread,
            case when v.spec ? 'ordering' then serving.ef_search
                 else greatest(serving.ef_search, least(1000, 2 * k)) end as ef_search,
+           coalesce((v.spec #>> '{query,rerank}')::float8, 0) as rerank,
            concat_ws(' and ',
                case when v.spec #>> '{query,encoder}' not in ('mean', 'auto')
                     then 'the encoder ' || (v.spec #>> '{query,encoder}') end,
@@ -3356,7 +3358,9 @@ begin
          ), found as (
              select n.item_id, n.score
              from asked,
-                  recsys._search_%1$s(asked.query, $2 + case when exists (select from risen) then 20 else 0 end,
+                  recsys._search_%1$s(asked.query,
+                                      case when cardinality(asked.seen) > 1 then $7 else $2 end
+                                      + case when exists (select from risen) then 20 else 0 end,
                                       asked.seen, $3) as s,
                   unnest(s.item_ids, s.scores) as n(item_id, score)
              union all
@@ -3372,12 +3376,21 @@ begin
                  on t.model = $5 and t.number = $6 and t.measured_at > now() - interval ''1 day''
                  and t.item_id = f.item_id::text
              group by f.item_id, asked.popularity
+         ), pool as materialized (
+             select b.item_id, b.score from best as b order by b.score desc, b.item_id%5$s limit $7
          )
-         select b.item_id::text, b.score from best as b order by b.score desc, b.item_id%5$s limit $2',
+         select p.item_id::text, (p.score + coalesce(r.bonus, 0))::real as score
+         from pool as p %6$s
+         order by 2 desc, p.item_id%5$s limit $2',
         serving.suffix, serving.user_type, serving.item_type,
         case serving.item_type when 'text' then ' collate "default"' else '' end,
-        case serving.item_type when 'text' then ' collate "C"' else '' end)
-    using user_id, k, version.ef_search, version.lean, model, serving.number;
+        case serving.item_type when 'text' then ' collate "C"' else '' end,
+        case when version.rerank > 0 then format(
+            'left join recsys._rerank_%s($1::%s, (select array_agg(q.item_id) from pool as q), $8) as r'
+            ' on r.item_id = p.item_id', serving.suffix, serving.user_type)
+        else 'cross join (select 0::real as bonus) as r' end)
+    using user_id, k, version.ef_search, version.lean, model, serving.number,
+          case when version.rerank > 0 then greatest(k, least(1000, greatest(100, 5 * k))) else k end, version.rerank;
 end
 $function$
 ;

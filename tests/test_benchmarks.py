@@ -65,6 +65,21 @@ def test_filters_and_rules_are_measured(server: str, tmp_path: Path) -> None:
     assert all("; 0 pages short" in row["note"] for row in rows)
 
 
+def test_ranking_again_is_measured_beside_ranking_once(
+    server: str, tmp_path: Path
+) -> None:
+    rows = bench(
+        "--items", "2000", "--queries", "30", "--part", "rerank",
+        "--out", str(tmp_path / "rows.jsonl"), dsn=server,
+    )  # fmt: skip
+
+    found = {row["what"]: row["value"] for row in rows}
+    assert found["recall@20"] > 0.9
+    assert found["recall@20, ranked again"] > 0.9
+    # The same lists twice would be no comparison.
+    assert 0 < found["share of a page that is another"] < 0.5
+
+
 def test_shorter_indexes_are_measured(dsn: str, tmp_path: Path) -> None:
     """One pair of towers and two of its indexes, without a fit."""
     plain = compression._synthetic(1_500)[1]

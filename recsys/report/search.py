@@ -8,6 +8,7 @@ from typing import Any
 
 from recsys._wording import counted
 from recsys.report.charts import Line, lines
+from recsys.report.remarks import reranked
 from recsys.report.tables import card, grid, metric, plain
 from recsys.report.verdict import TRIED, judged_looks
 from recsys.training.metrics import score_of
@@ -38,10 +39,15 @@ def _fits(report: Row) -> str:
     fixed = ", ".join(f"{n} {plain(next(iter(tried[n])))}" for n in TRIED
                       if len(tried[n]) == 1 and None not in tried[n])  # fmt: skip
     same = f" The same in all: {fixed}." if fixed else ""
-    # The lean is chosen after the fits were compared.
-    lean = report.get("settings", {}).get("lean")
-    if lean:
-        same += f" Without the lean, {plain(lean)}, which the headline is with."
+    # These do not count where fits are compared.
+    settings = report.get("settings", {})
+    later = {"lean": "the lean", "rerank": "the ranking again"}
+    added = [f"{say} ({plain(settings[n])})" for n, say in later.items()
+             if settings.get(n)]  # fmt: skip
+    if added:
+        same += f" The headline has {' and '.join(added)} as well."
+    if said := reranked(report):
+        same += f" {said[:1].upper()}{said[1:]}."
     drawn = card(
         "Settings tried by the training",
         head,

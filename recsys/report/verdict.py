@@ -100,6 +100,9 @@ def _steady(report: Row) -> str:
         said = f"settled at {score:.4f} within {counted(last, 'epoch')}"
         if epochs > _LONGER * last:
             said += f", the longest fit that was judged; the published one had {epochs}"
+    again = float(report.get("rerank", {}).get("temperature", 0.0))
+    if again and "model" in report.get("validation", {}):
+        said += f"; as served it is {score_of(report['validation']['model']):.4f}"
     return f"the validation score {said}. It is above popularity.{spread}"
 
 

@@ -37,6 +37,8 @@ DAYS = 6
 # A day ranks for so many at least; all together for so many at most.
 _FEWEST_USERS = 200
 _MOST_USERS = 3_000
+# To tell a few per cent between lists of the same fit, so many are enough.
+_RERANKED_USERS = 2_000
 # Of so many times the users that are ranked in the end, the interactions are looked at.
 _SPARE = 4
 
@@ -61,7 +63,7 @@ class _Day:
 
 
 class Ahead:
-    """Chooses popularity dimension and lean by what came after several days.
+    """Chooses popularity and lean, and scores re-ranking, by what came after days.
 
     Args:
         dataset: All interactions.
@@ -136,6 +138,17 @@ class Ahead:
             scores += [score_of(day.judge.metrics(each)) for each in lists]
         best = int(np.argmax(scores))
         return every[best], leans[best]
+
+    def rerank(
+        self, towers: Towers, trend: Trend, lean: Lean, temperatures: Sequence[float]
+    ) -> list[float]:
+        """Return Recall@20 plus NDCG@20 at temperatures of re-ranking; 0: without."""
+        scores = np.zeros(len(temperatures))
+        for day in self.days:
+            judge = day.judge.some(_RERANKED_USERS)
+            lists = judge.rerank(towers, day.biases([trend])[0], lean, temperatures)
+            scores += [score_of(judge.metrics(each)) for each in lists]
+        return (scores / len(self.days)).tolist()
 
 
 def start_times(first: float, last: float, serves_s: float) -> NDArray[np.float64]:

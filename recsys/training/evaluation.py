@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from recsys.training.lean import Lean, fit_lean
 from recsys.training.metrics import ranking_metrics
 from recsys.training.model import Towers
 from recsys.training.ragged import Selection
+from recsys.training.rerank import CANDIDATES, closeness
 from recsys.training.rows import QueryRows
 from recsys.training.split import Split
 
@@ -26,6 +28,8 @@ _FEWEST_USERS = 500
 _MOST_USERS = 6_000
 _USERS_PER_STEP = 256
 _ITEMS_PER_STEP = 8_192
+# Of the vectors or the products of a step that ranks again: 64 MB each.
+_RERANKED_VALUES = 2**24
 _LEAN_ROWS = 20_000
 
 
@@ -182,12 +186,9 @@ class Judge:
         query = queries(towers, self._rows, vectors, self.user, self._context)
         found: list[NDArray[np.int64]] = []
         for lean in leans:
-            last = lean.coordinate(query)
-            last = last.amax(1) if last.dim() > 1 else last  # of interests all are 1
             lists = [
                 _best(
-                    nearest(query[part], vectors.served)
-                    + last[part].unsqueeze(1) * bias,
+                    _leaning(query[part], vectors.served, bias, lean),
                     torch.zeros_like(bias).unsqueeze(0),
                     self._rows.seen.take(users),
                 )
@@ -195,6 +196,54 @@ class Judge:
             ]
             found.append(np.concatenate(lists, axis=1)[0])
         return np.stack(found)
+
+    def some(self, most: int) -> Judge:
+        """Return a judge of so many of the users at most, spread evenly."""
+        step = -(-self.users // most)
+        if step <= 1:
+            return self
+        other = copy(self)
+        other.user, other.relevant = self.user[::step], self.relevant[::step]
+        other.users = len(other.relevant)
+        other._context = None if self._context is None else self._context[::step]
+        return other
+
+    @torch.no_grad()
+    def rerank(
+        self, towers: Towers, bias: Tensor, lean: Lean, temperatures: Sequence[float]
+    ) -> NDArray[np.int64]:
+        """Return the lists when the first are ranked again by single items.
+
+        Args:
+            towers: The fit; its queries are means of histories.
+            bias: Popularity dimension, shape (T,).
+            lean: From ``lean_of``.
+            temperatures: See ``training.rerank``; 0 leaves the first as they are.
+
+        Returns:
+            Shape (S, U, K).
+        """
+        vectors = item_vectors(towers, self._rows)
+        query = queries(towers, self._rows, vectors, self.user, self._context)
+        found: list[list[NDArray[np.int64]]] = [[] for _ in temperatures]
+        longest = int(self._rows.history.start.diff().max())
+        each = max((longest + CANDIDATES) * query.shape[-1], 4 * CANDIDATES * longest)
+        most = _RERANKED_VALUES // each
+        for part, users in self._parts(max(1, min(most, _USERS_PER_STEP))):
+            score = _leaning(query[part], vectors.served, bias, lean)
+            seen = self._rows.seen.take(users)
+            score[seen.owner, seen.values] = -torch.inf
+            first = torch.topk(score, min(CANDIDATES, score.shape[1]), dim=1)
+            history = self._rows.history.take(users)
+            close = closeness(vectors.history, history, vectors.served, first.indices)
+            for lists, temperature in zip(found, temperatures, strict=True):
+                again = first.values
+                if temperature:
+                    again = again + close.bonus(temperature)
+                best = torch.topk(again, min(K, again.shape[1]), dim=1)
+                place = first.indices.gather(1, best.indices)
+                lists.append(torch.where(best.values == -torch.inf, -1, place).numpy())
+        return np.stack([np.concatenate(lists) for lists in found])
 
     def floor(self, popularity: Tensor) -> NDArray[np.int64]:
         """Return lists by one ranking for everyone, (U, K); popularity is (T,)."""
@@ -212,12 +261,16 @@ class Judge:
         """Return the metrics of lists, shape (U, K)."""
         return ranking_metrics(ranked, self.relevant, K)
 
-    def _parts(self) -> list[tuple[slice, Tensor]]:
-        parts = [
-            slice(first, first + _USERS_PER_STEP)
-            for first in range(0, self.users, _USERS_PER_STEP)
-        ]
+    def _parts(self, most: int = _USERS_PER_STEP) -> list[tuple[slice, Tensor]]:
+        parts = [slice(first, first + most) for first in range(0, self.users, most)]
         return [(part, self.user[part]) for part in parts]
+
+
+def _leaning(query: Tensor, served: Tensor, bias: Tensor, lean: Lean) -> Tensor:
+    """Return scores where popularity counts as the direction says, shape (B, T)."""
+    last = lean.coordinate(query)
+    last = last.amax(1) if last.dim() > 1 else last  # of interests all are 1
+    return nearest(query, served) + last.unsqueeze(1) * bias
 
 
 def _best(dot: Tensor, biases: Tensor, seen: Selection) -> NDArray[np.int64]:

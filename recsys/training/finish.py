@@ -27,12 +27,14 @@ class Finish:
         settings: Hyper-parameters of the fit.
         trend: Popularity dimension.
         lean: How far popularity counts more for some users than for others.
+        rerank: Temperature of re-ranking by single items of the history; 0: none.
         level: Quantile of the popularity dimension that newcomers get.
     """
 
     settings: Settings
     trend: Trend
     lean: float
+    rerank: float
     level: float
 
     def said(self, epochs: int) -> dict[str, Any]:
@@ -55,6 +57,7 @@ class Finish:
             "trend": self.trend.to_dict(),
             "prefixes": list(settings.prefixes),
             "lean": self.lean,
+            "rerank": self.rerank,
         }
 
 
@@ -80,7 +83,7 @@ def finish(
     Raises:
         ArtifactError: The published towers do not compute what torch computes.
     """
-    query = how.settings.query
+    query = replace(how.settings.query, rerank=how.rerank)
     turned = not how.settings.prefixes and rotate(towers, rows)
     popularity = bias(how.trend, rows.pop, rows.decayed)
     towers.lean = lean_of(towers, rows, popularity, how.lean, config.train.seed)

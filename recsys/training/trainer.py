@@ -88,7 +88,13 @@ def train(
     with progress.stage("export", total=1) as stage:
         agreed = teacher and agreement(teacher, fitted.towers, rows, config.train.seed)
         level = choice.cold.quantile if choice.cold else MEDIAN
-        how = Finish(choice.settings, choice.trend, choice.lean, level)
+        how = Finish(
+            choice.settings,
+            choice.trend,
+            choice.lean,
+            choice.rerank.temperature,
+            level,
+        )
         model = finish(dataset, rows, fitted.towers, config, how)
         stage.advance()
     laps.end("export")
@@ -151,6 +157,7 @@ def _chosen(choice: Choice, fitted: Fitted, config: TrainConfig) -> dict[str, An
         "segments": choice.segments,
         "samples": choice.samples,
         "chosen_run": choice.run,
+        "rerank": choice.rerank.to_dict(),
         "limits": {
             "epochs": config.epochs,
             "max_epochs": config.max_epochs,

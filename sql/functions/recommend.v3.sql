@@ -4,7 +4,8 @@
 --   user_id     the application's identifier: bigint, uuid or text
 --   k           list length, 1..1000
 --   -> item_id  the application's identifier as text; nothing the user has interacted with
---   -> score    inner product, and what rose today, best first; comparable within one list only
+--   -> score    inner product, what rose today, and what single items of the history add where the version ranks its
+--               first candidates again, best first; comparable within one list only
 --   raises      22023 k out of range or unknown model; 55000 nothing serves
 --
 -- How it differs from Recommender.recommend() in Python: the query vector is computed here, as the weighted mean of
@@ -14,10 +15,13 @@
 --
 -- What rose today is added as recsys.retrieval._fresh does it: also what is not among the nearest may rise.
 --
+-- Where the version ranks the first candidates again by the single items of the history, so does this, as
+-- recsys._rerank does it.
+--
 -- Runs as its owner, so that analysts need no privilege on the tables.
 --
 -- Differs from v2: popularity counts as the direction of the query says, with what rose today; the index looks as far
--- for a long list as it does in Python; approximations are told.
+-- for a long list as it does in Python; the first candidates are ranked again; approximations are told.
 --
 -- tests: tests/db/test_sql_functions.py
 
@@ -37,10 +41,11 @@ begin
                    coalesce((select m.user_type from recsys.model as m where m.name = recommend.model), 'text'))
     into user_id using user_id;
     select * into serving from recsys._serving(model, user_id);
-    -- An index whose candidates are ranked again takes more of them for a longer list by itself.
+    -- An index over less than the whole vectors takes more candidates for a longer list by itself.
     select case when v.lean <> '{}' then v.lean end as lean, v.lean is null as unread,
            case when v.spec ? 'ordering' then serving.ef_search
                 else greatest(serving.ef_search, least(1000, 2 * k)) end as ef_search,
+           coalesce((v.spec #>> '{query,rerank}')::float8, 0) as rerank,
            concat_ws(' and ',
                case when v.spec #>> '{query,encoder}' not in ('mean', 'auto')
                     then 'the encoder ' || (v.spec #>> '{query,encoder}') end,
@@ -73,7 +78,9 @@ begin
          ), found as (
              select n.item_id, n.score
              from asked,
-                  recsys._search_%1$s(asked.query, $2 + case when exists (select from risen) then 20 else 0 end,
+                  recsys._search_%1$s(asked.query,
+                                      case when cardinality(asked.seen) > 1 then $7 else $2 end
+                                      + case when exists (select from risen) then 20 else 0 end,
                                       asked.seen, $3) as s,
                   unnest(s.item_ids, s.scores) as n(item_id, score)
              union all
@@ -89,12 +96,21 @@ begin
                  on t.model = $5 and t.number = $6 and t.measured_at > now() - interval ''1 day''
                  and t.item_id = f.item_id::text
              group by f.item_id, asked.popularity
+         ), pool as materialized (
+             select b.item_id, b.score from best as b order by b.score desc, b.item_id%5$s limit $7
          )
-         select b.item_id::text, b.score from best as b order by b.score desc, b.item_id%5$s limit $2',
+         select p.item_id::text, (p.score + coalesce(r.bonus, 0))::real as score
+         from pool as p %6$s
+         order by 2 desc, p.item_id%5$s limit $2',
         serving.suffix, serving.user_type, serving.item_type,
         case serving.item_type when 'text' then ' collate "default"' else '' end,
-        case serving.item_type when 'text' then ' collate "C"' else '' end)
-    using user_id, k, version.ef_search, version.lean, model, serving.number;
+        case serving.item_type when 'text' then ' collate "C"' else '' end,
+        case when version.rerank > 0 then format(
+            'left join recsys._rerank_%s($1::%s, (select array_agg(q.item_id) from pool as q), $8) as r'
+            ' on r.item_id = p.item_id', serving.suffix, serving.user_type)
+        else 'cross join (select 0::real as bonus) as r' end)
+    using user_id, k, version.ef_search, version.lean, model, serving.number,
+          case when version.rerank > 0 then greatest(k, least(1000, greatest(100, 5 * k))) else k end, version.rerank;
 end
 $function$;
 

@@ -61,6 +61,24 @@ begin
 end
 $function$;
 
+-- recsys._vectors_@s@: the vectors of items in their order, packed by halfvec_send one after the other
+--
+-- A function of its own, so that its statement is planned once per session.
+
+create or replace function recsys._vectors_@s@(p_items @item_type@[])
+returns bytea
+language plpgsql stable
+set plan_cache_mode = force_generic_plan
+as $function$
+begin
+    return (
+        select string_agg(halfvec_send(v.embedding), ''::bytea order by n.place)
+        from unnest(p_items) with ordinality as n(item_id, place)
+        join recsys.item_vector_@s@ as v on v.item_id = n.item_id
+    );
+end
+$function$;
+
 -- recsys._coverage_@s@: vectors against the item source, counted now
 
 create or replace function recsys._coverage_@s@()

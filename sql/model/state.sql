@@ -94,3 +94,55 @@ begin
     where v.model = @model_literal@ and v.number = @number@;
 end
 $function$;
+
+-- recsys._rerank_@s@: what the single items of a user's history add to the scores of candidates, for recsys.recommend()
+--
+--   p_user         the user
+--   p_items        candidates
+--   p_temperature  of the version, above 0
+--   -> item_id, bonus  at least 0; no row of any item where the user has fewer than two rows
+--
+-- The same as recsys._rerank in Python, for products up to 600.
+
+create or replace function recsys._rerank_@s@(p_user @user_type@, p_items @item_type@[], p_temperature float8)
+returns table (item_id @item_type@, bonus real)
+language plpgsql stable
+as $function$
+#variable_conflict use_column
+declare
+    p_before constant float8 := null;
+begin
+    return query
+    with item as materialized (
+@taste@
+    ), past as materialized (
+        select newest.embedding, newest.weight / sum(newest.weight) over () as weight
+        from (
+@newest@
+        ) as newest
+    ), mean as materialized (
+        -- The more the rows differ, the shorter is their mean: recsys._rerank.LEAST_MEAN.
+        select greatest(vector_norm(sum(past.embedding::vector * array_fill(past.weight, array[@dim@])::vector)),
+                        0.3 * sum(past.weight * l2_norm(past.embedding))) as length
+        from past
+        having count(*) > 1
+    )
+    select candidate.item_id,
+           greatest(0, p_temperature * (ln(apart.raised) - apart.mean))::real
+    from mean, (
+        select v.item_id, subvector(v.embedding, 1, @dim@) as direction
+        from recsys.item_vector_@s@ as v
+        where v.item_id = any (p_items)
+    ) as candidate, lateral (
+        -- What Postgres cannot raise is an error.
+        select sum(product.weight * exp(greatest(-600, least(600, product.inner_product)))) as raised,
+               sum(product.weight * product.inner_product) as mean
+        from (
+            select past.weight::float8 as weight,
+                   -(past.embedding <#> candidate.direction) / (mean.length * p_temperature) as inner_product
+            from past
+        ) as product
+    ) as apart
+    where mean.length > 0;
+end
+$function$;

@@ -117,7 +117,7 @@ def test_a_version_begins_as_building_and_has_its_objects(dsn: str) -> None:
 
         assert (version.state, version.phase) == ("building", "created")
         assert version.dim == world.DIM + 1
-        assert len(objects(conn, 1)) == 8
+        assert len(objects(conn, 1)) == 10
 
 
 def test_creating_a_version_twice_changes_nothing(dsn: str) -> None:
@@ -322,7 +322,7 @@ def test_dropping_removes_every_object(shop: Shop) -> None:
         conn.commit()
 
         assert objects(conn, 2) == set()
-        assert len(objects(conn, 1)) == 8
+        assert len(objects(conn, 1)) == 10
         with pytest.raises(UnknownVersion):
             versions.get(conn, "shop", 2)
         assert versions.next_number(conn, world.shop_config()) == 3
@@ -347,7 +347,7 @@ def test_dropping_the_last_that_served_is_refused_and_changes_nothing(
 
         assert "promote shop none" in caught.value.hint
         assert versions.serving_number(conn, "shop") == 1
-        assert len(objects(conn, 1)) == 8
+        assert len(objects(conn, 1)) == 10
 
         rollout.drop(conn, "shop", 1, stop_serving=True)
         assert versions.serving_number(conn, "shop") is None
@@ -428,7 +428,7 @@ def test_a_request_in_flight_does_not_undo_the_hand_over_of_a_drop(shop: Shop) -
         assert found.exit_code != 0
 
         assert versions.serving_number(request, "shop") == 1
-        assert len(objects(request, 2)) == 8
+        assert len(objects(request, 2)) == 10
     found = CliRunner().invoke(cli, command, env=environment)
     assert found.exit_code == 0
     with _db.connect(shop.dsn) as conn:

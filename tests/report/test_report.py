@@ -361,9 +361,9 @@ def test_a_lean_explains_why_the_headline_is_another(known: facts.Facts) -> None
 
     with_lean = page.page(dataclasses.replace(known, report=leaning))
 
-    assert "Without the lean, 0.25, which the headline is with." in with_lean
+    assert "The headline has the lean (0.25) as well." in with_lean
     assert known.report["settings"]["lean"] == 0
-    assert "Without the lean" not in page.page(known)
+    assert "The headline has" not in page.page(known)
 
 
 def test_an_unknown_version_is_said(reported: Reported) -> None:

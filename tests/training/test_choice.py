@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -82,9 +83,9 @@ def test_only_a_long_fit_can_overfit(
 
 
 class Told(Fits):
-    """Fits whose look at each epoch is worth what it was told, a lean nothing."""
+    """Fits whose look at each epoch is worth what it was told; additions, nothing."""
 
-    def __init__(self, scores: list[float]) -> None:
+    def __init__(self, scores: list[float], temperature: float = 0.0) -> None:
         self.clock = Clock(TrainConfig(epochs=len(scores)), 0.0)
         self.advance = lambda _epochs, _note: None
         self.curves, self._runs = [], 0
@@ -94,12 +95,15 @@ class Told(Fits):
             rows=SimpleNamespace(pop=torch.ones(3), decayed=None),
             new=SimpleNamespace(place=lambda *_: None),
             ahead=SimpleNamespace(
-                trend=lambda *_: Trend(0.1), lean=lambda *_: (0.2, None)
+                trend=lambda *_: Trend(0.1),
+                lean=lambda *_: (0.2, None),
+                rerank=lambda *given: [1.0 + (t == temperature) for t in given[-1]],
             ),
             judge=SimpleNamespace(
                 users=3000,
                 rank=lambda *_: np.array([self._now]),
                 lean=lambda *_: np.array([-1]),
+                rerank=lambda *_: np.array([-1]),
                 metrics=self._metrics,
             ),
         )
@@ -114,10 +118,11 @@ class Told(Fits):
         del settings, limit_s
         for self._now in range(epochs):
             last = self._now + 1 == epochs
-            after(Epoch(self._now + 1, 0.0, 0.0, last), Any)
+            towers: Any = SimpleNamespace(served=torch.ones(1, 1))
+            after(Epoch(self._now + 1, 0.0, 0.0, last), towers)
 
 
-def test_looks_are_compared_without_the_lean_that_only_late_ones_have() -> None:
+def test_looks_are_compared_without_the_lean_that_only_the_best_have() -> None:
     """The lean is chosen on six days; on the first of them it may look worse."""
     fits = Told([0.1, 0.2, 0.3, 0.4, 0.5])
 
@@ -129,6 +134,35 @@ def test_looks_are_compared_without_the_lean_that_only_late_ones_have() -> None:
     # What is reported is what is published.
     assert run.best.lean == 0.2
     assert run.best.metrics["ndcg@20"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("scores", "lean"),
+    [
+        ([0.1, 0.2, 0.3, 0.6, 0.5, 0.4, 0.3, 0.2], 0.2),
+        ([0.1, 0.7, 0.3, 0.6, 0.5, 0.4, 0.3, 0.2], 0.0),
+    ],
+)
+def test_the_best_look_is_complete_wherever_it_is(
+    scores: list[float], lean: float
+) -> None:
+    """The first epochs lean more than a published fit, and have none."""
+    run = Told(scores, 0.7).run(first_settings(make_config()), len(scores), 8)
+
+    assert run.best.score == 2 * max(scores)
+    assert (run.best.lean, run.best.rerank.temperature) == (lean, 0.7)
+    assert run.best.rerank.scores == {"0": 1, "1": 1, "0.7": 2}
+
+
+def test_several_interests_are_never_ranked_again() -> None:
+    config = make_config(query=QueryConfig(interests=2))
+
+    settings = replace(first_settings(config), query=config.query)
+
+    run = Told([0.1] * 4 + [0.2], 0.7).run(settings, 5, 6)
+
+    assert (run.best.lean, run.best.rerank.temperature) == (0.2, 0.0)
+    assert run.best.rerank.scores == {}
 
 
 class Scored(Fits):

@@ -169,7 +169,7 @@ def test_interests_of_clusters_go_on_and_learned_ones_are_refused(
 
     second = train_full(both, replace(config, query=several), parent)
 
-    assert second.query == replace(several, encoder="mean")
+    assert second.query == replace(several, encoder="mean", rerank=0.0)
     for asked, before, message in (
         (learned, parent, "asks for learned interests"),
         (QueryConfig(encoder="gated"), parent, "asks for gated"),

@@ -249,7 +249,11 @@ def test_learned_interests_are_published_as_trained():
     assert queries.shape == (3, 17)
     assert np.linalg.matrix_rank(queries[:, :16] @ queries[:, :16].T, tol=1e-3) > 1
     assert model.query == QueryConfig(
-        encoder="mean", length=10, interests=3, interests_from="learned"
+        encoder="mean",
+        length=10,
+        interests=3,
+        interests_from="learned",
+        rerank=0.0,
     )
 
 

@@ -18,7 +18,7 @@ from recsys.training.choice.slice import Slice
 from recsys.training.choice.tried import first_settings
 from recsys.training.dataset import Dataset
 from recsys.training.encoders import first_query, sequential
-from recsys.training.settings import Settings
+from recsys.training.rerank import Reranking
 from recsys.training.trend import grid
 from recsys.training.validated import validated
 
@@ -55,7 +55,9 @@ def choose(
     if part is None:
         logger.warning("no user can be validated on; default settings are used")
         trend = grid(settings.tau, settings.beta, timed=dataset.until is not None)[-1]
-        return Choice(settings, trend, config.epochs or DEFAULT_EPOCHS)
+        epochs = config.epochs or DEFAULT_EPOCHS
+        again = Reranking(max(0.0, query.rerank))
+        return Choice(settings, trend, epochs, rerank=again)
     share = _SHARE_WITHOUT_TIMES if dataset.until is None else _SHARE
     deadline = started + share * config.budget_s
     clock = Clock(config, deadline, started + USED * config.budget_s - spent_s)
@@ -63,22 +65,26 @@ def choose(
     with progress.stage("choose settings") as stage:
         fits = Fits(part, config, clock, stage.advance)
         best = Search(fits, clock, config).best(settings, others)
-        stage.advance(0, _said(best.settings, config))
-    choice = _choice(part, fits, best, config)
+        choice = _choice(part, fits, best, config)
+        stage.advance(0, _said(choice, config))
     logger.info("chose %s, %s, %d epochs", best.settings, choice.trend, choice.epochs)
     return choice
 
 
-def _said(settings: Settings, config: TrainConfig) -> str:
+def _said(choice: Choice, config: TrainConfig) -> str:
     """Return what was chosen, in a few words."""
+    settings = choice.settings
     length = "" if config.dim else f" dim {settings.dim}"
-    return f"tau {settings.tau:g} dropout {settings.dropout:g}{length}"
+    again = f" rerank {choice.rerank.temperature:g}" if choice.rerank.scores else ""
+    return f"tau {settings.tau:g} dropout {settings.dropout:g}{length}{again}"
 
 
 def _query(model: ModelConfig) -> QueryConfig:
     query = model.query
-    if query.encoder == "auto" and (model.update.every_s or model.train.int8):
-        # Only the rows of a mean can be updated, and its tower has nothing to shrink.
+    meant = bool(model.update.every_s or model.train.int8 or query.rerank > 0)
+    if query.encoder == "auto" and meant:
+        # Only the rows of a mean can be updated or ranked by, and its tower has nothing
+        # to shrink.
         return replace(query, encoder="mean")
     return query
 
@@ -97,6 +103,7 @@ def _choice(part: Slice, fits: Fits, run: Run, config: TrainConfig) -> Choice:
         settings=run.settings,
         trend=best.trend,
         lean=best.lean,
+        rerank=best.rerank,
         epochs=_epochs(run, config),
         validation={**told.metrics, "days": len(part.ahead)},
         curves=fits.curves,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,17 +20,19 @@ from recsys.training.choice.slice import Slice
 from recsys.training.choice.tried import trends_of
 from recsys.training.cold import Placed
 from recsys.training.companions import Companions, closest
-from recsys.training.lean import STRENGTHS
+from recsys.training.lean import STRENGTHS, Lean, no_lean
 from recsys.training.loop import After, Epoch, fit
 from recsys.training.metrics import score_of
 from recsys.training.model import Towers
+from recsys.training.rerank import TEMPERATURES, Reranking, best_of
 from recsys.training.settings import Settings
 from recsys.training.svd import first_rows
 from recsys.training.trend import bias
 
 # A fit ends when this many looks found nothing better.
 _PATIENCE = 3
-# The first epochs lean more than the published fit should.
+# The first epochs lean more than the published fit should. Ranking again gains less
+# after few epochs than later: it needs no waiting.
 _LEANING_EPOCHS = 4
 
 
@@ -38,15 +40,17 @@ _LEANING_EPOCHS = 4
 class Look:
     """What a fit reaches after some epoch, with the popularity that is best for it.
 
-    Looks are compared by the score, which is without a lean: only late looks try one.
+    Looks are compared by the score, which is without lean and re-ranking: only those
+    that are the best so far try them.
 
     Attributes:
-        score: Recall plus NDCG, without a lean.
+        score: Recall plus NDCG, without lean and re-ranking.
         epoch: After which it was.
         trend: The popularity.
-        metrics: With the lean.
-        lists: With the lean, places among the trained items, shape (U, K).
+        metrics: With lean and re-ranking.
+        lists: Likewise, places among the trained items, shape (U, K).
         lean: How far popularity counts more for some users than for others.
+        rerank: Whether the first candidates are ranked again by single items.
         cold: What becomes of items without a learned row; None without content.
     """
 
@@ -56,6 +60,7 @@ class Look:
     metrics: dict[str, float]
     lists: NDArray[np.int64]
     lean: float = 0.0
+    rerank: Reranking = field(default_factory=Reranking)
     cold: Placed | None = None
 
 
@@ -165,7 +170,6 @@ class _Watch:
         self._fits = fits
         self._part = fits.part
         self._settings = settings
-        self._epochs = epochs
         self._number = number
         self._every = max(1, math.ceil(epochs / looks))
         self._compared = looks == 1
@@ -219,20 +223,41 @@ class _Watch:
         reached = part.judge.metrics(ranked)
         look = Look(score_of(reached), epoch.number, trend, reached, ranked, cold=cold)
         self._note(epoch, reached)
-        # Each lean costs a look; the first half of a fit is not what is chosen.
-        late = epoch.last or 2 * epoch.number > self._epochs
-        if self._compared or not late or epoch.number < _LEANING_EPOCHS:
+        # No look is chosen that is not the best so far.
+        if any(each.score >= look.score for each in self._found):
             return look
-        return self._with_lean(look, towers, popularity)
+        return self._completed(look, towers, popularity)
 
-    def _with_lean(self, look: Look, towers: Towers, popularity: Tensor) -> Look:
-        """Return the look with the lean that is best, if any is better than none."""
+    def _completed(self, look: Look, towers: Towers, popularity: Tensor) -> Look:
+        """Return the look with the lean and the re-ranking that are best, if any is."""
         judge = self._part.judge
-        strength, lean = self._part.ahead.lean(towers, look.trend, STRENGTHS)
-        if not strength:
-            return look
-        ranked = judge.lean(towers, popularity, [lean])[0]
-        return replace(look, metrics=judge.metrics(ranked), lists=ranked, lean=strength)
+        strength, lean = 0.0, no_lean(towers.served.detach())
+        if not self._compared and look.epoch >= _LEANING_EPOCHS:
+            strength, lean = self._part.ahead.lean(towers, look.trend, STRENGTHS)
+        again = self._rerank(towers, look.trend, lean)
+        ranked = look.lists
+        if again.temperature:
+            ranked = judge.rerank(towers, popularity, lean, (again.temperature,))[0]
+        elif strength:
+            ranked = judge.lean(towers, popularity, [lean])[0]
+        return replace(
+            look,
+            metrics=judge.metrics(ranked),
+            lists=ranked,
+            lean=strength,
+            rerank=again,
+        )
+
+    def _rerank(self, towers: Towers, trend: Trend, lean: Lean) -> Reranking:
+        """Return the temperature that is fixed, or the best, and what it is worth."""
+        query = self._settings.query
+        if not query.single or query.rerank == 0:
+            return Reranking()
+        fixed = query.rerank > 0
+        tried = (0.0, query.rerank) if fixed else (0.0, *TEMPERATURES)
+        scores = self._part.ahead.rerank(towers, trend, lean, tried)
+        found = best_of(dict(zip(tried, scores, strict=True)))
+        return replace(found, temperature=query.rerank) if fixed else found
 
     def _note(self, epoch: Epoch, metrics: dict[str, float]) -> None:
         settings = self._settings

@@ -12,6 +12,7 @@ from recsys.popularity import Trend
 from recsys.training.checkpoint import FREE
 from recsys.training.choice.tried import first_settings
 from recsys.training.cold import Placed
+from recsys.training.rerank import Reranking
 from recsys.training.settings import Settings
 
 _AS_THEY_ARE = (
@@ -27,6 +28,7 @@ class Choice:
         settings: Hyper-parameters of the final fit.
         trend: Popularity dimension.
         lean: How far popularity counts more for some users than for others.
+        rerank: Whether the first candidates are ranked again by single items.
         epochs: Passes over the data that were best, or the most worth trying.
         validation: Metrics of the model and both floors, and the number of users.
         curves: One row per look at a fit.
@@ -40,6 +42,7 @@ class Choice:
     trend: Trend
     epochs: int
     lean: float = 0.0
+    rerank: Reranking = field(default_factory=Reranking)
     validation: dict[str, Any] = field(default_factory=dict[str, Any])
     curves: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     cold: Placed | None = None
@@ -56,6 +59,7 @@ class Choice:
             "query": asdict(self.settings.query),
             "trend": self.trend.to_dict(),
             "cold": None if self.cold is None else asdict(self.cold),
+            "rerank": self.rerank.to_dict(),
             **{name: getattr(self, name) for name in _AS_THEY_ARE},
         }
 
@@ -71,5 +75,7 @@ class Choice:
             settings=replace(first_settings(model), **chosen, query=query),
             trend=Trend.from_dict(data["trend"]),
             cold=None if data["cold"] is None else Placed(**data["cold"]),
+            # Kept before there was any: none.
+            rerank=Reranking(**data.get("rerank", {})),
             **{name: data[name] for name in _AS_THEY_ARE},
         )

@@ -18,6 +18,7 @@ from recsys.training.evaluation import Judge
 from recsys.training.full.basis import Basis
 from recsys.training.full.lesson import learn
 from recsys.training.full.start import Start, start_of
+from recsys.training.lean import no_lean
 from recsys.training.metrics import score_of
 from recsys.training.model import Towers
 from recsys.training.split import Split, judged
@@ -57,6 +58,7 @@ def choose_step(
     new: NDArray[np.bool_],
     old: NDArray[np.bool_],
     advance: Callable[[int, str], None],
+    rerank: float = 0.0,
 ) -> ChosenStep:
     """Try the steps on the older part of the news, and judge them on the newest.
 
@@ -65,6 +67,7 @@ def choose_step(
         new: Marks the news, shape (n,).
         old: Marks what the parent was trained on, shape (n,).
         advance: Receives one unit per step.
+        rerank: Temperature at which lists are ranked again; 0: they are not.
     """
     older, cut = _cut(basis, new, old)
     settings = basis.settings
@@ -82,11 +85,11 @@ def choose_step(
     lists = np.zeros((0, 0), np.int64)
     for share in SHARES:
         towers = learn(basis, rows, older, share, start).towers
-        trial = _Trial.of(towers, judge, biases, share)
+        trial = _Trial.of(towers, judge, biases, share, rerank)
         trials.append(trial)
         if best is None or trial.score > best.score:
             best = trial
-            lists = judge.rank(towers, biases[trial.place].unsqueeze(0))[0]
+            lists = _lists(towers, judge, biases[trial.place], rerank)
         advance(1, f"step {share:g}")
     assert best is not None
     told = validated(
@@ -95,7 +98,10 @@ def choose_step(
         cut,
         judge,
         lists,
-        {"model": best.metrics, "parent": _standing(basis, start, judge, biases)},
+        {
+            "model": best.metrics,
+            "parent": _standing(basis, start, judge, biases, rerank),
+        },
     )
     return ChosenStep(
         share=best.share,
@@ -122,7 +128,7 @@ def _cut(
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """The popularity that is best for one share, and what it reaches."""
+    """The popularity that is best for one share, and what it reaches as served."""
 
     share: float
     score: float
@@ -130,16 +136,31 @@ class _Trial:
     metrics: dict[str, float]
 
     @classmethod
-    def of(cls, towers: Towers, judge: Judge, biases: Tensor, share: float) -> _Trial:
-        metrics = judge.score(towers, biases)
-        score, place = max((score_of(each), i) for i, each in enumerate(metrics))
-        return cls(share, score, place, metrics[place])
+    def of(
+        cls, towers: Towers, judge: Judge, biases: Tensor, share: float, rerank: float
+    ) -> _Trial:
+        every = judge.score(towers, biases)
+        _, place = max((score_of(each), i) for i, each in enumerate(every))
+        metrics = every[place]
+        if rerank:
+            metrics = judge.metrics(_lists(towers, judge, biases[place], rerank))
+        return cls(share, score_of(metrics), place, metrics)
 
 
 def _standing(
-    basis: Basis, start: Start, judge: Judge, biases: Tensor
+    basis: Basis, start: Start, judge: Judge, biases: Tensor, rerank: float
 ) -> dict[str, float]:
     """Return what the parent reaches without learning anything."""
     still = basis.towers(start.weights["served"])
     still.set_weights(start.weights)
-    return max(judge.score(still, biases), key=score_of)
+    return _Trial.of(still, judge, biases, 0.0, rerank).metrics
+
+
+def _lists(
+    towers: Towers, judge: Judge, bias: Tensor, rerank: float
+) -> NDArray[np.int64]:
+    """Return lists as they are served, but for the lean, shape (U, K)."""
+    if not rerank:
+        return judge.rank(towers, bias.unsqueeze(0))[0]
+    lean = no_lean(towers.served.detach())
+    return judge.rerank(towers, bias, lean, (rerank,))[0]

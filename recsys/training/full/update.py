@@ -64,7 +64,8 @@ def train_full(
     warnings = health.warn(dataset, rows)
     own = mined(rows, config)
     with progress.stage("choose the step", total=len(SHARES)) as stage:
-        step = choose_step(basis, kept & new, kept & ~new, stage.advance)
+        rerank = _rerank(basis)
+        step = choose_step(basis, kept & new, kept & ~new, stage.advance, rerank)
     laps.end("choose")
     start = start_of(basis, rows)
     with progress.stage("fit", total=1) as stage:
@@ -72,7 +73,7 @@ def train_full(
         stage.advance()
     laps.end("fit")
     lean = float(parent.settings.get("lean", 0.0))
-    how = Finish(basis.settings, step.trend, lean, parent.level)
+    how = Finish(basis.settings, step.trend, lean, rerank, parent.level)
     model = finish(dataset, rows, lesson.towers, config, how)
     laps.end("export")
     model.report.update(
@@ -122,6 +123,14 @@ def _new(dataset: Dataset, parent: Parent) -> NDArray[np.bool_]:
             f"{wanted:,}",
         )
     return new
+
+
+def _rerank(basis: Basis) -> float:
+    """Return the temperature of re-ranking: as configured, or that of the parent."""
+    query = basis.config.query
+    if not query.single:
+        return 0.0
+    return query.rerank if query.rerank >= 0 else max(0.0, basis.parent.query.rerank)
 
 
 def _kept(dataset: Dataset, evict_days: float) -> NDArray[np.bool_]:
