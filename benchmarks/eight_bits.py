@@ -68,7 +68,8 @@ def _measure(
         server.database(dsn, DATABASE) as fresh,
         tempfile.TemporaryDirectory(prefix="recsys-eight-bits-") as folder,
     ):
-        bench = Bench(fresh, data, Path(folder), changes)
+        settings = [("train", name, value) for name, value in changes.items()]
+        bench = Bench(fresh, data, Path(folder), settings)
         bench.train(0, None)
         with _db.connect(fresh) as conn:
             number = versions.newest(conn, bench.model)

@@ -71,7 +71,8 @@ def main() -> None:
     parser.add_argument("--data-set", action="append", help="folder; default all")
     parser.add_argument(
         "--set", action="append", type=setting, default=[], metavar="NAME=VALUE",
-        help="a setting of [model.NAME.train], as TOML, instead of the preset's",
+        help="a setting of [model.NAME.train], or one like query.rerank, as TOML,"
+        " instead of the preset's",
     )  # fmt: skip
     parser.add_argument("--budget", type=float, help="seconds, likewise")
     parser.add_argument("--seeds", type=int, default=1, help="trainings: seeds 0, 1...")
@@ -85,7 +86,7 @@ def main() -> None:
             server.database(dsn, DATABASE) as fresh,
             tempfile.TemporaryDirectory(prefix="recsys-quality-") as folder,
         ):
-            data, changes = options.data / name, dict(options.set)
+            data, changes = options.data / name, list(options.set)
             bench = Bench(fresh, data, Path(folder), changes)
             for seed in range(options.seeds):
                 lines += bench.version(seed, options.budget)
@@ -97,15 +98,21 @@ def main() -> None:
                 file.writelines(json.dumps(asdict(line)) + "\n" for line in lines)
 
 
-def setting(text: str) -> tuple[str, Any]:
-    """Read NAME=VALUE of the command line, as a line of TOML."""
+def setting(text: str) -> tuple[str, str, Any]:
+    """Read NAME=VALUE of the command line, as a line of TOML; returns the table first.
+
+    A name without a table, such as dim, is one of "train".
+    """
     try:
         ((name, value),) = tomllib.loads(text).items()
     except ValueError as exc:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE: {exc}") from exc
+    table = "train"
+    if isinstance(value, dict) and "=" not in text.split(".")[0] and len(value) == 1:
+        table, ((name, value),) = name, value.items()
     if isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE but a table")
-    return name, value
+    return table, name, value
 
 
 class Bench:
@@ -115,11 +122,15 @@ class Bench:
         dsn: An empty database.
         data: Folder of the data set; it has a preset.
         folder: Where recsys.toml may be written.
-        changes: Settings of training instead of those of the preset.
+        changes: Settings instead of those of the preset: table, name and value.
     """
 
     def __init__(
-        self, dsn: str, data: Path, folder: Path, changes: Mapping[str, Any]
+        self,
+        dsn: str,
+        data: Path,
+        folder: Path,
+        changes: Sequence[tuple[str, str, Any]],
     ) -> None:
         self.dsn = dsn
         self.preset = _preset.find(data)
@@ -132,10 +143,14 @@ class Bench:
         self.popular: dict[str, Mapping[str, float]] = {}
         self.holdout: Holdout | None = None
 
-    def _project(self, folder: Path, changes: Mapping[str, Any]) -> ProjectConfig:
+    def _project(
+        self, folder: Path, changes: Sequence[tuple[str, str, Any]]
+    ) -> ProjectConfig:
         """Write the preset's recsys.toml, with other settings, and read it."""
         text = (self.preset.folder / "recsys.toml").read_text("utf-8")
-        text = _toml_edit.edited(text, f"model.{self.model}.train", changes)
+        for table, name, value in changes:
+            where = f"model.{self.model}.{table}"
+            text = _toml_edit.edited(text, where, {name: value})
         path = folder / "recsys.toml"
         path.write_text(text, "utf-8")
         return configuration.load(path)

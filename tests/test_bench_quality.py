@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import gzip
 import json
 import os
 import subprocess
@@ -12,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import eight_bits, floor, quality
+from benchmarks import baskets, eight_bits, floor, quality
+from recsys import _preset
 from recsys.config import from_mapping
 from recsys.evaluate import Holdout
 from recsys.training.dataset import Dataset
@@ -72,7 +75,8 @@ def test_a_data_set_goes_the_whole_way(server: str, tiny: Path) -> None:
     out = tiny / "rows.jsonl"
     command = [
         *(sys.executable, "-m", "benchmarks.quality", "--data", str(tiny.parent)),
-        *("--data-set", "tiny", "--set", "dim = 8", "--out", str(out)),
+        *("--data-set", "tiny", "--set", "dim = 8"),
+        *("--set", "query.rerank = 0.5", "--out", str(out)),
     ]
 
     done = subprocess.run(
@@ -91,15 +95,42 @@ def test_a_data_set_goes_the_whole_way(server: str, tiny: Path) -> None:
     assert trained[0]["peak_mb"] > 50
     assert 0 < trained[0]["train_s"] < trained[0]["command_s"]
     assert "dim 8" in trained[0]["note"]
+    assert "rerank 0.5" in trained[0]["note"]
     floors = {row["method"]: row["metrics"]["recall@20"] for row in rows}
     assert 0 < floors["most_popular"] < floors["linear item filter"]
     assert "linear item filter" in done.stdout
 
 
-@pytest.mark.parametrize("text", ["dim", "dim=", "=8", "dim=8 16", "index.m=8"])
+@pytest.mark.parametrize("text", ["dim", "dim=", "=8", "dim=8 16", "a.b.c=8"])
 def test_a_setting_has_a_name_and_a_value(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="is not NAME=VALUE"):
         quality.setting(text)
+
+
+def test_baskets_are_lists_of_what_is_bought_often(tmp_path: Path) -> None:
+    head = "invoice,stock_code,description,quantity,invoice_date,unit_price,customer_id"
+    lines = [
+        f"{invoice},{item},a thing,1,2011-01-01 10:00:00,2.5,"
+        for invoice in range(1, 8)
+        for item in (*"PQRTU", f"only{invoice}", "POST")
+    ]
+    lines += [f"C9,{item},back,-1,2011-01-01 10:00:00,2.5,9" for item in "PQRTU"]
+    lines += [f"8,{item},few,1,2011-01-01 10:00:00,2.5,9" for item in "PQRT"]
+    with gzip.open(tmp_path / "transactions.csv.gz", "wt", encoding="utf-8") as file:
+        file.write("\n".join([head, *lines]) + "\n")
+
+    baskets.main([str(tmp_path), str(tmp_path)])
+
+    folder = tmp_path / "baskets"
+    kept, held_out = (
+        {tuple(row) for row in csv.reader((folder / name).read_text().split()[1:])}
+        for name in ("train.csv", "test.csv")
+    )
+    every = {(str(invoice), item) for invoice in range(1, 8) for item in "PQRTU"}
+    assert kept | held_out == every
+    assert not kept & held_out
+    assert sorted(invoice for invoice, _ in held_out) == [str(n) for n in range(1, 8)]
+    assert _preset.find(folder).model == "baskets"
 
 
 def test_towers_of_eight_bits_are_measured_beside_the_same_fit(
