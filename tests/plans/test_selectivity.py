@@ -110,6 +110,11 @@ def answered(
     return list(ids), (time.perf_counter() - start) * 1e3
 
 
+def fastest(big: Big, conn: _db.Connection, **options: Any) -> tuple[list[Any], float]:
+    ids, ms = answered(big, conn, 0, **options)
+    return ids, min(ms, *(answered(big, conn, 0, **options)[1] for _ in range(2)))
+
+
 def scans(conn: _db.Connection) -> tuple[int, int, int]:
     """How often the vectors were read: from end to end, by key, by nearness."""
     conn.execute("select pg_stat_force_next_flush()")
@@ -277,8 +282,9 @@ def test_what_is_excluded_is_looked_up_at_once(big: Big) -> None:
     among = "select id from ware where plain < 5000"
     with _db.connect(big.dsn, autocommit=True) as conn:
         for options in ({}, {"among": among}, {"min_score": -5.0}):
-            ids, ms = answered(big, conn, 0, exclude=seen, **options)
-            _, exact = answered(big, conn, 0, exclude=seen, recall_target=1, **options)
+            # Of three: a machine that is busy for a moment is no plan.
+            ids, ms = fastest(big, conn, exclude=seen, **options)
+            _, exact = fastest(big, conn, exclude=seen, recall_target=1, **options)
 
             assert len(ids) == K
             assert not set(ids) & set(seen)
