@@ -108,7 +108,7 @@ def setting(text: str) -> tuple[str, str, Any]:
     except ValueError as exc:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE: {exc}") from exc
     table = "train"
-    if isinstance(value, dict) and "=" not in text.split(".")[0] and len(value) == 1:
+    if isinstance(value, dict) and len(value) == 1:
         table, ((name, value),) = name, value.items()
     if isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE but a table")

@@ -66,7 +66,16 @@ def find(
             return _find_each(conn, version, query, wanted, exclude)
         query = query[0]
     if wanted.plain and not exact:
-        return _nearest(conn, version, query, wanted.k, exclude, ef_search, rerank)
+        return _rerank.nearest(
+            conn,
+            version.statements,
+            Halfvec(query),
+            wanted.k,
+            exclude,
+            _index_key.effort(version.config, ef_search, wanted.k),
+            rerank,
+            weight=float(query[-1]),
+        )
     look = _look(conn, wanted, Halfvec(query), exclude)
     if rerank is not None:
         # What counts of an item is its score after all.
@@ -83,27 +92,6 @@ def find(
     if plain and rerank is None:
         return found.item_ids[: wanted.k], found.scores[: wanted.k]
     return _page(wanted, found, version.tower.dim, rerank)
-
-
-def _nearest(
-    conn: Connection,
-    version: Loaded,
-    query: NDArray[np.float32],
-    k: int,
-    exclude: list[ItemId],
-    ef_search: int,
-    rerank: Rerank | None,
-) -> Found:
-    """Return the k nearest items; with a re-ranking the k best of the nearest."""
-    ef_search = _index_key.effort(version.config, ef_search, k)
-    vector, weight = Halfvec(query), float(query[-1])
-    known = conn, version.statements, vector
-    if rerank is None:
-        return retrieval.search(*known, k, exclude, ef_search, weight)
-    count = _rerank.pool(k)
-    ids, scores, packed = retrieval.pool(*known, count, exclude, ef_search, weight)
-    vectors = _directions(packed, version.tower.dim)
-    return _rerank.again(ids, scores, vectors, rerank, k)
 
 
 def _find_each(

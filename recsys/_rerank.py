@@ -15,9 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys import _db
+from recsys import _db, retrieval
+from recsys._db import Connection, Halfvec
+from recsys._request_sql import Statements
 from recsys.config import ModelConfig
-from recsys.retrieval import State
+from recsys.retrieval import Found, State
+from recsys.types import ItemId
 
 LEAST_MEAN = 0.3
 """Inner products are divided by the length of the mean row, but at least by this share
@@ -94,6 +97,25 @@ def of_state(config: ModelConfig, state: State) -> Rerank | None:
 def pool(k: int) -> int:
     """Return how many candidates are ranked again for a list of k."""
     return max(k, min(_MOST, max(_FEWEST, _PLACES * k)))
+
+
+def nearest(
+    conn: Connection,
+    sql: Statements,
+    query: Halfvec,
+    k: int,
+    exclude: Sequence[ItemId],
+    ef_search: int,
+    rerank: Rerank | None,
+    weight: float = 0.0,
+) -> Found:
+    """Return what ``retrieval.search`` does; with a re-ranking the k best of a pool."""
+    known = conn, sql, query
+    if rerank is None:
+        return retrieval.search(*known, k, exclude, ef_search, weight)
+    ids, scores, packed = retrieval.pool(*known, pool(k), exclude, ef_search, weight)
+    vectors = _db.unpack_halfvecs(packed, rerank.rows.shape[1] + 1)[:, :-1]
+    return again(ids, scores, vectors, rerank, k)
 
 
 def again(

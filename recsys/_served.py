@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys import (
-    _db,
     _history,
     _index_key,
     _request_sql,
@@ -134,16 +133,9 @@ class Served:
     ) -> Found:
         known = (self.conn, self._statements)
         depth, ef_search = self.depth, self._ef_search
-        if rerank is not None:
-            count = _rerank.pool(depth)
-            ids, scores, packed = retrieval.pool(
-                *known, Halfvec(query), count, seen, ef_search
-            )
-            rows = _db.unpack_halfvecs(packed, self.version.dim)
-            return _rerank.again(ids, scores, rows[:, :-1], rerank, depth)
         vectors = [Halfvec(each) for each in np.atleast_2d(query)]
         if len(vectors) == 1:
-            return retrieval.search(*known, vectors[0], depth, seen, ef_search)
+            return _rerank.nearest(*known, vectors[0], depth, seen, ef_search, rerank)
         sure = sure_places(depth, len(vectors), self.version.config.query.share)
         return retrieval.interests(*known, vectors, depth, seen, ef_search, sure)
 

@@ -160,7 +160,8 @@ def search(
         weight: What the trend of the day counts: the query's popularity dimension, or
             0 for what the index holds.
     """
-    found = _nearest(conn, sql, query, k, exclude, ef_search, weight)
+    asked = [query, k, sql.array(exclude), ef_search]
+    found = _nearest(conn, sql, sql.search, sql.fresh, asked, weight)
     return (found[0], found[1]) if found else ([], [])
 
 
@@ -174,29 +175,23 @@ def pool(
     weight: float = 0.0,
 ) -> tuple[Sequence[ItemId], Sequence[float], bytes | None]:
     """Return what ``search`` does, of ``count`` items, and their vectors, packed."""
-    found = _nearest(conn, sql, query, count, exclude, ef_search, weight, vectors=True)
+    asked = [query, count, sql.array(exclude), ef_search]
+    found = _nearest(conn, sql, sql.pool, sql.fresh_pool, asked, weight)
     return (found[0], found[1], found[2]) if found else ([], [], None)
 
 
 def _nearest(
     conn: Connection,
     sql: Statements,
-    query: Halfvec,
-    k: int,
-    exclude: Sequence[ItemId],
-    ef_search: int,
+    text: bytes,
+    fresh: bytes | None,
+    asked: list[Any],
     weight: float,
-    *,
-    vectors: bool = False,
 ) -> tuple[Any, ...] | None:
-    plain, fresh = sql.search, sql.fresh
-    if vectors:
-        plain, fresh = sql.pool, sql.fresh_pool
-    text, parameters = plain, [query, k, sql.array(exclude), ef_search]
     if fresh is not None and weight:
-        text, parameters = fresh, [*parameters, weight]
+        text, asked = fresh, [*asked, weight]
     with binary_cursor(conn) as cur, _explained(sql.suffix, "", ""):
-        return cur.execute(text, parameters).fetchone()
+        return cur.execute(text, asked).fetchone()
 
 
 def interests(
