@@ -248,6 +248,29 @@ def test_rows_that_nearly_cancel_out_are_no_louder(dsn: str) -> None:
         world.assert_alike_in_sql(dsn, [1])
 
 
+def test_a_row_that_is_far_too_long_is_no_error(dsn: str) -> None:
+    """Postgres cannot raise e to a thousand, and makes that an error."""
+    world.fill_shop(dsn, items=80, users=1)
+    config = world.shop_config(query={"rerank": 0.1})
+    world.add_version(dsn, config, promote=True)
+    with _db.connect(dsn, autocommit=True) as conn:
+        conn.execute(
+            "delete from event; insert into event select 1, id, case id when 1"
+            " then 'view' else 'purchase' end, now() from product where id <= 50;"
+            " update recsys.item_embedding_shop_1 set embedding = embedding *"
+            " array_fill(case item_id when 1 then 1000 else 0.001 end::real,"
+            " array[vector_dims(embedding)])::halfvec"
+        )
+        with Recommender("shop", connection=conn) as shop:
+            page = shop.recommend(1, k=10)
+        found = conn.execute("select * from recsys.recommend('shop', 1, 10)").fetchall()
+
+    assert len(page) == len(found) == 10
+    assert all(math.isfinite(score) for _, score in found)
+    # One of 246 parts of the weight, and all of the length.
+    assert page[0].score > 100
+
+
 def test_rules_and_min_score_go_together(still: Shop, conn: _db.Connection) -> None:
     """What min_score leaves out must not shift the vectors of the rest."""
     varied = Rules(mmr=0.3, candidates=200)  # as many as a page of 40 ranks again
